@@ -1,0 +1,17 @@
+"""Errors that are the user's to mend."""
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used: the command ends with exit code 2 and this sentence.
+
+    The message names the key, file or line, says what was expected and what to do. It is raised
+    before anything is created or billed.
+    """
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """`"; did you mean 'lr'?"` when one of `valid` is close to `name`, else an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,122 @@
+"""What a run tells the outside while it trains, and how the outside asks it to stop.
+
+The training loop writes its own files; everything else that wants to follow a run (MLflow, the
+terminal, a sweep) is a hook. Hooks are called on the event loop and return at once: one that has
+slow work to do hands it to a thread of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from sft.checkpoints import CheckpointRecord
+    from sft.train import Config
+
+Status = Literal["FINISHED", "FAILED", "KILLED", "PRUNED"]
+
+
+@dataclass
+class Stop:
+    """Why a run is to end before its last step."""
+
+    reason: str
+    status: Status
+
+
+@dataclass
+class Run:
+    """A run as its hooks see it."""
+
+    config: Config
+    settings: dict[str, Any]
+    """The saved config: plain nested values, what `config.yaml` holds."""
+    directory: Path
+    name: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What is known once data and model are: steps, sequences, tokens, digest, parameters."""
+    start_step: int = 0
+    """Updates that were applied before this process took over (> 0 when resumed)."""
+    stopping: Stop | None = None
+
+    def stop(self, reason: str, status: Status = "FINISHED") -> None:
+        """Ask the loop to end between two steps, with a checkpoint. The first request counts."""
+        if self.stopping is None:
+            self.stopping = Stop(reason, status)
+
+
+@dataclass
+class RunResult:
+    """How a run ended."""
+
+    status: Status
+    directory: Path
+    name: str
+    steps: int
+    """Updates applied."""
+    error: str | None = None
+    reason: str | None = None
+    """Why it ended early, where it did: early stopping, pruned, interrupted, diverged."""
+    diverged: bool = False
+    first: dict[str, float] = field(default_factory=dict)
+    """The first value of each metric."""
+    last: dict[str, float] = field(default_factory=dict)
+    """The last value of each metric."""
+    best: CheckpointRecord | None = None
+    """The checkpoint with the lowest `eval/nll`, where one was evaluated."""
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Last rows of each evaluator's table by name, and the first under `NAME@start`."""
+    tokens: int = 0
+    """Tokens trained on, repeats of an epoch included."""
+    seconds: float = 0.0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return self.last
+
+
+class Hook(Protocol):
+    """Follows one run. Every method returns at once; `on_end` is called once, whatever happens."""
+
+    def on_start(self, run: Run) -> None: ...
+
+    def on_progress(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def on_metrics(self, step: int, metrics: dict[str, float], timestamp_ms: int) -> None: ...
+
+    def on_checkpoint(self, record: CheckpointRecord) -> None: ...
+
+    def on_table(self, name: str, step: int, rows: list[dict[str, Any]]) -> None: ...
+
+    def on_message(self, text: str) -> None: ...
+
+    def on_end(self, result: RunResult) -> None: ...
+
+
+class BaseHook:
+    """A hook that does nothing: override what you need."""
+
+    def on_start(self, run: Run) -> None:
+        """Data and model are ready; the first step is about to be submitted."""
+
+    def on_progress(self, step: int, metrics: dict[str, float]) -> None:
+        """A step has been computed. For displays."""
+
+    def on_metrics(self, step: int, metrics: dict[str, float], timestamp_ms: int) -> None:
+        """`metrics` of `step` are in metrics.jsonl under that timestamp."""
+
+    def on_checkpoint(self, record: CheckpointRecord) -> None:
+        """`record` is in checkpoints.jsonl; called again when its evaluation arrives."""
+
+    def on_table(self, name: str, step: int, rows: list[dict[str, Any]]) -> None:
+        """An evaluator produced a table (generations, for instance) at `step`."""
+
+    def on_message(self, text: str) -> None:
+        """Something the user should read: a pause of the service, a lost session, a resume."""
+
+    def on_end(self, result: RunResult) -> None:
+        """The run has ended, well or not."""
