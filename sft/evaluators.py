@@ -1,0 +1,199 @@
+"""What a run measures beside training: held-out NLL and sampled answers.
+
+An evaluator is given a sampling client that holds the weights at one step and returns metrics.
+It runs beside training, on a snapshot, and never stands between two steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sft.metrics import nats, summarize
+
+if TYPE_CHECKING:
+    import tinker
+
+    from sft.types import SupervisedDataset
+
+CONCURRENT_REQUESTS = 64
+"""Requests of one evaluation in flight: enough to fill the service, few enough to hold."""
+
+
+class Evaluator(Protocol):
+    """Measures one set of weights.
+
+    An evaluator may also have a `name` and, after a call, a `table` (rows as plain dicts), which
+    is logged beside its metrics.
+    """
+
+    async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
+
+
+EvaluatorBuilder = Callable[[], Evaluator]
+
+
+async def gather_bounded(jobs: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+    """The results of `jobs`, in order, `CONCURRENT_REQUESTS` of them at a time."""
+    slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
+
+    async def one(job: Callable[[], Awaitable[Any]]) -> Any:
+        async with slots:
+            return await job()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(job)) for job in jobs]
+    return [task.result() for task in tasks]
+
+
+class NLLEvaluator:
+    """Held-out NLL in nats per trained token (`eval/nll`) and bits per byte (`eval/bpb`)."""
+
+    name = "nll"
+
+    def __init__(self, dataset: SupervisedDataset):
+        self.dataset = dataset
+        self._data: list[tinker.Datum] | None = None
+        self._num_bytes: int | None = None
+
+    async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
+        if self._data is None:
+            self._data, self._num_bytes = await asyncio.to_thread(_whole, self.dataset)
+
+        async def score(datum: tinker.Datum) -> tuple[float, int]:
+            # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
+            logprobs = await sampling_client.compute_logprobs(full_sequence(datum))
+            return nats(logprobs[1:], datum.loss_fn_inputs["weights"].to_numpy())
+
+        scores = await gather_bounded([lambda d=datum: score(d) for datum in self._data])
+        total_nats = sum(nats_ for nats_, _ in scores)
+        tokens = sum(count for _, count in scores)
+        return summarize(total_nats, tokens, self._num_bytes, "eval")
+
+
+def _whole(dataset: SupervisedDataset) -> tuple[list[tinker.Datum], int | None]:
+    data = [datum for index in range(len(dataset)) for datum in dataset.get_batch(index)]
+    num_bytes = getattr(dataset, "num_bytes", None)
+    total = sum(num_bytes(index) for index in range(len(dataset))) if num_bytes else None
+    return data, total
+
+
+def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:
+    """The sequence that `datum`'s shifted input and targets were cut from: one token longer."""
+    import tinker
+
+    tokens = datum.model_input.to_ints()
+    last = int(datum.loss_fn_inputs["target_tokens"].to_numpy()[-1])
+    return tinker.ModelInput.from_ints([*tokens, last])
+
+
+@dataclass
+class Prompt:
+    """A prompt as tokens, its text and, where there is one, the answer it should give."""
+
+    tokens: list[int]
+    text: str
+    reference: str | None = None
+
+
+@dataclass
+class SamplingEvaluator:
+    """Answers to fixed prompts, as a table, with the share that matches its reference exactly.
+
+    Temperature 0 takes the most likely token; above 0, answer i of a call is seeded by `seed` + i
+    so that the same weights give the same answers.
+    """
+
+    prompts: list[Prompt]
+    tokenizer: Any
+    stop: list[int] | list[str]
+    max_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    name: str = "answers"
+    table: list[dict[str, Any]] = field(default_factory=list)
+
+    async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
+        import tinker
+
+        async def answer(index: int, prompt: Prompt) -> dict[str, Any]:
+            response = await sampling_client.sample(
+                prompt=tinker.ModelInput.from_ints(prompt.tokens),
+                num_samples=1,
+                sampling_params=tinker.SamplingParams(
+                    max_tokens=self.max_tokens,
+                    temperature=self.temperature,
+                    seed=self.seed + index,
+                    stop=self.stop,
+                ),
+            )
+            sequence = response.sequences[0]
+            text = self.tokenizer.decode(sequence.tokens, skip_special_tokens=True).strip()
+            row = {"prompt": prompt.text, "answer": text, "stop_reason": sequence.stop_reason}
+            if prompt.reference is not None:
+                row |= {"reference": prompt.reference, "exact_match": text == prompt.reference}
+            return row
+
+        jobs = [lambda i=i, p=p: answer(i, p) for i, p in enumerate(self.prompts)]
+        self.table = await gather_bounded(jobs)
+        matches = [row["exact_match"] for row in self.table if "exact_match" in row]
+        return {"eval/exact_match": sum(matches) / len(matches)} if matches else {}
+
+
+@dataclass
+class SamplingEvaluatorBuilder:
+    """Builds a `SamplingEvaluator` for prompts given as text, each one user message."""
+
+    prompts: list[str]
+    model_name_for_tokenizer: str
+    renderer_name: str | None = None
+    references: list[str] | None = None
+    max_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> SamplingEvaluator:
+        from sft.renderers import get_renderer
+        from sft.tokenizers import load_tokenizer
+
+        tokenizer = load_tokenizer(self.model_name_for_tokenizer)
+        renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
+        references = self.references or [None] * len(self.prompts)
+        prompts = [
+            Prompt(renderer.generation_prompt([{"role": "user", "content": text}]), text, reference)
+            for text, reference in zip(self.prompts, references, strict=True)
+        ]
+        return SamplingEvaluator(
+            prompts,
+            tokenizer,
+            renderer.stop_sequences(),
+            self.max_tokens,
+            self.temperature,
+            self.seed,
+        )
+
+
+def held_out_prompts(dataset: SupervisedDataset, count: int, tokenizer: Any) -> list[Prompt]:
+    """The first `count` held-out sequences as prompts: what comes before their first trained
+    token, with the trained tokens that follow as the reference."""
+    prompts: list[Prompt] = []
+    for index in range(len(dataset)):
+        for datum in dataset.get_batch(index):
+            if len(prompts) == count:
+                return prompts
+            tokens = full_sequence(datum).to_ints()
+            trained = datum.loss_fn_inputs["weights"].to_numpy() > 0
+            start = int(trained.argmax()) + 1
+            length = int((~trained[start - 1 :]).argmax()) or len(trained) - start + 1
+            prompt, answer = tokens[:start], tokens[start : start + length]
+            prompts.append(
+                Prompt(
+                    prompt,
+                    tokenizer.decode(prompt, skip_special_tokens=True).strip(),
+                    tokenizer.decode(answer, skip_special_tokens=True).strip(),
+                )
+            )
+    return prompts

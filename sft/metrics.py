@@ -1,0 +1,137 @@
+"""`metrics.jsonl`: one object a step, sorted by step, and the arithmetic behind the numbers.
+
+Row s holds what was measured with s updates applied: the training metrics of step s and, where
+one was made, the evaluation at s. A row keeps the timestamp of its first value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.checkpoints import replace_durably
+
+if TYPE_CHECKING:
+    import tinker
+
+NOT_METRICS = ("step", "timestamp")
+
+
+class MetricsFile:
+    """The rows of one run: appended as they come, rewritten whole when an older one gains values.
+
+    Evaluations arrive after later steps have been written. They are rare, so that rewriting the
+    file for each costs little and keeps it sorted, with every step once.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: dict[int, dict[str, Any]] = {row["step"]: row for row in read(path)}
+        self._file = path.open("a", encoding="utf-8")
+
+    def merge(self, step: int, values: dict[str, float]) -> int:
+        """Add `values` to row `step`; returns the row's timestamp in milliseconds since 1970."""
+        row = self.rows.get(step)
+        if row is None and (not self.rows or step > next(reversed(self.rows))):
+            row = {"step": step, "timestamp": int(time.time() * 1000), **values}
+            self.rows[step] = row
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        else:
+            row = row or {"step": step, "timestamp": int(time.time() * 1000)}
+            row.update(values)
+            self.rows[step] = row
+            self._rewrite()
+        return row["timestamp"]
+
+    def truncate(self, step: int) -> None:
+        """Forget what was measured on the way past `step`: a run resumes with `step` updates.
+
+        Rows before `step` stay; of row `step` its evaluation stays (the same weights gave it).
+        """
+        kept = {s: row for s, row in self.rows.items() if s < step}
+        row = self.rows.get(step, {})
+        evaluation = {k: v for k, v in row.items() if k.startswith("eval/") or k in NOT_METRICS}
+        if len(evaluation) > len(NOT_METRICS):
+            kept[step] = evaluation
+        self.rows = kept
+        self._rewrite()
+
+    def sync(self) -> None:
+        """Bring the rows to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def series(self, metric: str) -> list[tuple[int, float]]:
+        """The (step, value) pairs of `metric`."""
+        return [(step, row[metric]) for step, row in self.rows.items() if metric in row]
+
+    def edges(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The first and the last value of every metric."""
+        first: dict[str, float] = {}
+        last: dict[str, float] = {}
+        for row in self.rows.values():
+            for key, value in row.items():
+                if key not in NOT_METRICS:
+                    first.setdefault(key, value)
+                    last[key] = value
+        return first, last
+
+    def _rewrite(self) -> None:
+        self.rows = dict(sorted(self.rows.items()))
+        self._file.close()
+        replace_durably(self.path, "".join(json.dumps(row) + "\n" for row in self.rows.values()))
+        self._file = self.path.open("a", encoding="utf-8")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows in `path`; none where there is no file. A last line cut short is passed over."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def nats(logprobs: Sequence[float], weights: Sequence[float]) -> tuple[float, int]:
+    """Sum of -logprob in nats over the tokens whose weight is above 0, and their number."""
+    import numpy
+
+    trained = numpy.asarray(weights, dtype=numpy.float64) > 0
+    chosen = numpy.asarray(logprobs, dtype=numpy.float64)[trained]
+    return float(-chosen.sum()), int(trained.sum())
+
+
+def summarize(total_nats: float, tokens: int, num_bytes: int | None, prefix: str) -> dict[str, float]:
+    """`PREFIX/nll` in nats per trained token and, where the bytes are known, `PREFIX/bpb`.
+
+    bpb = nats / (ln 2 x UTF-8 bytes of the trained text).
+    """
+    metrics = {f"{prefix}/nll": total_nats / tokens if tokens else math.nan}
+    if num_bytes:
+        metrics[f"{prefix}/bpb"] = total_nats / (math.log(2) * num_bytes)
+    return metrics
+
+
+def training_metrics(
+    output: tinker.ForwardBackwardOutput, data: list[tinker.Datum], num_bytes: int | None
+) -> dict[str, float]:
+    """`train/nll` and `train/bpb` of one step from the service's answer to its batch."""
+    total_nats, tokens = 0.0, 0
+    for datum, answer in zip(data, output.loss_fn_outputs, strict=True):
+        weights = datum.loss_fn_inputs["weights"].to_numpy()
+        datum_nats, count = nats(answer["logprobs"].to_numpy(), weights)
+        total_nats, tokens = total_nats + datum_nats, tokens + count
+    return summarize(total_nats, tokens, num_bytes, "train")
