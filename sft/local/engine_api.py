@@ -66,7 +66,11 @@ class Work:
 
 @dataclass(frozen=True)
 class WorkResult:
-    """`logprobs`: float32 [T] for each sequence. `loss_sum`: sum of weight x -logprob."""
+    """`logprobs`: float32 [T] for each sequence. `loss_sum`: sum of weight x -logprob.
+
+    Of a forward every logprob is real, also where the weight is zero: the SDK computes custom
+    losses on the client from them. Of a forward_backward those at weight zero may be 0.0.
+    """
 
     logprobs: list[np.ndarray]
     loss_sum: float
@@ -107,7 +111,8 @@ class SampleWork:
     `max_tokens` 0 samples nothing and None goes up to the model's context. `top_k` -1 and `top_p`
     1 filter nothing; `temperature` 0 is greedy. Sample i of a request is seeded by (seed, i):
     what else is sampled beside it never shows. Stop sequences end a sample; the one that did is
-    part of its tokens.
+    part of its tokens. `stop_at_eos`: the model's own end-of-text tokens end it as well (False
+    where the client said `stop=[]`).
     """
 
     sampler_id: str
@@ -120,6 +125,7 @@ class SampleWork:
     seed: int | None = None
     stop_strings: list[str] = field(default_factory=list)
     stop_token_ids: list[list[int]] = field(default_factory=list)
+    stop_at_eos: bool = True
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
 
