@@ -1,0 +1,66 @@
+"""`python -m sft`: compose, check, hand over."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    from sft.errors import BadInput
+
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if not {"--help", "-h"}.isdisjoint(argv):
+            from sft.compose import help_text
+
+            print(help_text(), end="")
+            return 0
+        return _with_hydra(argv)
+    except BadInput as error:
+        print(f"sft: {error}", file=sys.stderr)
+        return 2
+
+
+def _with_hydra(argv: list[str]) -> int:
+    import hydra
+
+    from sft.compose import CONF, check_overrides, settle, translate
+    from sft.errors import BadInput
+
+    overrides, config_dir, multirun = _read(argv)
+    check_overrides(overrides, config_dir)
+    if not multirun and (given := [o for o in overrides if o.lstrip("+").startswith("sweep=")]):
+        raise BadInput(f"{given[0]}: is for a sweep; add --multirun")
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def task(composed: Any) -> None:
+        from sft.launch import run
+
+        codes.append(run(settle(composed), overrides=overrides))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed and swallowed
+    try:
+        task()
+    except BadInput:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf", "antlr4"):
+            raise
+        raise translate(error) from error
+    return max(codes, default=0)
+
+
+def _read(argv: list[str]) -> tuple[list[str], str | None, bool]:
+    """The overrides, the further config folder and whether this is a sweep, as Hydra reads them."""
+    from hydra._internal.utils import get_args_parser
+
+    arguments = get_args_parser().parse_args(argv)
+    return arguments.overrides, arguments.config_dir, arguments.multirun
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""The connection to a Tinker service: one session and one training client, made off the loop.
+
+Creating an SDK client blocks for round trips, so that all of it happens in threads; the calls of
+the training loop itself return at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sft.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    import tinker
+
+    from sft.train import Config
+
+
+class ServiceLost(Exception):
+    """The service no longer knows this session or does not answer: resume from a checkpoint."""
+
+
+@dataclass
+class Connection:
+    """A session with the service. `close` ends it."""
+
+    service: tinker.ServiceClient
+    base_url: str | None
+
+    @classmethod
+    async def open(cls, base_url: str | None) -> Connection:
+        """Start a session.
+
+        Raises `BadInput` where the key is missing or refused, `ServiceLost` where the service
+        cannot be reached.
+        """
+        import tinker
+
+        from sft.service import api_key
+
+        def start() -> tinker.ServiceClient:
+            service = tinker.ServiceClient(base_url=base_url, api_key=api_key(base_url))
+            service.holder  # noqa: B018 - the session starts here
+            return service
+
+        try:
+            return cls(await asyncio.to_thread(start), base_url)
+        except tinker.AuthenticationError as error:
+            raise BadInput(f"the service at {base_url or 'Tinker'} refused the key: {error}") from error
+        except (tinker.APIConnectionError, tinker.APIStatusError) as error:
+            raise ServiceLost(f"cannot reach the service at {base_url or 'Tinker'}: {error}") from error
+        except tinker.TinkerError as error:
+            raise BadInput(
+                f"no session with the service at {base_url or 'Tinker'}: {error} "
+                "Set TINKER_API_KEY, or train on this machine with service=local."
+            ) from error
+
+    async def models(self) -> dict[str, int | None]:
+        """The models that can be trained here, with their context length in tokens."""
+        rest = await asyncio.to_thread(self._rest)
+        answer = await rest.get_server_capabilities()
+        return {
+            model.model_name: model.max_context_length
+            for model in answer.supported_models
+            if model.model_name and model.trainable is not False
+        }
+
+    async def check(self, model_name: str, max_length: int | None) -> None:
+        """Refuse a model that the service does not train, or sequences that it cannot hold.
+
+        Raises `BadInput`.
+        """
+        models = await self.models()
+        where = f"the service at {self.base_url or 'Tinker'}"
+        if model_name not in models:
+            offer = ", ".join(sorted(models)) or "none"
+            raise BadInput(
+                f"model.name: {where} does not train '{model_name}'"
+                f"{nearest(model_name, list(models))}; it trains: {offer}"
+            )
+        context = models[model_name]
+        if context and max_length and max_length > context:
+            raise BadInput(
+                f"max_length: {max_length} tokens do not fit '{model_name}', "
+                f"whose context on {where} is {context}; use max_length={context} or less"
+            )
+
+    async def create(self, config: Config, metadata: dict[str, str]) -> tinker.TrainingClient:
+        """A training client on fresh LoRA weights, or on `config.load_checkpoint_path`'s."""
+        import tinker
+
+        optimizer = (
+            tinker.types.DimuonOptimizerConfig() if config.optimizer == "dimuon" else None
+        )
+        try:
+            if config.load_checkpoint_path:
+                return await self._from_weights(config, metadata, optimizer)
+            submit = self.service.create_lora_training_client
+            return await await_client(
+                lambda: submit(
+                    base_model=config.model_name,
+                    rank=config.lora_rank,
+                    seed=config.lora_seed,
+                    train_mlp=config.train_mlp,
+                    train_attn=config.train_attn,
+                    train_unembed=config.train_unembed,
+                    user_metadata=metadata,
+                    optimizer=optimizer,
+                )
+            )
+        except tinker.RequestFailedError as error:
+            raise _model_refused(config, error) from error
+
+    async def _from_weights(
+        self, config: Config, metadata: dict[str, str], optimizer: Any
+    ) -> tinker.TrainingClient:
+        path = config.load_checkpoint_path
+        info = await self.weights_info(path)
+        if info is None:
+            raise BadInput(f"load_checkpoint_path: the service has no checkpoint {path}")
+        if info.lora_rank is not None and info.lora_rank != config.lora_rank:
+            raise BadInput(
+                f"lora.rank: {path} has rank {info.lora_rank}, not {config.lora_rank}; "
+                f"use lora.rank={info.lora_rank}"
+            )
+        submit = self.service.create_training_client_from_state
+        return await await_client(
+            lambda: submit(path, user_metadata=metadata, optimizer=optimizer)
+        )
+
+    async def resume(self, state_path: str, metadata: dict[str, str]) -> tinker.TrainingClient:
+        """A training client that goes on from a saved state, optimizer included."""
+        submit = self.service.create_training_client_from_state_with_optimizer
+        return await await_client(lambda: submit(state_path, user_metadata=metadata))
+
+    async def weights_info(self, path: str) -> Any | None:
+        """What the service knows of the checkpoint at `path`, None where it has none such."""
+        import tinker
+
+        rest = await asyncio.to_thread(self._rest)
+        try:
+            return await rest.get_weights_info_by_tinker_path(path)
+        except (tinker.NotFoundError, tinker.BadRequestError, ValueError):
+            return None
+
+    async def delete(self, path: str) -> None:
+        """Delete a checkpoint; one that is already gone is fine."""
+        import tinker
+
+        rest = await asyncio.to_thread(self._rest)
+        try:
+            await rest.delete_checkpoint_from_tinker_path(path)
+        except tinker.NotFoundError:
+            pass
+
+    async def close(self, status: str) -> None:
+        """End the session with `success`, `errored` or `interrupted`."""
+        await asyncio.wait_for(self.service.close(status).result_async(), timeout=10)
+
+    def _rest(self) -> tinker.RestClient:
+        import tinker
+
+        from sft.service import api_key
+
+        return tinker.RestClient(base_url=self.base_url, api_key=api_key(self.base_url))
+
+
+async def await_client(submit: Callable[[], Any]) -> Any:
+    """The client that `submit()` promises; the blocking part of submitting runs in a thread."""
+    return await (await asyncio.to_thread(submit))
+
+
+def _model_refused(config: Config, error: Exception) -> Exception:
+    """A refusal that the user can mend becomes `BadInput`, anything else stays what it is."""
+    from tinker.types import RequestErrorCategory
+
+    if getattr(error, "category", None) is RequestErrorCategory.User:
+        return BadInput(f"the service refuses to train '{config.model_name}': {error}")
+    return error
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether `error` means that the session is gone or the service out of reach.
+
+    A request that the service computed and found wrong is not: it would fail again.
+    """
+    import tinker
+    from tinker.lib.retryable_exception import RetryableException
+    from tinker.types import RequestErrorCategory
+
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, tinker.RequestFailedError):
+            return error.category is RequestErrorCategory.Server
+        if isinstance(error, ServiceLost | RetryableException | tinker.APIConnectionError):
+            return True
+        if isinstance(error, tinker.APIStatusError):
+            return error.status_code in (404, 408, 409, 410, 429) or error.status_code >= 500
+        error = error.__cause__
+    return False

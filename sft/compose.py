@@ -1,0 +1,178 @@
+"""Composing a config with Hydra, with errors that a person can act on, and the `--help` text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sft.checking import check, keys, unknown_key
+from sft.errors import BadInput, nearest
+from sft.schema import Settings
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def compose(overrides: list[str]) -> Settings:
+    """The settings that `python -m sft OVERRIDES` would run with. Raises `BadInput`."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    check_overrides(overrides)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return settle(hydra_compose("config", overrides))
+    except Exception as error:
+        raise translate(error) from error
+
+
+def settle(composed: Any) -> Settings:
+    """A composed config, interpolations resolved, checked against the schema. Raises `BadInput`."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        raw = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise translate(error) from error
+    return check(raw)
+
+
+def groups(folders: list[Path] | None = None) -> dict[str, list[str]]:
+    """The config groups and their options, from conf/ and any further config folder."""
+    found: dict[str, set[str]] = {}
+    for folder in folders or [CONF]:
+        for file in folder.glob("*/**/*.yaml"):
+            group = file.parent.relative_to(folder).as_posix()
+            found.setdefault(group, set()).add(file.stem)
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def check_overrides(overrides: list[str], config_dir: str | None = None) -> None:
+    """Refuse an override of a key, a group or an option that does not exist. Raises `BadInput`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    options = groups([CONF, Path(config_dir)] if config_dir else None)
+    known = key_names(options["dataset"])
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except OverrideParseException as error:
+            reason = str(error).splitlines()[0]
+            raise BadInput(f"'{text}' is not key=value: {reason}") from None
+        name = override.key_or_group
+        if name.startswith("hydra") and (name == "hydra" or name[5] in "./"):
+            continue
+        if name in options:
+            _check_choice(name, override, options[name])
+        elif not _is_key(name, known):
+            raise _no_such(name, known, options)
+
+
+def _check_choice(group: str, override: Any, options: list[str]) -> None:
+    if override.is_sweep_override():
+        chosen = [str(value) for value in override.sweep_string_iterator()]
+    elif isinstance(override.value(), list):
+        chosen = [str(value) for value in override.value()]
+    else:
+        chosen = [] if override.value() is None else [str(override.value())]
+    for choice in chosen:
+        if choice.removesuffix(".yaml") not in options:
+            raise BadInput(
+                f"{group}: '{choice}' is not one of {', '.join(options)}"
+                f"{nearest(choice, options)} (a key of the group is set as {group}.KEY=VALUE)"
+            )
+
+
+def _is_key(name: str, known: dict[str, bool]) -> bool:
+    """Whether `name` is a key, or lies inside one that holds a mapping or a list of its own."""
+    if name in known:
+        return True
+    parts = name.split(".")
+    return any(known.get(".".join(parts[:length]), False) for length in range(1, len(parts)))
+
+
+def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -> BadInput:
+    group = name.partition(".")[0]
+    if group in options and "." not in name or group not in options:
+        candidates = [*known, *options]
+        return BadInput(f"{name}: there is no such key{nearest(name, candidates)}")
+    return unknown_key(name, [key for key in known if key.startswith(f"{group}.")])
+
+
+def key_names(dataset_kinds: list[str]) -> dict[str, bool]:
+    """Every key that some choice of groups has; True where it holds keys of the user's own."""
+    import dataclasses
+
+    from sft.checking import dataset_schema
+    from sft.schema import OPTIMIZERS
+
+    names = {name: isinstance(value, dict | list) for name, value in keys()}
+    schemas = {"optimizer": list(OPTIMIZERS.values())}
+    schemas["dataset"] = [dataset_schema(kind) for kind in dataset_kinds]
+    for group, kinds in schemas.items():
+        for schema in kinds:
+            for item in dataclasses.fields(schema):
+                holds = any(word in str(item.type) for word in ("dict", "list"))
+                names[f"{group}.{item.name}"] = holds or names.get(f"{group}.{item.name}", False)
+    names.pop("dataset", None)
+    return names
+
+
+def translate(error: BaseException) -> BadInput:
+    """Hydra's and OmegaConf's errors as one sentence that names the key."""
+    if isinstance(error, BadInput):
+        return error
+    seen: BaseException | None = error
+    while seen is not None:
+        full_key = getattr(seen, "full_key", None)
+        if full_key:
+            known = [name for name, _ in keys()]
+            message = str(getattr(seen, "msg", None) or seen).splitlines()[0]
+            if "not in struct" in message:
+                return unknown_key(full_key, known)
+            if "Missing mandatory value" in message:
+                return BadInput(f"{full_key}: is missing; set {full_key}=VALUE")
+            return BadInput(f"{full_key}: {message}")
+        seen = seen.__cause__
+    return BadInput(str(error).strip().splitlines()[0])
+
+
+HELP = """Fine-tune a language model with LoRA through the Tinker API.
+
+  python -m sft                                        train SmolLM2 on a question-and-answer set
+  python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
+  python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
+
+Groups, one option each (GROUP=OPTION):
+{groups}
+
+Keys (KEY=VALUE), with their defaults:
+{keys}
+
+  --cfg job        print the composed config and stop
+  --multirun, -m   run a sweep
+  --config-dir     a folder of config files of your own
+"""
+
+
+def help_text() -> str:
+    """What `python -m sft --help` prints."""
+    import dataclasses
+
+    lines = [f"  {group:<12} {', '.join(options)}" for group, options in groups().items()]
+    rows: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for item in dataclasses.fields(node):
+            value = getattr(node, item.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{item.name}.")
+            elif item.name != "kind" and f"{prefix}{item.name}" != "dataset":
+                shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+                name = f"{prefix}{item.name}={shown}"
+                rows.append(f"  {name:<42} {item.metadata['help']}")
+
+    walk(Settings(), "")
+    rows.append(f"  {'dataset.*':<42} by kind: see conf/dataset/*.yaml")
+    return HELP.format(groups="\n".join(lines), keys="\n".join(rows))

@@ -1,0 +1,187 @@
+"""One run from checked settings: its directory, its service, its hooks, its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sft.config import to_saved, to_train
+from sft.errors import BadInput
+from sft.hooks import BaseHook, Hook, Run, RunResult
+from sft.schema import Settings
+
+EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1, "KILLED": 130}
+TERMINATED = 143
+
+
+def run(settings: Settings, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> int:
+    """Train as a command does: shows progress, logs to MLflow, heeds signals; the exit code.
+
+    `resumed` is the directory of an earlier run to continue. Raises `BadInput`.
+    """
+    from sft.terminal import Terminal
+
+    if settings.run_name is None:
+        settings = replace(settings, run_name=default_name(settings))
+    directory = resumed or run_directory(settings)
+    signals = Signals()
+    hooks: list[Hook] = [Terminal(settings, directory, list(overrides)), signals]
+    if tracker := tracking_hook(settings, directory):
+        hooks.append(tracker)
+    logging.getLogger("tinker").addHandler(logging.NullHandler())
+    try:
+        result = asyncio.run(_run(settings, directory, hooks, signals))
+    except asyncio.CancelledError:
+        result = None
+    if tracker:
+        tracker.flush(timeout=30.0)
+    if signals.received == signal.SIGTERM:
+        return TERMINATED
+    return EXIT_CODES[result.status] if result else EXIT_CODES["KILLED"]
+
+
+async def _run(
+    settings: Settings, directory: Path, hooks: list[Hook], signals: Signals
+) -> RunResult:
+    with signals.heeded():
+        return await train(settings, directory, hooks)
+
+
+async def train(
+    settings: Settings,
+    directory: Path,
+    hooks: Sequence[Hook],
+    *,
+    base_url: str | None = None,
+) -> RunResult:
+    """The run that `settings` describe, in `directory`; raises `BadInput`.
+
+    `base_url` is a service that runs already (a sweep's); without it the one that the settings
+    name is used, and started if it is the local one.
+    """
+    from sft import train as loop
+
+    config = to_train(settings, str(directory), base_url)
+    service = None if base_url is not None else service_of(settings)
+    return await loop.main(config, hooks=hooks, service=service, settings=to_saved(settings))
+
+
+def service_of(settings: Settings) -> Callable[[], AbstractContextManager[str]] | None:
+    """What starts the local service that `settings` need; None when they name another one."""
+    if settings.service.kind != "local":
+        return None
+
+    def start() -> AbstractContextManager[str]:
+        from sft import service
+
+        models = {settings.model.name: model_folder(settings.model.name)}
+        return service.local(Path(settings.service.root), models, dtype=settings.service.dtype)
+
+    return start
+
+
+def model_folder(name: str) -> str | None:
+    """The folder that holds the model `name` on this machine; None: the service knows the name."""
+    from sft import demo_model
+
+    if name == demo_model.NAME:
+        return str(demo_model.folder())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    if name.startswith((".", "/", "~")):
+        raise BadInput(f"model.name: there is no folder {name}")
+    return None
+
+
+def tracking_hook(settings: Settings, directory: Path, **options: Any) -> Any | None:
+    """The hook that logs to MLflow; None without tracking. Raises `BadInput` on a bad URI."""
+    from sft import rundir
+
+    if settings.tracking.uri is None:
+        return None
+    from sft.tracking import MlflowHook, check_uri
+
+    check_uri(settings.tracking.uri)
+    run_id = (rundir.read_facts(directory).get("mlflow") or {}).get("run_id")
+    return MlflowHook(
+        settings.tracking.uri,
+        settings.tracking.experiment,
+        settings.run_name,
+        run_id=run_id,
+        **options,
+    )
+
+
+def run_directory(settings: Settings) -> Path:
+    """`run_dir`, or outputs/DATE/TIME-NAME; never one that another run started in this second."""
+    if settings.run_dir:
+        return Path(settings.run_dir)
+    stem = Path("outputs", time.strftime("%Y-%m-%d"), f"{time.strftime('%H-%M-%S')}-{settings.run_name}")
+    directory, number = stem, 2
+    while directory.exists():
+        directory, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    return directory
+
+
+def default_name(settings: Settings) -> str:
+    """A name that says what is different: model, data, and what was set on the way."""
+    from sft.checking import keys
+
+    parts = [Path(settings.model.name).name, settings.dataset.kind]
+    short = {"lora.rank": "rank", "max_steps": "steps", "batch_size": "batch"}
+    said = ("model.", "dataset.", "service.", "tracking.", "evaluators.", "run_", "optimizer")
+    defaults = dict(keys())
+    for name, value in keys(settings):
+        if not name.startswith(said) and value != defaults.get(name, value):
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            parts.append(f"{short.get(name, name.rpartition('.')[2])}{text}")
+    return "-".join(part.replace("/", "_").replace(" ", "_") for part in parts)[:120]
+
+
+class Signals(BaseHook):
+    """Ctrl-C and SIGTERM: once to stop with a checkpoint, twice to stop at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.run: Run | None = None
+
+    def on_start(self, run: Run) -> None:
+        self.run = run
+
+    def heeded(self) -> AbstractContextManager[None]:
+        """While inside, signals come here; the task that enters is cancelled by the second one."""
+        from contextlib import contextmanager
+
+        @contextmanager
+        def scope() -> Any:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            for number in numbers:
+                loop.add_signal_handler(number, self._receive, number, task)
+            try:
+                yield
+            finally:
+                for number in numbers:
+                    loop.remove_signal_handler(number)
+
+        return scope()
+
+    def _receive(self, number: int, task: asyncio.Task[Any]) -> None:
+        name = signal.Signals(number).name
+        if self.received is None and self.run is not None:
+            self.received = number
+            print(f"\n{name}: saving a checkpoint, then stopping; again to stop at once", file=sys.stderr)
+            self.run.stop(f"interrupted by {name}", "KILLED")
+        else:
+            self.received = self.received or number
+            task.cancel()

@@ -1,0 +1,148 @@
+"""The run directory: what a run writes, and who is writing it.
+
+    config.yaml         the resolved config: enough to run again
+    metrics.jsonl       one object a step
+    checkpoints.jsonl   one object a checkpoint
+    run.json            provenance, state and end of the run
+    run.log             what was said
+    run.lock            held by the process that trains; free when no process does
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.checkpoints import CheckpointFile, replace_durably
+from sft.errors import BadInput
+from sft.hooks import RunResult
+from sft.metrics import MetricsFile
+
+
+@dataclass
+class RunDirectory:
+    """An open run directory. Only the process that holds its lock writes to it."""
+
+    path: Path
+    name: str
+    metrics: MetricsFile
+    checkpoints: CheckpointFile
+    log: logging.Logger
+    facts: dict[str, Any]
+
+    def record(self, **facts: Any) -> None:
+        """Add `facts` to run.json."""
+        self.facts |= facts
+        replace_durably(self.path / "run.json", json.dumps(self.facts, indent=2) + "\n")
+
+    def finish(self, result: RunResult) -> None:
+        """Record how the run ended."""
+        self.record(
+            status=result.status,
+            error=result.error,
+            reason=result.reason,
+            ended=time.time(),
+            steps=result.steps,
+            tokens=result.tokens,
+            seconds=result.seconds,
+            last=result.last,
+            best=asdict(result.best) if result.best else None,
+        )
+        self.log.info("ended %s%s", result.status, f": {result.error}" if result.error else "")
+
+
+@contextmanager
+def hold(path: Path, settings: dict[str, Any]) -> Iterator[RunDirectory]:
+    """Make the run directory at `path`, or take up the one that an ended process left there.
+
+    Raises `BadInput` when another process trains there, or when the directory holds a run of a
+    different config. A directory made for bad input is removed again.
+    """
+    made = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(path):
+            _write_settings(path, settings)
+            log = _logger(path)
+            state = RunDirectory(
+                path=path,
+                name=settings.get("run_name") or path.name,
+                metrics=MetricsFile(path / "metrics.jsonl"),
+                checkpoints=CheckpointFile(path / "checkpoints.jsonl"),
+                log=log,
+                facts=read_facts(path),
+            )
+            try:
+                if not state.facts:
+                    from sft import provenance
+
+                    state.record(name=state.name, started=time.time(), **provenance.collect())
+                state.record(status="RUNNING", error=None, reason=None, ended=None)
+                yield state
+            finally:
+                state.metrics.close()
+                for handler in list(log.handlers):
+                    log.removeHandler(handler)
+                    handler.close()
+    except BadInput:
+        if made:
+            shutil.rmtree(path)
+        raise
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What run.json of the run directory `path` says; empty where there is none."""
+    file = path / "run.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def is_running(path: Path) -> bool:
+    """Whether a process trains in the run directory `path` right now."""
+    try:
+        with _lock(path):
+            return False
+    except BadInput:
+        return True
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with (path / "run.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(
+                f"run_dir: another process is training in {path}; wait for it or name another"
+            ) from None
+        yield
+
+
+def _write_settings(path: Path, settings: dict[str, Any]) -> None:
+    from sft.config import dump, load_yaml
+
+    file = path / "config.yaml"
+    if not file.exists():
+        replace_durably(file, dump(settings))
+    elif (there := load_yaml(file)) != settings:
+        keys = sorted(k for k in there.keys() | settings.keys() if there.get(k) != settings.get(k))
+        raise BadInput(
+            f"run_dir: {path} holds a run with a different config ({', '.join(keys)}); "
+            "name another directory, or continue that run with python -m sft.resume"
+        )
+
+
+def _logger(path: Path) -> logging.Logger:
+    """A logger that writes to this run's run.log alone, whatever else logs in the process."""
+    log = logging.Logger(f"sft.run.{path.name}")
+    handler = logging.FileHandler(path / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    return log

@@ -1,0 +1,218 @@
+"""The training loop: `Config` says what to train, `main` trains it.
+
+    config = train.Config(log_path="outputs/first", model_name="Qwen/Qwen3-8B",
+                          dataset_builder=builder, learning_rate=1e-4, lora_rank=32)
+    result = asyncio.run(train.main(config))
+
+Steps are pipelined: `forward_backward` and `optim_step` of a step go out together, the next step
+before the last one is awaited, and saving, evaluating and logging happen beside them. `main`
+holds no process-wide state, so that many runs live in one process and in a notebook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.checkpoints import CheckpointRecord, best
+from sft.errors import BadInput
+from sft.evaluators import EvaluatorBuilder
+from sft.hooks import Hook, Run, RunResult, Stop
+
+if TYPE_CHECKING:
+    from sft.types import SupervisedDatasetBuilder
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS_WITHOUT_PROGRESS = 5
+"""A lost service is resumed from the last checkpoint this often before a run that gets no
+further is given up."""
+
+
+@dataclass
+class Config:
+    """Everything that determines one run."""
+
+    log_path: str
+    """The run directory: made by `main`, or one of an earlier run when it is resumed."""
+    model_name: str
+    """A model that the service trains: a Hub id, usually."""
+    dataset_builder: SupervisedDatasetBuilder
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    lr_schedule: str = "linear"
+    """`linear`, `cosine` or `constant`, after `warmup_steps`."""
+    warmup_steps: int = 0
+    num_epochs: int = 1
+    max_steps: int | None = None
+    """End after this many steps; None: the whole data."""
+    seed: int = 0
+    """Order of the data."""
+
+    lora_rank: int = 32
+    lora_seed: int | None = 0
+    """Initialisation of the adapter."""
+    train_attn: bool = True
+    train_mlp: bool = True
+    train_unembed: bool = True
+
+    optimizer: str = "adamw"
+    """`adamw`, or `dimuon` where the service has it."""
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+    """0: no clipping."""
+
+    evaluator_builders: list[EvaluatorBuilder] = field(default_factory=list)
+    """Run every `eval_every` steps, before the first and after the last, beside held-out NLL."""
+    eval_every: int = 0
+    """Steps between evaluations; 0: only before the first step and after the last."""
+    infrequent_evaluator_builders: list[EvaluatorBuilder] = field(default_factory=list)
+    infrequent_eval_every: int = 0
+    held_out_answers: int = 0
+    """Answers to that many held-out prompts, with the infrequent evaluations."""
+    held_out_answer_tokens: int = 64
+
+    save_every: int = 0
+    """Steps between checkpoints; 0: only after the last."""
+    save_every_tokens: int = 0
+    save_every_seconds: float = 0.0
+    rolling_save_every: int = 0
+    """Steps between checkpoints that replace each other."""
+    rolling_ttl_seconds: int | None = 7 * 86_400
+    ttl_seconds: int | None = None
+    """Life of the periodic checkpoints on the service; the final one is kept."""
+    keep_checkpoints: int = 0
+    """Delete older periodic checkpoints beyond this many, but never the best; 0: keep all."""
+    load_checkpoint_path: str | None = None
+    """`tinker://…/weights/…` to start from: its weights, with a fresh optimizer."""
+
+    base_url: str | None = None
+    """The service; None: `TINKER_BASE_URL` or hosted Tinker."""
+    submit_ahead: int = 1
+    """Steps that are submitted before the oldest one is awaited."""
+    early_stopping_patience: int = 0
+    """End after this many evaluations without a lower `eval/nll`; 0: never."""
+    guard_rise: float = 3.0
+    """End when `train/nll` is this many nats above the first step's for `guard_steps` steps."""
+    guard_steps: int = 3
+
+    def __post_init__(self) -> None:
+        from sft import schedules
+
+        if self.lr_schedule not in schedules.NAMES:
+            raise BadInput(
+                f"lr_schedule: '{self.lr_schedule}' is not one of {', '.join(schedules.NAMES)}"
+            )
+        if self.submit_ahead < 0:
+            raise BadInput(f"submit_ahead: {self.submit_ahead} is below 0")
+
+
+async def main(
+    config: Config,
+    *,
+    hooks: Sequence[Hook] = (),
+    service: Callable[[], AbstractContextManager[str]] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> RunResult:
+    """Train `config` and return how it ended; a failure of the run itself is in the result.
+
+    `hooks` follow the run. `service`, when given, is entered in a thread once the data is ready
+    and yields the URL to use in place of `config.base_url`. `settings` is the saved config; by
+    default it is derived from `config`. If `config.log_path` holds an unfinished run, that run is
+    continued from its last confirmed checkpoint.
+
+    Raises `BadInput` before anything is created where the data, the model or the directory
+    cannot be used.
+    """
+    from sft import rundir
+    from sft.client import Connection
+    from sft.loop import Loop, Plan
+
+    plan = await Plan.make(config)
+    async with AsyncExitStack() as stack:
+        if service is not None:
+            manager = service()
+            config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
+            stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
+        await _check_service(config, plan)
+        directory = Path(config.log_path)
+        if settings is None:
+            from sft.config import from_train
+
+            settings = from_train(config)
+        with rundir.hold(directory, settings) as state:
+            run = Run(config, settings, directory, state.name, plan.facts(config))
+            loop = Loop(run, plan, state, hooks)
+            return await _attempts(loop, Connection)
+
+
+async def _check_service(config: Config, plan: Any) -> None:
+    from sft.client import Connection
+
+    await Connection(None, config.base_url).check(config.model_name, plan.max_length)
+
+
+async def _attempts(loop: Any, connection_type: Any) -> RunResult:
+    """Train, and resume from the last checkpoint whenever the service is lost."""
+    from sft.client import is_lost
+
+    started = time.monotonic()
+    error: BaseException | None = None
+    without_progress, furthest = 0, -1
+    status = "errored"
+    try:
+        while True:
+            connection = None
+            try:
+                connection = await connection_type.open(loop.run.config.base_url)
+                await loop.train(connection)
+                status = "success"
+                break
+            except Exception as failure:
+                cause = _first(failure)
+                if not is_lost(cause):
+                    raise cause from None
+                without_progress = 0 if loop.applied > furthest else without_progress + 1
+                furthest = max(furthest, loop.applied)
+                if without_progress >= ATTEMPTS_WITHOUT_PROGRESS:
+                    raise cause from None
+                loop.tell(f"the service was lost ({cause}); waiting for it to resume the run")
+                await asyncio.sleep(min(2.0**without_progress, 30.0))
+            finally:
+                if connection is not None:
+                    await _close(connection, status)
+    except asyncio.CancelledError:
+        loop.run.stopping = Stop("interrupted", "KILLED")
+        error = asyncio.CancelledError("interrupted")
+        raise
+    except Exception as failure:
+        error = failure
+        if isinstance(failure, BadInput):
+            raise
+    finally:
+        result = loop.finish(error, time.monotonic() - started)
+    return result
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error inside nested task groups: the others follow from it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _close(connection: Any, status: str) -> None:
+    """End the session; a service that does not answer any more ends it by itself."""
+    try:
+        await connection.close(status)
+    except Exception as error:
+        logger.debug("the session was not closed: %s", error)
