@@ -167,7 +167,9 @@ def _describe(hint: Any, item: dataclasses.Field) -> str:
     if "above" in bounds:
         words += f" above {bounds['above']}"
     if "below" in bounds:
-        words += f"{' and' if 'minimum' in bounds or 'above' in bounds else ''} below {bounds['below']}"
+        words += (
+            f"{' and' if 'minimum' in bounds or 'above' in bounds else ''} below {bounds['below']}"
+        )
     if _optional(hint):
         words += " or null"
     return f"{words} ({bounds['help']})" if bounds.get("help") else words

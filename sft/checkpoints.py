@@ -108,9 +108,7 @@ class Cadence:
         """The kind of checkpoint due with `step` updates applied, or None. Call once a step."""
         periodic = (
             (self.save_every and step % self.save_every == 0)
-            or (
-                self.save_every_tokens and tokens - self._tokens_at_save >= self.save_every_tokens
-            )
+            or (self.save_every_tokens and tokens - self._tokens_at_save >= self.save_every_tokens)
             or (
                 self.save_every_seconds
                 and time.monotonic() - self._time_at_save >= self.save_every_seconds

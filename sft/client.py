@@ -49,9 +49,13 @@ class Connection:
         try:
             return cls(await asyncio.to_thread(start), base_url)
         except tinker.AuthenticationError as error:
-            raise BadInput(f"the service at {base_url or 'Tinker'} refused the key: {error}") from error
+            raise BadInput(
+                f"the service at {base_url or 'Tinker'} refused the key: {error}"
+            ) from error
         except (tinker.APIConnectionError, tinker.APIStatusError) as error:
-            raise ServiceLost(f"cannot reach the service at {base_url or 'Tinker'}: {error}") from error
+            raise ServiceLost(
+                f"cannot reach the service at {base_url or 'Tinker'}: {error}"
+            ) from error
         except tinker.TinkerError as error:
             raise BadInput(
                 f"no session with the service at {base_url or 'Tinker'}: {error} "
@@ -92,9 +96,7 @@ class Connection:
         """A training client on fresh LoRA weights, or on `config.load_checkpoint_path`'s."""
         import tinker
 
-        optimizer = (
-            tinker.types.DimuonOptimizerConfig() if config.optimizer == "dimuon" else None
-        )
+        optimizer = tinker.types.DimuonOptimizerConfig() if config.optimizer == "dimuon" else None
         try:
             if config.load_checkpoint_path:
                 return await self._from_weights(config, metadata, optimizer)
@@ -127,9 +129,7 @@ class Connection:
                 f"use lora.rank={info.lora_rank}"
             )
         submit = self.service.create_training_client_from_state
-        return await await_client(
-            lambda: submit(path, user_metadata=metadata, optimizer=optimizer)
-        )
+        return await await_client(lambda: submit(path, user_metadata=metadata, optimizer=optimizer))
 
     async def resume(self, state_path: str, metadata: dict[str, str]) -> tinker.TrainingClient:
         """A training client that goes on from a saved state, optimizer included."""

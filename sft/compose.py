@@ -169,7 +169,13 @@ def help_text() -> str:
             if dataclasses.is_dataclass(value):
                 walk(value, f"{prefix}{item.name}.")
             elif item.name != "kind" and f"{prefix}{item.name}" != "dataset":
-                shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+                shown = (
+                    "null"
+                    if value is None
+                    else str(value).lower()
+                    if isinstance(value, bool)
+                    else value
+                )
                 name = f"{prefix}{item.name}={shown}"
                 rows.append(f"  {name:<42} {item.metadata['help']}")
 

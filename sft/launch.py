@@ -125,7 +125,9 @@ def run_directory(settings: Settings) -> Path:
     """`run_dir`, or outputs/DATE/TIME-NAME; never one that another run started in this second."""
     if settings.run_dir:
         return Path(settings.run_dir)
-    stem = Path("outputs", time.strftime("%Y-%m-%d"), f"{time.strftime('%H-%M-%S')}-{settings.run_name}")
+    stem = Path(
+        "outputs", time.strftime("%Y-%m-%d"), f"{time.strftime('%H-%M-%S')}-{settings.run_name}"
+    )
     directory, number = stem, 2
     while directory.exists():
         directory, number = stem.with_name(f"{stem.name}-{number}"), number + 1
@@ -180,7 +182,10 @@ class Signals(BaseHook):
         name = signal.Signals(number).name
         if self.received is None and self.run is not None:
             self.received = number
-            print(f"\n{name}: saving a checkpoint, then stopping; again to stop at once", file=sys.stderr)
+            print(
+                f"\n{name}: saving a checkpoint, then stopping; again to stop at once",
+                file=sys.stderr,
+            )
             self.run.stop(f"interrupted by {name}", "KILLED")
         else:
             self.received = self.received or number

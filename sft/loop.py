@@ -41,6 +41,7 @@ class Plan:
     max_length: int | None
     evaluators: list[Evaluator]
     infrequent: list[Evaluator]
+    trained_parameters: int | None = None
 
     @classmethod
     async def make(cls, config: Config) -> Plan:
@@ -67,19 +68,20 @@ class Plan:
             max_length=getattr(common, "max_length", None),
             evaluators=evaluators,
             infrequent=infrequent,
+            trained_parameters=common and _trained_parameters(config, common),
         )
 
-    def facts(self, config: Config) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What hooks are told: sizes, digest and what the datasets count of themselves."""
-        facts: dict[str, Any] = {
+        return {
             "steps": self.total_steps,
             "steps_per_epoch": len(self.data),
             "digest": getattr(self.data, "digest", None),
             "data": getattr(self.data, "statistics", None),
             "held_out": getattr(self.held_out, "statistics", None),
             "held_out_digest": getattr(self.held_out, "digest", None),
+            "trained_parameters": self.trained_parameters,
         }
-        return facts
 
     def due(self, config: Config, step: int) -> list[Evaluator]:
         """The evaluators that measure the weights after `step` updates."""
@@ -88,6 +90,19 @@ class Plan:
         every = config.infrequent_eval_every
         infrequent = edge or (every and step % every == 0)
         return (self.evaluators if frequent else []) + (self.infrequent if infrequent else [])
+
+
+def _trained_parameters(config: Config, common: Any) -> int | None:
+    from sft.lora_size import trained_parameters
+    from sft.tokenizers import folder_or_name
+
+    return trained_parameters(
+        folder_or_name(common.model_name_for_tokenizer),
+        config.lora_rank,
+        config.train_attn,
+        config.train_mlp,
+        config.train_unembed,
+    )
 
 
 def _answers(config: Config, held_out: SupervisedDataset) -> SamplingEvaluator:
@@ -189,7 +204,7 @@ class Loop:
 
     async def _submit_all(self, start: int, batches: Any, steps: Any) -> None:
         """Submit every step from `start` on, with the saves and snapshots due behind each."""
-        config, plan = self.run.config, self.plan
+        plan = self.plan
         step = start
         recorded = {record.step for record in self.state.checkpoints.records}
         if start < plan.total_steps or start not in recorded:
@@ -316,7 +331,11 @@ class Loop:
     def _stop_early(self) -> None:
         patience = self.run.config.early_stopping_patience
         values = [value for _, value in self.state.metrics.series("eval/nll")]
-        if patience and len(values) > patience and min(values[-patience:]) >= min(values[:-patience]):
+        if (
+            patience
+            and len(values) > patience
+            and min(values[-patience:]) >= min(values[:-patience])
+        ):
             self.run.stop(f"early stopping: eval/nll no lower for {patience} evaluations")
 
     def _save(self, step: int, kind: str) -> None:
@@ -363,7 +382,9 @@ class Loop:
     async def _drop_replaced(self, record: CheckpointRecord) -> None:
         """Delete what `record` replaces: earlier rolling saves, and periodic ones beyond `keep`."""
         records, keep = self.state.checkpoints.records, self.run.config.keep_checkpoints
-        replaced = [old for old in records if old.kind in ("rolling", "interrupted") and old is not record]
+        replaced = [
+            old for old in records if old.kind in ("rolling", "interrupted") and old is not record
+        ]
         periodic = [old for old in records if old.kind == "periodic" and old is not best(records)]
         replaced += periodic[:-keep] if keep else []
         for old in replaced:

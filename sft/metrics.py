@@ -114,7 +114,9 @@ def nats(logprobs: Sequence[float], weights: Sequence[float]) -> tuple[float, in
     return float(-chosen.sum()), int(trained.sum())
 
 
-def summarize(total_nats: float, tokens: int, num_bytes: int | None, prefix: str) -> dict[str, float]:
+def summarize(
+    total_nats: float, tokens: int, num_bytes: int | None, prefix: str
+) -> dict[str, float]:
     """`PREFIX/nll` in nats per trained token and, where the bytes are known, `PREFIX/bpb`.
 
     bpb = nats / (ln 2 x UTF-8 bytes of the trained text).

@@ -1,11 +1,11 @@
 """The run directory: what a run writes, and who is writing it.
 
-    config.yaml         the resolved config: enough to run again
-    metrics.jsonl       one object a step
-    checkpoints.jsonl   one object a checkpoint
-    run.json            provenance, state and end of the run
-    run.log             what was said
-    run.lock            held by the process that trains; free when no process does
+config.yaml         the resolved config: enough to run again
+metrics.jsonl       one object a step
+checkpoints.jsonl   one object a checkpoint
+run.json            provenance, state and end of the run
+run.log             what was said
+run.lock            held by the process that trains; free when no process does
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.checkpoints import CheckpointRecord, best
 from sft.errors import BadInput
 from sft.evaluators import EvaluatorBuilder
 from sft.hooks import Hook, Run, RunResult, Stop
@@ -150,8 +149,8 @@ async def main(
 
             settings = from_train(config)
         with rundir.hold(directory, settings) as state:
-            run = Run(config, settings, directory, state.name, plan.facts(config))
-            loop = Loop(run, plan, state, hooks)
+            run = Run(config, settings, directory, state.name, plan.facts())
+            loop = Loop(run, plan, state, tuple(hooks))
             return await _attempts(loop, Connection)
 
 

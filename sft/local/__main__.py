@@ -1,0 +1,107 @@
+"""`python -m sft.local`: serves models on this machine through the Tinker API."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import sys
+from pathlib import Path
+
+KEY_VARIABLE = "SFT_SERVICE_KEY"
+
+EXAMPLES = """\
+examples:
+  python -m sft.local --root ~/tinker --model Qwen/Qwen3-0.6B
+  python -m sft.local --root ~/tinker --model my-model=/data/my-model --port 8000
+
+It prints its address and key as two exports; with those, any program that uses the tinker SDK
+talks to it. The key is random, or what SFT_SERVICE_KEY holds (it must begin with tml-)."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sft.local",
+        description="A Tinker service on this machine: LoRA training and sampling over HTTP.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", type=Path, required=True, help="folder that holds checkpoints")
+    parser.add_argument(
+        "--model", action="append", required=True, metavar="NAME[=FOLDER]", dest="models",
+        help="base model to serve: a Hub name, or any name and the folder that holds it; "
+        "may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="0: a free one (%(default)s)")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+        help="of the base model; auto: bfloat16 where this machine is fast at it (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--until-unused", action="store_true",
+        help="end when no process holds a lock on ROOT/users.lock any more",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    options.models = dict(_named(text) for text in options.models)
+    return options
+
+
+def _named(text: str) -> tuple[str, str | None]:
+    """NAME or NAME=FOLDER; a bare folder is its own name."""
+    name, found, folder = text.partition("=")
+    if found:
+        return name, folder
+    return text, text if Path(text).is_dir() else None
+
+
+def main() -> int:
+    options = parse()
+    from sft.local.engine import TorchEngine  # torch: not for --help
+    from sft.local.engine_api import EngineError
+    from sft.local.server import CannotServe
+    from sft.local.store import StoreError
+
+    try:
+        return run(options, lambda: TorchEngine(options.models, options.dtype))
+    except (CannotServe, EngineError, StoreError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+def run(options: argparse.Namespace, make_engine, **core_options) -> int:
+    """Serves what `make_engine` returns until it is told to end."""
+    from sft.local.core import Core
+    from sft.local.server import Announcement, CannotServe, listening, root_lock, serve, url_of
+    from sft.local.store import Store
+
+    key = os.environ.pop(KEY_VARIABLE, None) or f"tml-{secrets.token_urlsafe(32)}"
+    if not key.startswith("tml-"):
+        raise CannotServe(f"{KEY_VARIABLE} must begin with tml-, as every key of the SDK does")
+    root = options.root.absolute()
+    with root_lock(root), listening(options.host, options.port) as bound:
+        announcement = Announcement(url_of(bound), key, options.models, options.dtype)
+
+        def greet() -> None:
+            if not options.until_unused:  # else it is a log that reads this, no place for a key
+                print(f"Serving {', '.join(options.models)} from {root}. In another terminal:")
+                print(f"  export TINKER_BASE_URL={announcement.url}")
+                print(f"  export TINKER_API_KEY={key}", flush=True)
+
+        async def main() -> None:
+            core = Core(make_engine(), Store(root), **core_options)
+            await serve(
+                core, bound, announcement, root,
+                until_unused=options.until_unused, on_ready=greet,
+            )  # fmt: skip
+
+        asyncio.run(main())
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a computation under way in the engine's thread is not waited for

@@ -1,0 +1,318 @@
+"""The service without HTTP: each request of the SDK becomes an entry in some queue.
+
+Every method here is called on the event loop and returns at once. Ids are derived from what the
+client counts itself (`SESSION:train:MODEL_SEQ_ID`, `MODEL:SEQ_ID`), so that a repeated request is
+recognised by its id alone, for as long as its session lives, and answered with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from tinker import types
+
+from sft.local import wire
+from sft.local.engine_api import Engine, EngineError, LoraSpec, ModelInfo
+from sft.local.futures import Futures
+from sft.local.queues import (
+    Compute,
+    Create,
+    Load,
+    Model,
+    Operation,
+    Refused,
+    Request,
+    Sampler,
+    Save,
+    Snapshot,
+    Step,
+)
+from sft.local.sampling import SampleRequest, Sampling
+from sft.local.scheduler import Scheduler
+from sft.local.sessions import Session, Sessions
+from sft.local.store import CheckpointPath, Store, StoreError, check_ttl
+from sft.local.workers import Workers
+
+MOST_RANK = 1024
+GAP_SECONDS = 600.0  # how long a model's requests wait for one that was lost
+JANITOR_SECONDS = 5.0
+
+
+class Core:
+    """Sessions, queues and results around one engine and one store."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        *,
+        tick: float | None = None,
+        session_timeout: float = 300.0,
+        futures: Futures | None = None,
+    ):
+        self.engine = engine
+        self.store = store
+        self.workers = Workers()
+        self.futures = futures or Futures()
+        self.sessions = Sessions(self._release, timeout=session_timeout)
+        self.infos: dict[str, ModelInfo] = {info.name: info for info in engine.models()}
+        self._busy = asyncio.Lock()
+        self.sampling = Sampling(
+            engine, store, self.futures, self.workers, self._samplers, self._busy
+        )
+        self.scheduler = Scheduler(
+            engine, store, self.futures, self.workers, self._busy,
+            self.sessions.models, self.sampling.add_snapshot, tick=tick,
+        )  # fmt: skip
+        self._tasks: set[asyncio.Task] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        """Serves within; on leaving, what was handed to the disk is finished."""
+        for coroutine in (self.scheduler.run(), self.sampling.run(), self._clean()):
+            self._spawn(coroutine)
+        try:
+            yield
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.to_thread(self.workers.finish_writes)
+
+    # Models --------------------------------------------------------------------------------
+
+    def create_model(self, request: types.CreateModelRequest) -> types.UntypedAPIFuture:
+        session = self.sessions.get(request.session_id)
+        model_id = f"{session.session_id}:train:{request.model_seq_id}"
+        if model_id not in session.models:
+            config = request.lora_config
+            lora = config and LoraSpec(
+                rank=config.rank, seed=config.seed, train_attn=config.train_attn,
+                train_mlp=config.train_mlp, train_unembed=config.train_unembed,
+            )  # fmt: skip
+            model = Model(
+                model_id, session.session_id, request.base_model, lora,
+                _text_metadata(request.user_metadata),
+            )  # fmt: skip
+            session.models[model_id] = model
+            wrong = self._wrong_model(request)
+            operation = Create() if wrong is None else Refused(wrong, breaks=True)
+            self._enqueue(model, 0, "create_model", operation)
+        return types.UntypedAPIFuture(request_id=f"{model_id}:0", model_id=model_id)
+
+    def _wrong_model(self, request: types.CreateModelRequest) -> str | None:
+        family, lora = request.optimizer_config.type, request.lora_config
+        if request.base_model not in self.infos:
+            return self._unknown_model(request.base_model)
+        if family != "adamw":
+            return (
+                f"the optimizer {family!r} is not here: the local service trains with adamw only "
+                "(optimizer=adamw)"
+            )
+        if lora is None:
+            return "lora_config is missing: the local service trains LoRA adapters only"
+        if not 1 <= lora.rank <= MOST_RANK:
+            return f"lora_config.rank is {lora.rank}: expected 1 to {MOST_RANK}"
+        if not (lora.train_attn or lora.train_mlp or lora.train_unembed):
+            return "lora_config trains nothing: set train_attn, train_mlp or train_unembed"
+        return None
+
+    def _unknown_model(self, name: str) -> str:
+        return f"the model {name!r} is not served here; there is {', '.join(sorted(self.infos))}"
+
+    def compute(self, message, body_error: str | None, sequences) -> types.UntypedAPIFuture:
+        """forward or forward_backward; `sequences` are decoded, or `body_error` says why not."""
+        kind = "forward" if message.forward_only else "forward_backward"
+        if body_error is None:
+            operation: Operation = Compute(sequences, backward=not message.forward_only)
+        else:
+            operation = Refused(body_error, breaks=not message.forward_only)
+        return self._submit(message.model_id, message.seq_id, kind, operation)
+
+    def optim_step(self, request: types.OptimStepRequest) -> types.UntypedAPIFuture:
+        try:
+            operation: Operation = Step(wire.adam_step(request))
+        except wire.BadRequest as error:
+            operation = Refused(str(error), breaks=True)
+        return self._submit(request.model_id, request.seq_id, "optim_step", operation)
+
+    def save_weights(self, request: types.SaveWeightsRequest) -> types.UntypedAPIFuture:
+        return self._save(request, "save_weights", "weights", request.overwrite)
+
+    def save_weights_for_sampler(
+        self, request: types.SaveWeightsForSamplerRequest
+    ) -> types.UntypedAPIFuture:
+        kind = "save_weights_for_sampler"
+        if request.path is not None:
+            return self._save(request, kind, "sampler_weights", overwrite=False)
+        if request.sampling_session_seq_id is None:
+            raise wire.BadRequest("expected a path, or a sampling_session_seq_id for a snapshot")
+        model = self.sessions.model(request.model_id)
+        session = self.sessions.get(model.session_id)
+        sampler_id = f"{session.session_id}:sample:{request.sampling_session_seq_id}"
+        sampler = Sampler(sampler_id, session.session_id, model.base_model, is_snapshot=True)
+        sampler = session.samplers.setdefault(sampler_id, sampler)
+        return self._submit(request.model_id, request.seq_id, kind, Snapshot(sampler))
+
+    def save_external(self, request: types.SaveWeightsExternalRequest) -> types.UntypedAPIFuture:
+        message = (
+            "the local service does not save external weights: save_weights_for_sampler writes a "
+            "PEFT folder below its root"
+        )
+        kind = "save_weights_external"
+        return self._submit(request.model_id, request.seq_id, kind, Refused(message, False))
+
+    def _save(self, request, what: str, kind: str, overwrite: bool) -> types.UntypedAPIFuture:
+        try:
+            if request.path is None:
+                raise StoreError(f"{what} needs a name")
+            check_ttl(request.ttl_seconds)
+            path = CheckpointPath(request.model_id, kind, request.path)
+            operation: Operation = Save(path, request.ttl_seconds, request.user_metadata, overwrite)
+        except StoreError as error:
+            operation = Refused(str(error), breaks=False)
+        return self._submit(request.model_id, request.seq_id, what, operation)
+
+    def load_weights(self, request: types.LoadWeightsRequest) -> types.UntypedAPIFuture:
+        """Into a model that is there, or as the first request of a new one."""
+        creates = request.session_id is not None
+        family = request.optimizer_config.type if request.optimizer_config else "adamw"
+        try:
+            if family != "adamw":
+                raise StoreError(f"the optimizer {family!r} is not here: adamw only")
+            if request.base_model is not None and request.base_model not in self.infos:
+                raise StoreError(self._unknown_model(request.base_model))
+            path = CheckpointPath.parse(request.path)
+            operation: Operation = Load(path, request.optimizer, creates, request.base_model)
+        except StoreError as error:
+            operation = Refused(str(error), breaks=True)
+        if not creates:
+            if request.model_id is None:
+                raise wire.BadRequest(
+                    "expected model_id and seq_id, or session_id and model_seq_id"
+                )
+            return self._submit(request.model_id, request.seq_id, "load_weights", operation)
+        if request.model_seq_id is None:
+            raise wire.BadRequest("session_id came without a model_seq_id")
+        session = self.sessions.get(request.session_id)
+        model_id = f"{session.session_id}:train:{request.model_seq_id}"
+        if model_id not in session.models:
+            metadata = _text_metadata(request.user_metadata)
+            model = Model(model_id, session.session_id, request.base_model or "", None, metadata)
+            session.models[model_id] = model
+            self._enqueue(model, 0, "load_weights", operation)
+        return types.UntypedAPIFuture(request_id=f"{model_id}:0", model_id=model_id)
+
+    def get_info(self, model_id: str) -> types.GetInfoResponse:
+        model = self.sessions.model(model_id)
+        info = self.infos.get(model.base_model)
+        if not model.is_created or info is None:
+            raise wire.BadRequest(f"model {model_id} was not created: {model.broken or 'not yet'}")
+        data = types.ModelData(model_name=info.name, tokenizer_id=info.tokenizer_id)
+        return types.GetInfoResponse(
+            type="get_info", model_data=data, model_id=model_id, is_lora=True,
+            lora_rank=model.lora.rank, model_name=info.name,
+        )  # fmt: skip
+
+    def longest(self, model_id: str) -> int:
+        """Tokens in the context of the base model of a model that is alive."""
+        info = self.infos.get(self.sessions.model(model_id).base_model)
+        return info.max_context_length if info is not None else 1 << 31
+
+    def _submit(
+        self, model_id: str, seq_id: int | None, kind: str, operation: Operation
+    ) -> types.UntypedAPIFuture:
+        model = self.sessions.model(model_id)
+        if seq_id is None or seq_id < 1:
+            raise wire.BadRequest(f"seq_id is {seq_id}: expected 1 or more")
+        if not model.has_seen(seq_id):
+            self._enqueue(model, seq_id, kind, operation)
+        return types.UntypedAPIFuture(request_id=f"{model_id}:{seq_id}", model_id=model_id)
+
+    def _enqueue(self, model: Model, seq_id: int, kind: str, operation: Operation) -> None:
+        request_id = f"{model.model_id}:{seq_id}"
+        self.futures.open(request_id, model.session_id, kind)
+        model.add(Request(request_id, seq_id, kind, operation))
+        self.scheduler.wake()
+
+    # Samplers ------------------------------------------------------------------------------
+
+    def create_sampling_session(
+        self, request: types.CreateSamplingSessionRequest, base_model_of_path: str | None
+    ) -> str:
+        """`base_model_of_path`: of the checkpoint that `model_path` names."""
+        session = self.sessions.get(request.session_id)
+        sampler_id = f"{session.session_id}:sample:{request.sampling_session_seq_id}"
+        if sampler_id not in session.samplers:
+            base_model = base_model_of_path or request.base_model
+            if base_model is None:
+                raise wire.BadRequest("expected a base_model or a model_path")
+            if base_model not in self.infos:
+                raise wire.BadRequest(self._unknown_model(base_model))
+            session.samplers[sampler_id] = Sampler(
+                sampler_id, session.session_id, base_model, request.model_path
+            )
+        return sampler_id
+
+    def sample(self, request: types.SampleRequest) -> types.UntypedAPIFuture:
+        if request.sampling_session_id is None or request.seq_id is None:
+            raise wire.BadRequest("asample needs a sampling_session_id and a seq_id")
+        sampler = self.sessions.sampler(request.sampling_session_id)
+        request_id = f"{sampler.sampler_id}:{request.seq_id}"
+        if request.seq_id not in sampler.seen:
+            longest = self.infos[sampler.base_model].max_context_length
+            work = wire.sample_work(request, sampler.sampler_id, longest)
+            last_n = request.prompt_logprobs_last_n
+            sampler.seen.add(request.seq_id)
+            self.futures.open(request_id, sampler.session_id, "sample")
+            self.sampling.add(SampleRequest(request_id, sampler, work, last_n))
+        ids = [f"{request_id}:{index}" for index in range(request.num_samples)]
+        return types.UntypedAPIFuture(request_id=request_id, sample_sequence_ids=ids)
+
+    def _samplers(self) -> list[Sampler]:
+        return [sampler for session in self.sessions.all() for sampler in session.samplers.values()]
+
+    # Housekeeping --------------------------------------------------------------------------
+
+    def end_all(self, message: str) -> None:
+        """Every open session ends; whoever waits for a result is told so."""
+        for session in self.sessions.all():
+            self.sessions.end(session.session_id, message)
+
+    def _release(self, session: Session, message: str) -> None:
+        """What a session held goes once the cycle that may be using it is over."""
+        self.futures.end_session(session.session_id, message)
+        for sampler in session.samplers.values():
+            sampler.is_closed = True
+        self._spawn(self._drop(list(session.models), list(session.samplers)))
+
+    async def _drop(self, models: list[str], samplers: list[str]) -> None:
+        async with self._busy:
+            jobs: list[tuple[Callable, str]] = [(self.engine.drop_adapter, m) for m in models]
+            jobs += [(self.engine.drop_sampler, sampler) for sampler in samplers]
+            for call, name in jobs:
+                with contextlib.suppress(EngineError):
+                    await self.workers.compute(call, name)
+
+    async def _clean(self) -> None:
+        while True:
+            await asyncio.sleep(JANITOR_SECONDS)
+            self.sessions.expire()
+            self.futures.sweep()
+            for model in self.sessions.models():
+                if model.early and time.monotonic() - model.gap_since > GAP_SECONDS:
+                    model.close_gap()
+                    self.scheduler.wake()
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self.store.expire)
+
+    def _spawn(self, coroutine) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _text_metadata(metadata: dict | None) -> dict[str, str] | None:
+    return metadata and {key: str(value) for key, value in metadata.items()}

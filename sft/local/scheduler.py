@@ -1,0 +1,269 @@
+"""Training in clock cycles: what every model has queued is taken and computed together.
+
+A cycle starts as soon as something is queued (or, with `tick`, at fixed times, as the hosted
+service does; what is not queued then waits for the next). It takes the head of each model's queue,
+calls `engine.run` once with the work of all, then `optim_step` once, then sees to the saves right
+behind. A failed request fails those that depend on it, until a state is loaded; nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from sft.local import wire
+from sft.local.engine_api import AdapterState, Engine, EngineError, Work
+from sft.local.futures import Futures, Reply
+from sft.local.queues import Create, Load, Model, Refused, Request, Sampler, Save, Slice, Snapshot
+from sft.local.store import Store, StoreError
+from sft.local.workers import Workers
+
+MOST_WRITES = 4  # states waiting for the disk; each is a copy in memory
+
+
+class Scheduler:
+    """`models` are those alive; `add_snapshot` is handed the state of each snapshot.
+
+    `busy` is held for a cycle: it goes to the sampling beside training in turns.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        futures: Futures,
+        workers: Workers,
+        busy: asyncio.Lock,
+        models: Callable[[], list[Model]],
+        add_snapshot: Callable[[Sampler, AdapterState], Awaitable[None]],
+        *,
+        tick: float | None = None,
+    ):
+        self.cycle = 0  # how many have begun; with `tick`, ticks that have passed
+        self._busy = busy
+        self._engine = engine
+        self._store = store
+        self._futures = futures
+        self._workers = workers
+        self._models = models
+        self._add_snapshot = add_snapshot
+        self._tick = tick
+        self._queued = asyncio.Event()
+        self._writes: set[asyncio.Task] = set()
+        self._reads: set[asyncio.Task] = set()
+
+    def wake(self) -> None:
+        """To be called when a request has been queued."""
+        self._queued.set()
+
+    async def run(self) -> None:
+        """Cycle after cycle, until cancelled."""
+        start = time.monotonic()
+        while True:
+            if self._tick is None:
+                await self._queued.wait()
+                self._queued.clear()
+                self.cycle += 1
+            else:
+                self.cycle = math.floor((time.monotonic() - start) / self._tick) + 1
+                await asyncio.sleep(start + self.cycle * self._tick - time.monotonic())
+            async with self._busy:
+                if await self._run_cycle():
+                    self.wake()
+
+    async def _run_cycle(self) -> bool:
+        """Whether there was something to do."""
+        parts = []
+        for model in self._models():
+            if (load := model.unread_load()) is not None:
+                self._begin_read(load)
+            part = model.take(may_save=len(self._writes) < MOST_WRITES)
+            if part.requests():
+                parts.append(part)
+        try:
+            await self._serve(parts)
+        except Exception as error:  # a bug here fails these requests, not the service
+            traceback.print_exc()
+            for part in parts:
+                self._fail_all(part, f"internal error of the local service: {error!r}")
+        return bool(parts)
+
+    async def _serve(self, parts: list[Slice]) -> None:
+        for part in parts:
+            await self._control(part.model, part.before)
+        await self._compute(parts)
+        await self._step(parts)
+        for part in parts:
+            await self._control(part.model, part.after)
+
+    # What computes -------------------------------------------------------------------------
+
+    async def _compute(self, parts: list[Slice]) -> None:
+        jobs = [
+            (part.model, request)
+            for part in parts
+            for request in part.work
+            if self._may_run(part.model, request)
+        ]
+        if not jobs:
+            return
+        work = [
+            Work(model.model_id, request.operation.sequences, request.operation.backward)
+            for model, request in jobs
+        ]
+        results = await self._each(len(jobs), self._engine.run, work)
+        for (model, request), result in zip(jobs, results, strict=True):
+            if isinstance(result, EngineError):
+                self._fail(model, request, result, breaks=request.operation.backward)
+            else:
+                self._futures.resolve(request.request_id, wire.training_reply(result))
+
+    async def _step(self, parts: list[Slice]) -> None:
+        jobs = [
+            (part.model, part.step)
+            for part in parts
+            if part.step is not None and self._may_run(part.model, part.step)
+        ]
+        if not jobs:
+            return
+        steps = [request.operation.params for _, request in jobs]
+        results = await self._each(len(jobs), self._engine.optim_step, steps)
+        for (model, request), result in zip(jobs, results, strict=True):
+            if isinstance(result, EngineError):
+                self._fail(model, request, result, breaks=True)
+            else:
+                self._futures.resolve(request.request_id, Reply.of(metrics=result))
+
+    async def _each(self, count: int, call: Callable, items: list) -> list:
+        """One result or EngineError for each item, also where the call fails as a whole."""
+        try:
+            return await self._workers.compute(call, items)
+        except EngineError as error:
+            return [error] * count
+
+    # What creates, loads and saves ---------------------------------------------------------
+
+    async def _control(self, model: Model, requests: list[Request]) -> None:
+        for request in requests:
+            operation = request.operation
+            breaks = not isinstance(operation, Save | Snapshot)
+            if isinstance(operation, Refused):
+                breaks = operation.breaks
+            if not isinstance(operation, Load) and not self._may_run(model, request):
+                continue
+            try:
+                await self._control_one(model, request)
+            except EngineError as error:
+                self._fail(model, request, error, breaks)
+
+    async def _control_one(self, model: Model, request: Request) -> None:
+        operation = request.operation
+        if isinstance(operation, Refused):
+            raise EngineError(operation.message)
+        elif isinstance(operation, Create):
+            await self._create(model, model.lora)
+            reply = Reply.of(model_id=model.model_id, type="create_model")
+            self._futures.resolve(request.request_id, reply)
+        elif isinstance(operation, Load):
+            await self._load(model, operation)
+            path, model_id = str(operation.path), model.model_id
+            reply = Reply.of(path=path, model_id=model_id, type="load_weights")
+            self._futures.resolve(request.request_id, reply)
+        elif isinstance(operation, Snapshot):
+            state = await self._workers.compute(self._engine.state, model.model_id, False)
+            await self._add_snapshot(operation.sampler, state)
+            sampler_id = operation.sampler.sampler_id
+            reply = Reply.of(sampling_session_id=sampler_id, type="save_weights_for_sampler")
+            self._futures.resolve(request.request_id, reply)
+        elif isinstance(operation, Save):
+            optimizer = operation.path.kind == "weights"
+            state = await self._workers.compute(self._engine.state, model.model_id, optimizer)
+            self._begin_write(model, request, state)
+
+    async def _create(self, model: Model, lora) -> None:
+        create = self._engine.create_adapter
+        await self._workers.compute(create, model.model_id, model.base_model, lora)
+        model.is_created = True
+
+    async def _load(self, model: Model, load: Load) -> None:
+        if load.error is not None:
+            raise EngineError(load.error)
+        state, load.state = load.state, None
+        if load.optimizer and state.optimizer is None:
+            raise EngineError(f"{load.path} holds no optimizer state: load its weights alone")
+        if load.creates:
+            model.base_model = load.base_model or state.base_model
+            model.lora = state.lora
+            state = replace(state, base_model=model.base_model)
+            await self._create(model, state.lora)
+        await self._workers.compute(self._engine.load, model.model_id, state, load.optimizer)
+        model.broken = None
+
+    def _begin_read(self, load: Load) -> None:
+        async def read() -> None:
+            try:
+                load.state = await reading
+            except (StoreError, OSError, ValueError) as error:
+                load.error = str(error)
+            load.is_read = True
+            self.wake()
+
+        if not load.is_reading:
+            load.is_reading = True
+            reading = self._workers.write(self._store.read, load.path, load.optimizer)
+            self._keep(self._reads, read())
+
+    def _begin_write(self, model: Model, request: Request, state: AdapterState) -> None:
+        save: Save = request.operation
+        writing = self._workers.write(
+            self._store.write, save.path, state,
+            ttl_seconds=save.ttl_seconds, user_metadata=save.user_metadata,
+            run_metadata=model.user_metadata, overwrite=save.overwrite,
+        )  # fmt: skip
+
+        async def write() -> None:
+            try:
+                await writing
+            except StoreError as error:
+                self._futures.fail(request.request_id, str(error))
+            except Exception as error:
+                message = f"{save.path} could not be written: {type(error).__name__}: {error}"
+                self._futures.fail(request.request_id, message, user=False)
+            else:
+                reply = Reply.of(path=str(save.path), type=request.kind)
+                self._futures.resolve(request.request_id, reply)
+            self.wake()
+
+        self._keep(self._writes, write())
+
+    @staticmethod
+    def _keep(tasks: set[asyncio.Task], coroutine) -> None:
+        task = asyncio.create_task(coroutine)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    # What fails ----------------------------------------------------------------------------
+
+    def _may_run(self, model: Model, request: Request) -> bool:
+        """Fails the request instead if one that it depends on has failed."""
+        if model.broken is not None:
+            self._futures.fail(
+                request.request_id,
+                f"{request.kind} was not done, because an earlier request of this model failed: "
+                f"{model.broken} Create a training client from a saved state to go on.",
+            )
+        return model.broken is None
+
+    def _fail_all(self, part: Slice, message: str) -> None:
+        for request in part.requests():
+            self._futures.fail(request.request_id, message, user=False)
+        part.model.broken = part.model.broken or message
+
+    def _fail(self, model: Model, request: Request, error: EngineError, breaks: bool) -> None:
+        self._futures.fail(request.request_id, error.message, error.user)
+        if breaks and model.broken is None:
+            model.broken = f"{request.kind} (request {request.seq_id}): {error.message}."

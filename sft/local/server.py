@@ -1,0 +1,145 @@
+"""One service on one root, from its start to its end.
+
+ROOT/server.lock is held for life: a root has one service at most. ROOT/service.json (readable by
+its owner alone) says where it listens and with which key, from when it is ready until it ends.
+With `until_unused`, the service ends when the last process that holds a shared lock on
+ROOT/users.lock is gone, however it went: the kernel lets go of a dead process's locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from sft.local.core import Core
+from sft.local.http import make_app
+
+GRACE_SECONDS = 2  # for answers under way when the service ends
+BACKLOG = 1024  # connections that wait to be accepted
+
+
+class CannotServe(Exception):
+    """The service cannot start; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What ROOT/service.json holds."""
+
+    url: str
+    key: str
+    models: dict[str, str | None]
+    dtype: str
+    pid: int = field(default_factory=os.getpid)
+
+
+@contextlib.contextmanager
+def root_lock(root: Path) -> Iterator[None]:
+    """Raises CannotServe while another service has the root."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / "server.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CannotServe(
+                f"another service has {root}: use that one (its address is in service.json), "
+                "end it, or choose another --root"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket; port 0 takes a free one. Raises CannotServe."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            raise CannotServe(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        yield bound
+
+
+def url_of(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def when_unused(root: Path, then: Callable[[], None]) -> None:
+    """Calls `then` from a thread once nobody holds ROOT/users.lock, which stays locked."""
+
+    def wait() -> None:
+        file = os.open(root / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)  # never let go: a newcomer waits for this service's end
+        then()
+
+    threading.Thread(target=wait, name="users", daemon=True).start()
+
+
+async def serve(
+    core: Core,
+    bound: socket.socket,
+    announcement: Announcement,
+    root: Path,
+    *,
+    until_unused: bool,
+    on_ready: Callable[[], None],
+) -> None:
+    """Until a signal, or until nobody uses it. On return all that was to be saved is saved."""
+    config = uvicorn.Config(
+        make_app(core, announcement.key),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        core.end_all("the local service has ended")
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError, RuntimeError):  # in a thread, as tests run it
+            loop.add_signal_handler(number, stop)
+    async with core.running():
+        bound.listen(BACKLOG)
+        with announced(root, announcement):
+            on_ready()
+            if until_unused:
+                when_unused(root, lambda: loop.call_soon_threadsafe(stop))
+            await server.serve(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to `serve`."""
+
+    def capture_signals(self):
+        return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def announced(root: Path, announcement: Announcement) -> Iterator[None]:
+    path = root / "service.json"
+    fresh = root / f".service.json.{os.getpid()}"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w") as file:
+        json.dump(vars(announcement), file, indent=1)
+    fresh.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,138 @@
+"""`python -m sft.sample RUN "a prompt"`: talk to what was trained."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from sft import checkpoints
+from sft.checkpoints import CheckpointRecord
+from sft.config import dataset_builder, from_saved, load_yaml
+from sft.errors import BadInput, nearest
+from sft.find import WORDS, run_directory
+from sft.schema import Settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sft.sample", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help=WORDS)
+    parser.add_argument("prompt", help="what to say to the model; - reads standard input")
+    parser.add_argument("--checkpoint", metavar="NAME", help="default: the last one")
+    parser.add_argument("--base", action="store_true", help="ask the model as it was before")
+    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer (%(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="0: the likeliest token (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling (%(default)s)")
+    parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
+    arguments = parser.parse_args(argv)
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    try:
+        directory = run_directory(arguments.run, arguments.uri)
+        settings = from_saved(load_yaml(directory / "config.yaml"), str(directory / "config.yaml"))
+        path = None
+        if not arguments.base:
+            path = choose(directory, arguments.checkpoint).sampler_path
+        answer = sample(
+            settings,
+            path,
+            prompt,
+            max_tokens=arguments.max_tokens,
+            temperature=arguments.temperature,
+            seed=arguments.seed,
+        )
+    except BadInput as error:
+        print(f"sft.sample: {error}", file=sys.stderr)
+        return 2
+    print(answer)
+    return 0
+
+
+def choose(directory: Path, name: str | None = None) -> CheckpointRecord:
+    """The checkpoint called `name` of the run in `directory`, or its last. Raises `BadInput`."""
+    file = directory / "checkpoints.jsonl"
+    records = checkpoints.read(file) if file.exists() else []
+    if not records:
+        raise BadInput(f"{directory}: the run has no checkpoint yet")
+    if name is None:
+        return records[-1]
+    names = [record.name for record in records]
+    if name not in names:
+        raise BadInput(
+            f"--checkpoint: the run has no '{name}', but {', '.join(names)}{nearest(name, names)}"
+        )
+    return records[names.index(name)]
+
+
+def sample(
+    settings: Settings,
+    sampler_path: str | None,
+    prompt: str,
+    *,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+) -> str:
+    """The answer to one user message by the weights at `sampler_path`; None: the base model.
+
+    Raises `BadInput` where the service or the checkpoint is not to be had.
+    """
+    from sft import launch
+
+    builder = dataset_builder(settings)
+    tokens = builder.renderer.generation_prompt([{"role": "user", "content": prompt}])
+    start = launch.service_of(settings)
+    with start() if start else nullcontext(settings.service.base_url) as base_url:
+        return asyncio.run(
+            _answer(
+                base_url,
+                settings.model.name,
+                sampler_path,
+                tokens,
+                builder,
+                dict(max_tokens=max_tokens, temperature=temperature, seed=seed),
+            )
+        )
+
+
+async def _answer(
+    base_url: str | None,
+    model: str,
+    sampler_path: str | None,
+    tokens: list[int],
+    builder,
+    parameters: dict[str, float],
+) -> str:
+    import tinker
+
+    from sft.client import Connection, await_client
+
+    connection = await Connection.open(base_url)
+    try:
+        client = await await_client(
+            lambda: connection.service.create_sampling_client(
+                model_path=sampler_path, base_model=None if sampler_path else model
+            )
+        )
+        response = await client.sample(
+            prompt=tinker.ModelInput.from_ints(tokens),
+            num_samples=1,
+            sampling_params=tinker.SamplingParams(
+                stop=builder.renderer.stop_sequences(), **parameters
+            ),
+        )
+    except (tinker.NotFoundError, tinker.RequestFailedError) as error:
+        raise BadInput(
+            f"the service cannot sample from {sampler_path or model}: {error}"
+        ) from error
+    finally:
+        await connection.close("success")
+    return builder.tokenizer.decode(response.sequences[0].tokens, skip_special_tokens=True).strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
