@@ -7,7 +7,8 @@ the training loop itself return at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,62 +24,62 @@ class ServiceLost(Exception):
     """The service no longer knows this session or does not answer: resume from a checkpoint."""
 
 
-@dataclass
-class Connection:
-    """A session with the service. `close` ends it."""
+@contextmanager
+def explained(base_url: str | None) -> Iterator[None]:
+    """Turn the SDK's errors of reaching a service into `BadInput` and `ServiceLost`."""
+    import tinker
 
-    service: tinker.ServiceClient
+    where = f"the service at {base_url}" if base_url else "hosted Tinker"
+    try:
+        yield
+    except (tinker.AuthenticationError, tinker.PermissionDeniedError) as error:
+        raise BadInput(f"{where} refused the key: {error}; check TINKER_API_KEY") from error
+    except (tinker.APIConnectionError, tinker.APIStatusError) as error:
+        raise ServiceLost(f"cannot reach {where}: {error}") from error
+    except tinker.APIError:
+        raise
+    except tinker.TinkerError as error:  # no key, or one of another form
+        raise BadInput(
+            f"no key for {where}: {error} Set TINKER_API_KEY, or train on this machine "
+            "with service=local."
+        ) from error
+
+
+@dataclass
+class Service:
+    """What a service says without a session: the models that it trains, its checkpoints."""
+
+    rest: tinker.RestClient
     base_url: str | None
 
     @classmethod
-    async def open(cls, base_url: str | None) -> Connection:
-        """Start a session.
-
-        Raises `BadInput` where the key is missing or refused, `ServiceLost` where the service
-        cannot be reached.
-        """
+    async def reach(cls, base_url: str | None) -> Service:
+        """Connect to the service. Raises `BadInput` where the key is missing or refused, and
+        where nothing answers at the URL."""
         import tinker
 
         from sft.service import api_key
 
-        def start() -> tinker.ServiceClient:
-            service = tinker.ServiceClient(base_url=base_url, api_key=api_key(base_url))
-            service.holder  # noqa: B018 - the session starts here
-            return service
-
-        try:
-            return cls(await asyncio.to_thread(start), base_url)
-        except tinker.AuthenticationError as error:
-            raise BadInput(
-                f"the service at {base_url or 'Tinker'} refused the key: {error}"
-            ) from error
-        except (tinker.APIConnectionError, tinker.APIStatusError) as error:
-            raise ServiceLost(
-                f"cannot reach the service at {base_url or 'Tinker'}: {error}"
-            ) from error
-        except tinker.TinkerError as error:
-            raise BadInput(
-                f"no session with the service at {base_url or 'Tinker'}: {error} "
-                "Set TINKER_API_KEY, or train on this machine with service=local."
-            ) from error
-
-    async def models(self) -> dict[str, int | None]:
-        """The models that can be trained here, with their context length in tokens."""
-        rest = await asyncio.to_thread(self._rest)
-        answer = await rest.get_server_capabilities()
-        return {
-            model.model_name: model.max_context_length
-            for model in answer.supported_models
-            if model.model_name and model.trainable is not False
-        }
+        await asyncio.to_thread(_probe, base_url)
+        with explained(base_url):
+            rest = await asyncio.to_thread(
+                lambda: tinker.RestClient(base_url=base_url, api_key=api_key(base_url))
+            )
+        return cls(rest, base_url)
 
     async def check(self, model_name: str, max_length: int | None) -> None:
         """Refuse a model that the service does not train, or sequences that it cannot hold.
 
         Raises `BadInput`.
         """
-        models = await self.models()
-        where = f"the service at {self.base_url or 'Tinker'}"
+        with explained(self.base_url):
+            answer = await self.rest.get_server_capabilities()
+        models = {
+            model.model_name: model.max_context_length
+            for model in answer.supported_models
+            if model.model_name and model.trainable is not False
+        }
+        where = f"the service at {self.base_url}" if self.base_url else "hosted Tinker"
         if model_name not in models:
             offer = ", ".join(sorted(models)) or "none"
             raise BadInput(
@@ -91,6 +92,64 @@ class Connection:
                 f"max_length: {max_length} tokens do not fit '{model_name}', "
                 f"whose context on {where} is {context}; use max_length={context} or less"
             )
+
+    async def weights_info(self, path: str) -> tinker.types.WeightsInfoResponse | None:
+        """What the service knows of the checkpoint at `path`, None where it has none such."""
+        import tinker
+
+        try:
+            return await self.rest.get_weights_info_by_tinker_path(path)
+        except (tinker.NotFoundError, tinker.BadRequestError):
+            return None
+
+    async def delete(self, path: str) -> None:
+        """Delete a checkpoint; one that is already gone is fine."""
+        import tinker
+
+        try:
+            await self.rest.delete_checkpoint_from_tinker_path(path)
+        except tinker.NotFoundError:
+            pass
+
+
+def _probe(base_url: str | None) -> None:
+    """Fail at once where nothing listens: the SDK would try for five minutes."""
+    import httpx
+    from tinker.lib.base_url import resolve_base_url
+
+    url = resolve_base_url(base_url)
+    try:
+        httpx.get(f"{url}/api/v1/healthz", timeout=10.0)
+    except httpx.ConnectError as error:
+        raise BadInput(
+            f"service: nothing answers at {url} ({error}); check the URL and the network, "
+            "or train on this machine with service=local"
+        ) from error
+    except httpx.TimeoutException:
+        pass  # slow is not absent: the SDK waits
+
+
+@dataclass
+class Connection:
+    """A session with the service. `close` ends it."""
+
+    service: tinker.ServiceClient
+    api: Service
+
+    @classmethod
+    async def open(cls, api: Service) -> Connection:
+        """Start a session. Raises `BadInput` and `ServiceLost` as `explained` says."""
+        import tinker
+
+        from sft.service import api_key
+
+        def start() -> tinker.ServiceClient:
+            service = tinker.ServiceClient(base_url=api.base_url, api_key=api_key(api.base_url))
+            service.holder  # noqa: B018 - the session starts here
+            return service
+
+        with explained(api.base_url):
+            return cls(await asyncio.to_thread(start), api)
 
     async def create(self, config: Config, metadata: dict[str, str]) -> tinker.TrainingClient:
         """A training client on fresh LoRA weights, or on `config.load_checkpoint_path`'s."""
@@ -120,7 +179,7 @@ class Connection:
         self, config: Config, metadata: dict[str, str], optimizer: Any
     ) -> tinker.TrainingClient:
         path = config.load_checkpoint_path
-        info = await self.weights_info(path)
+        info = await self.api.weights_info(path)
         if info is None:
             raise BadInput(f"load_checkpoint_path: the service has no checkpoint {path}")
         if info.lora_rank is not None and info.lora_rank != config.lora_rank:
@@ -136,36 +195,9 @@ class Connection:
         submit = self.service.create_training_client_from_state_with_optimizer
         return await await_client(lambda: submit(state_path, user_metadata=metadata))
 
-    async def weights_info(self, path: str) -> Any | None:
-        """What the service knows of the checkpoint at `path`, None where it has none such."""
-        import tinker
-
-        rest = await asyncio.to_thread(self._rest)
-        try:
-            return await rest.get_weights_info_by_tinker_path(path)
-        except (tinker.NotFoundError, tinker.BadRequestError, ValueError):
-            return None
-
-    async def delete(self, path: str) -> None:
-        """Delete a checkpoint; one that is already gone is fine."""
-        import tinker
-
-        rest = await asyncio.to_thread(self._rest)
-        try:
-            await rest.delete_checkpoint_from_tinker_path(path)
-        except tinker.NotFoundError:
-            pass
-
     async def close(self, status: str) -> None:
         """End the session with `success`, `errored` or `interrupted`."""
         await asyncio.wait_for(self.service.close(status).result_async(), timeout=10)
-
-    def _rest(self) -> tinker.RestClient:
-        import tinker
-
-        from sft.service import api_key
-
-        return tinker.RestClient(base_url=self.base_url, api_key=api_key(self.base_url))
 
 
 async def await_client(submit: Callable[[], Any]) -> Any:

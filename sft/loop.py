@@ -173,7 +173,7 @@ class Loop:
         metadata = {"sft_run": self.run.name}
         record = None
         for record in reversed(self.state.checkpoints.records):
-            if await connection.weights_info(record.state_path) is not None:
+            if await connection.api.weights_info(record.state_path) is not None:
                 break
             self.tell(f"checkpoint {record.name} is no longer on the service")
             record = None
@@ -389,8 +389,8 @@ class Loop:
         replaced += periodic[:-keep] if keep else []
         for old in replaced:
             self.state.checkpoints.remove(old)
-            await self.connection.delete(old.state_path)
-            await self.connection.delete(old.sampler_path)
+            await self.connection.api.delete(old.state_path)
+            await self.connection.api.delete(old.sampler_path)
 
     def tell(self, text: str) -> None:
         """Write `text` to the run's log and to every hook."""

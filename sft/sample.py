@@ -109,9 +109,9 @@ async def _answer(
 ) -> str:
     import tinker
 
-    from sft.client import Connection, await_client
+    from sft.client import Connection, Service, await_client
 
-    connection = await Connection.open(base_url)
+    connection = await Connection.open(await Service.reach(base_url))
     try:
         client = await await_client(
             lambda: connection.service.create_sampling_client(

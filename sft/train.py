@@ -25,6 +25,8 @@ from sft.evaluators import EvaluatorBuilder
 from sft.hooks import Hook, Run, RunResult, Stop
 
 if TYPE_CHECKING:
+    from sft.client import Connection, Service
+    from sft.loop import Loop
     from sft.types import SupervisedDatasetBuilder
 
 logger = logging.getLogger(__name__)
@@ -133,7 +135,7 @@ async def main(
     cannot be used.
     """
     from sft import rundir
-    from sft.client import Connection
+    from sft.client import Service
     from sft.loop import Loop, Plan
 
     plan = await Plan.make(config)
@@ -142,7 +144,8 @@ async def main(
             manager = service()
             config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
             stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
-        await _check_service(config, plan)
+        api = await Service.reach(config.base_url)
+        await api.check(config.model_name, plan.max_length)
         directory = Path(config.log_path)
         if settings is None:
             from sft.config import from_train
@@ -151,18 +154,12 @@ async def main(
         with rundir.hold(directory, settings) as state:
             run = Run(config, settings, directory, state.name, plan.facts())
             loop = Loop(run, plan, state, tuple(hooks))
-            return await _attempts(loop, Connection)
+            return await _attempts(loop, api)
 
 
-async def _check_service(config: Config, plan: Any) -> None:
-    from sft.client import Connection
-
-    await Connection(None, config.base_url).check(config.model_name, plan.max_length)
-
-
-async def _attempts(loop: Any, connection_type: Any) -> RunResult:
+async def _attempts(loop: Loop, api: Service) -> RunResult:
     """Train, and resume from the last checkpoint whenever the service is lost."""
-    from sft.client import is_lost
+    from sft.client import Connection, is_lost
 
     started = time.monotonic()
     error: BaseException | None = None
@@ -172,7 +169,7 @@ async def _attempts(loop: Any, connection_type: Any) -> RunResult:
         while True:
             connection = None
             try:
-                connection = await connection_type.open(loop.run.config.base_url)
+                connection = await Connection.open(api)
                 await loop.train(connection)
                 status = "success"
                 break
@@ -193,10 +190,12 @@ async def _attempts(loop: Any, connection_type: Any) -> RunResult:
         loop.run.stopping = Stop("interrupted", "KILLED")
         error = asyncio.CancelledError("interrupted")
         raise
+    except BadInput as failure:
+        error = failure
+        raise
     except Exception as failure:
         error = failure
-        if isinstance(failure, BadInput):
-            raise
+        loop.state.log.error("the run failed", exc_info=failure)
     finally:
         result = loop.finish(error, time.monotonic() - started)
     return result
@@ -209,7 +208,7 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _close(connection: Any, status: str) -> None:
+async def _close(connection: Connection, status: str) -> None:
     """End the session; a service that does not answer any more ends it by itself."""
     try:
         await connection.close(status)

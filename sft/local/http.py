@@ -8,6 +8,7 @@ too large, 422 cannot be served as it is. Each carries a sentence as `detail`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import traceback
 from collections.abc import Awaitable, Callable
@@ -61,27 +62,36 @@ def make_app(core: Core, key: str) -> Callable:
         wire.BadRequest: _refuse(422),
         StoreError: _refuse(404),
         Gone: _refuse(410),
-        Exception: _refuse_bug,
+        ClientDisconnect: _refuse(422),  # nobody reads it
     }
-    return KeyCheck(Starlette(routes=routes, exception_handlers=errors), key)
+    return Guard(Starlette(routes=routes, exception_handlers=errors), key)
 
 
-class KeyCheck:
-    """Answers 401 to whoever does not bring the key, before anything is read."""
+class Guard:
+    """Answers 401 to whoever does not bring the key, before anything is read.
+
+    A bug is answered with 400 and a sentence: the SDK would repeat a request that got a 500 for
+    minutes, and get the same.
+    """
 
     def __init__(self, app: Callable, key: str):
         self._app = app
         self._key = key.encode()
 
     async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] == "http" and not self._is_right(dict(scope["headers"])):
-            response = JSONResponse(
-                {"detail": "the key is missing or wrong: set TINKER_API_KEY to this service's key"},
-                401,
-            )
-            await response(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return
+        app = self._app
+        if not self._is_right(dict(scope["headers"])):
+            detail = "the key is missing or wrong: set TINKER_API_KEY to this service's key"
+            app = JSONResponse({"detail": detail}, 401)
+        try:
+            await app(scope, receive, send)
+        except Exception as error:
+            traceback.print_exception(error)
+            detail = f"internal error of the local service: {type(error).__name__}: {error}"
+            with contextlib.suppress(RuntimeError):  # an answer has begun already
+                await JSONResponse({"detail": detail}, 400)(scope, receive, send)
 
     def _is_right(self, headers: dict[bytes, bytes]) -> bool:
         bearer = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
@@ -218,10 +228,3 @@ async def _refuse_http(request: Request, error: HTTPException) -> Response:
     if error.status_code in (404, 405):
         detail = f"the local service does not serve {request.method} {request.url.path}"
     return JSONResponse({"detail": detail}, error.status_code)
-
-
-async def _refuse_bug(request: Request, error: Exception) -> Response:
-    if not isinstance(error, ClientDisconnect):
-        traceback.print_exception(error)
-    detail = f"internal error of the local service: {type(error).__name__}: {error}"
-    return JSONResponse({"detail": detail}, 500)

@@ -132,32 +132,32 @@ class Rest:
 
     async def _runs(self, only: str | None = None) -> list[types.TrainingRun]:
         """Those alive and those that left checkpoints, the last used first."""
-        found: dict[str, types.TrainingRun] = {}
+        found: dict[str, dict] = {}
         for checkpoint in await asyncio.to_thread(self._store.list, only):
             run = found.setdefault(checkpoint.run, _run_of(checkpoint))
             last = "last_checkpoint" if checkpoint.kind == "weights" else "last_sampler_checkpoint"
-            if getattr(run, last) is None:
-                setattr(run, last, _checkpoint(checkpoint))
+            run.setdefault(last, _checkpoint(checkpoint))
         for model in self._core.sessions.models():
             if model.is_created:
-                run = found.get(model.model_id) or types.TrainingRun(
-                    training_run_id=model.model_id, base_model=model.base_model,
-                    model_owner=OWNER, is_lora=True, lora_rank=model.lora.rank,
+                found.setdefault(model.model_id, {}).update(
+                    base_model=model.base_model, lora_rank=model.lora.rank,
                     last_request_time=_time(model.last_request),
-                    user_metadata=model.user_metadata,
+                    user_metadata=model.user_metadata, corrupted=model.broken is not None,
                 )  # fmt: skip
-                run.last_request_time = _time(model.last_request)
-                run.corrupted = model.broken is not None
-                found[model.model_id] = run
-        return sorted(found.values(), key=lambda run: run.last_request_time, reverse=True)
+        runs = [
+            types.TrainingRun(training_run_id=run, model_owner=OWNER, is_lora=True, **values)
+            for run, values in found.items()
+        ]
+        return sorted(runs, key=lambda run: run.last_request_time, reverse=True)
 
 
-def _run_of(checkpoint: Checkpoint) -> types.TrainingRun:
-    return types.TrainingRun(
-        training_run_id=checkpoint.run, base_model=checkpoint.base_model, model_owner=OWNER,
-        is_lora=True, lora_rank=checkpoint.lora.rank, last_request_time=_time(checkpoint.created),
-        user_metadata=checkpoint.run_metadata,
-    )  # fmt: skip
+def _run_of(checkpoint: Checkpoint) -> dict:
+    return {
+        "base_model": checkpoint.base_model,
+        "lora_rank": checkpoint.lora.rank,
+        "last_request_time": _time(checkpoint.created),
+        "user_metadata": checkpoint.run_metadata,
+    }
 
 
 def _checkpoint(checkpoint: Checkpoint) -> types.Checkpoint:
