@@ -1,0 +1,154 @@
+"""An engine that computes nothing, and the real service around it in a thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sft.local.core import Core
+from sft.local.engine_api import (
+    AdamStep,
+    AdapterState,
+    EngineError,
+    LoraSpec,
+    ModelInfo,
+    SampledTokens,
+    SampleResult,
+    SampleWork,
+    Work,
+    WorkResult,
+)
+from sft.local.server import Announcement, listening, serve, url_of
+from sft.local.store import Store
+
+MODEL = "stub/model"
+KEY = "tml-stub"
+POISON = 666  # a target token that makes the engine fail its sequence
+CRASH = 667  # one that makes it raise something unexpected
+
+
+class StubEngine:
+    """Keeps a step count for weights; remembers its calls in `calls`."""
+
+    def __init__(self, max_context_length: int = 4096):
+        self.info = ModelInfo(MODEL, max_context_length, "stub/tokenizer")
+        self.adapters: dict[str, AdapterState] = {}
+        self.samplers: dict[str, AdapterState | None] = {}
+        self.calls: list[tuple] = []
+
+    def models(self) -> list[ModelInfo]:
+        return [self.info]
+
+    def create_adapter(self, model_id: str, base_model: str, lora: LoraSpec) -> None:
+        self.calls.append(("create", model_id))
+        weights = {"base_model.model.q_proj.lora_A.weight": np.zeros(lora.rank, np.float32)}
+        moments = {"step": np.zeros((), np.float32)}
+        self.adapters[model_id] = AdapterState(base_model, lora, weights, moments)
+
+    def drop_adapter(self, model_id: str) -> None:
+        self.adapters.pop(model_id, None)
+
+    def run(self, work: list[Work]) -> list[WorkResult | EngineError]:
+        self.calls.append(("run", [(item.model_id, item.backward) for item in work]))
+        return [self._run_one(item) for item in work]
+
+    def _run_one(self, item: Work) -> WorkResult | EngineError:
+        targets = np.concatenate([sequence.targets for sequence in item.sequences])
+        if CRASH in targets:
+            raise RuntimeError("out of memory")
+        if POISON in targets:
+            return EngineError(f"token {POISON} is not in the vocabulary")
+        logprobs = [np.full(len(seq.tokens), -1.5, np.float32) for seq in item.sequences]
+        return WorkResult(logprobs, 1.5 * sum(float(seq.weights.sum()) for seq in item.sequences))
+
+    def optim_step(self, steps: list[AdamStep]) -> list[dict[str, float] | EngineError]:
+        self.calls.append(("step", [step.model_id for step in steps]))
+        for step in steps:
+            state = self.adapters[step.model_id]
+            weights = {name: array + 1 for name, array in state.weights.items()}
+            moments = {"step": np.asarray(state.optimizer["step"] + 1)}
+            self.adapters[step.model_id] = replace(state, weights=weights, optimizer=moments)
+        return [{"grad_norm": 1.0} for _ in steps]
+
+    def state(self, model_id: str, optimizer: bool) -> AdapterState:
+        self.calls.append(("state", model_id))
+        state = self.adapters[model_id]
+        return state if optimizer else replace(state, optimizer=None)
+
+    def load(self, model_id: str, state: AdapterState, optimizer: bool) -> None:
+        self.calls.append(("load", model_id, optimizer))
+        mine = self.adapters[model_id]
+        if state.lora.rank != mine.lora.rank:
+            raise EngineError(f"the state has rank {state.lora.rank}, not {mine.lora.rank}")
+        moments = state.optimizer if optimizer else {"step": np.zeros((), np.float32)}
+        self.adapters[model_id] = replace(state, optimizer=moments)
+
+    def add_sampler(self, sampler_id: str, base_model: str, state: AdapterState | None) -> None:
+        self.calls.append(("add_sampler", sampler_id))
+        self.samplers[sampler_id] = state
+
+    def drop_sampler(self, sampler_id: str) -> None:
+        self.samplers.pop(sampler_id, None)
+
+    def sample(self, work: list[SampleWork]) -> list[SampleResult | EngineError]:
+        """Says the adapter's step count, over and over."""
+        self.calls.append(("sample", [item.sampler_id for item in work]))
+        return [self._sample_one(item) for item in work]
+
+    def _sample_one(self, item: SampleWork) -> SampleResult | EngineError:
+        if CRASH in item.prompt:
+            raise RuntimeError("out of memory")
+        state = self.samplers[item.sampler_id]
+        said = 0 if state is None else int(next(iter(state.weights.values()))[0])
+        tokens = SampledTokens([said] * item.max_tokens, [-0.5] * item.max_tokens, "length")
+        logprobs = [None, *([-1.5] * (len(item.prompt) - 1))] if item.prompt_logprobs else None
+        return SampleResult([tokens] * item.num_samples, logprobs)
+
+
+@contextlib.contextmanager
+def serving(core_of, root: Path, key: str = KEY) -> Iterator[tuple[str, Core]]:
+    """The URL and core of a service in a thread of this process.
+
+    `core_of()` makes the core; it is called on the service's event loop.
+    """
+    ready, started = threading.Event(), {}
+
+    async def main() -> None:
+        core = started["core"] = core_of()
+        started["loop"], started["end"] = asyncio.get_running_loop(), asyncio.Event()
+        with listening("127.0.0.1", 0) as bound:
+            started["url"] = url_of(bound)
+            announcement = Announcement(started["url"], key, {MODEL: None}, "auto")
+            task = asyncio.create_task(
+                serve(core, bound, announcement, root, until_unused=False, on_ready=ready.set)
+            )
+            await asyncio.wait(
+                {task, asyncio.create_task(started["end"].wait())},
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    assert ready.wait(60), "the service did not start"
+    try:
+        yield started["url"], started["core"]
+    finally:
+        started["loop"].call_soon_threadsafe(started["end"].set)
+        thread.join(30)
+
+
+@contextlib.contextmanager
+def serving_stub(root: Path, engine: StubEngine | None = None, **options):
+    """The URL, the core and the engine of a service that computes nothing."""
+    engine = engine or StubEngine()
+    with serving(lambda: Core(engine, Store(root), **options), root) as (url, core):
+        yield url, core, engine
