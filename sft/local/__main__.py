@@ -51,9 +51,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def _named(text: str) -> tuple[str, str | None]:
     """NAME or NAME=FOLDER; a bare folder is its own name."""
     name, found, folder = text.partition("=")
-    if found:
-        return name, folder
-    return text, text if Path(text).is_dir() else None
+    if not found and Path(text).is_dir():
+        folder = text
+    return name, str(Path(folder).absolute()) if folder else None
 
 
 def main() -> int:

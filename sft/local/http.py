@@ -124,7 +124,6 @@ class Handlers:
         config = types.ClientConfigResponse(
             parallel_fwdbwd_chunks=True,
             sample_join_sampling_session=True,
-            use_pyqwest_transport=False,
         )
         return answer(config)
 
