@@ -1,0 +1,92 @@
+"""Published learning-rate x rank sweeps of LoRA fine-tuning, as tables.
+
+The tables carried in the package come from the tinker-cookbook (Apache-2.0),
+`recipes/chat_sl/results/sft_sweep.md`: tulu3, batch size 128, 780 steps, linear decay.
+Another file of the same form can take their place (`hydra.sweeper.warm_start=FILE`):
+
+    {"source": "...", "models": {"NAME": {
+        "runs": [{"lr": 3e-4, "rank": 16, "test_nll": 0.53}, ...],
+        "diverged": {"lr": [3e-3], "rank": [1, 4]}}}}
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft.errors import BadInput
+
+PACKAGED = Path(__file__).with_name("published_lora_sweeps.json")
+
+Cell = tuple[float, int]
+"""A learning rate and a LoRA rank."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One model's final test NLL (nats per token; inf where training diverged) by cell."""
+
+    model: str
+    nll: dict[Cell, float]
+
+    @property
+    def parameters(self) -> float | None:
+        """Billions of parameters, where the model's name tells."""
+        return parameters_of(self.model)
+
+    @property
+    def best(self) -> float:
+        return min(self.nll.values())
+
+
+def parameters_of(model: str) -> float | None:
+    """Billions of parameters read from a model's name; None where it does not tell.
+
+    >>> parameters_of("Qwen/Qwen3-30B-A3B"), parameters_of("SmolLM2-135M-Instruct")
+    (30.0, 0.135)
+    """
+    found = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bBmMtT])(?![A-Za-z0-9])", model)
+    if not found:
+        return None
+    return float(found[1]) * {"m": 1e-3, "b": 1.0, "t": 1e3}[found[2].lower()]
+
+
+def load(path: Path = PACKAGED) -> tuple[list[Table], str]:
+    """Reads the tables of a file and the source that it names.
+
+    Repeated runs of one cell count with their mean. Raises BadInput where the file is not
+    of the form above.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        tables = [_table(name, model) for name, model in document["models"].items()]
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"hydra.sweeper.warm_start={path}: no such file; give 'published', null or a JSON "
+            "file of published sweeps."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BadInput(
+            f"hydra.sweeper.warm_start={path}: not a file of published sweeps ({error!r}); "
+            'expected {"models": {NAME: {"runs": [{"lr": …, "rank": …, "test_nll": …}]}}}.'
+        ) from error
+    if not any(table.nll for table in tables):
+        raise BadInput(f"hydra.sweeper.warm_start={path}: the file holds no runs.")
+    return tables, document.get("source", str(path))
+
+
+def _table(name: str, model: dict) -> Table:
+    runs = defaultdict(list)
+    for run in model["runs"]:
+        runs[float(run["lr"]), int(run["rank"])].append(float(run["test_nll"]))
+    nll = {cell: sum(values) / len(values) for cell, values in runs.items()}
+    # Diverged runs are listed by learning rate and rank apart, so a pair of them may be one
+    # that was never run; only a rate that no rank survived is taken to diverge everywhere.
+    survived = {lr for lr, _ in nll}
+    diverged = model.get("diverged") or {}
+    for lr in diverged.get("lr", []):
+        if lr not in survived:
+            nll.update({(float(lr), int(rank)): math.inf for rank in diverged["rank"]})
+    return Table(name, nll)
