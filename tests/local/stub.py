@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,8 +37,8 @@ CRASH = 667  # one that makes it raise something unexpected
 class StubEngine:
     """Keeps a step count for weights; remembers its calls in `calls`."""
 
-    def __init__(self, max_context_length: int = 4096):
-        self.info = ModelInfo(MODEL, max_context_length, "stub/tokenizer")
+    def __init__(self, model: str = MODEL, max_context_length: int = 4096):
+        self.info = ModelInfo(model, max_context_length, "stub/tokenizer")
         self.adapters: dict[str, AdapterState] = {}
         self.samplers: dict[str, AdapterState | None] = {}
         self.calls: list[tuple] = []
@@ -64,8 +65,9 @@ class StubEngine:
             raise RuntimeError("out of memory")
         if POISON in targets:
             return EngineError(f"token {POISON} is not in the vocabulary")
-        logprobs = [np.full(len(seq.tokens), -1.5, np.float32) for seq in item.sequences]
-        return WorkResult(logprobs, 1.5 * sum(float(seq.weights.sum()) for seq in item.sequences))
+        nll = loss_after(self._steps(self.adapters[item.model_id]))
+        logprobs = [np.full(len(seq.tokens), -nll, np.float32) for seq in item.sequences]
+        return WorkResult(logprobs, nll * sum(float(seq.weights.sum()) for seq in item.sequences))
 
     def optim_step(self, steps: list[AdamStep]) -> list[dict[str, float] | EngineError]:
         self.calls.append(("step", [step.model_id for step in steps]))
@@ -104,11 +106,19 @@ class StubEngine:
     def _sample_one(self, item: SampleWork) -> SampleResult | EngineError:
         if CRASH in item.prompt:
             raise RuntimeError("out of memory")
-        state = self.samplers[item.sampler_id]
-        said = 0 if state is None else int(next(iter(state.weights.values()))[0])
+        said = self._steps(self.samplers[item.sampler_id])
         tokens = SampledTokens([said] * item.max_tokens, [-0.5] * item.max_tokens, "length")
-        logprobs = [None, *([-1.5] * (len(item.prompt) - 1))] if item.prompt_logprobs else None
-        return SampleResult([tokens] * item.num_samples, logprobs)
+        logprobs = [None, *([-loss_after(said)] * (len(item.prompt) - 1))]
+        return SampleResult([tokens] * item.num_samples, logprobs if item.prompt_logprobs else None)
+
+    @staticmethod
+    def _steps(state: AdapterState | None) -> int:
+        return 0 if state is None else int(next(iter(state.weights.values()))[0])
+
+
+def loss_after(steps: int) -> float:
+    """Nats a token; falls from 3 to 1."""
+    return 1 + 2 * math.exp(-steps / 20)
 
 
 @contextlib.contextmanager
