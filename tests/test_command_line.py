@@ -1,0 +1,117 @@
+"""What a user types: every mistake ends in one sentence, exit code 2 and nothing left behind."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sft.compose import compose, groups, help_text
+from sft.errors import BadInput
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "sft", *arguments], cwd=cwd, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["lora.rnak=8"], ["lora.rnak", "did you mean 'lora.rank'?"]),
+        (["learning_rate=1e-4"], ["learning_rate", "no such key"]),
+        (["+lora.rnak=8"], ["lora.rnak", "did you mean 'lora.rank'?"]),
+        (["++lr_=8"], ["lr_", "did you mean 'lr'?"]),
+        (["lora.rank=abc"], ["lora.rank", "'abc'", "whole number"]),
+        (["lora.rank=0"], ["lora.rank", "1 or more"]),
+        (["lora.rank=2.5"], ["lora.rank", "2.5", "whole number"]),
+        (["lr=-1"], ["lr", "above 0"]),
+        (["lr=fast"], ["lr", "'fast'", "a number"]),
+        (["max_steps=0"], ["max_steps", "1 or more", "null"]),
+        (["seed=true"], ["seed", "True", "whole number"]),
+        (["model=qwen33"], ["model", "did you mean 'qwen3'?"]),
+        (["lora=8"], ["lora", "lora.KEY=VALUE"]),
+        (["dataset=jsonn"], ["dataset", "did you mean 'jsonl'?"]),
+        (["dataset=faq", "dataset.path=x.jsonl"], ["dataset.path", "no such key"]),
+        (["schedule.kind=sawtooth"], ["schedule.kind", "linear, cosine, constant"]),
+        (["train_on_what=answers"], ["train_on_what", "all_assistant_messages"]),
+        (["service=custom"], ["service.base_url", "missing"]),
+        (["service.base_url=http://x"], ["service.base_url", "service=custom"]),
+        (["lr"], ["'lr'", "key=value"]),
+        (["max_steps=5", "schedule.warmup_steps=9"], ["schedule.warmup_steps", "max_steps=5"]),
+        (["evaluators.references=[a]"], ["evaluators.references", "1 references for 0 prompts"]),
+        (["model=folder"], ["model.name", "missing"]),
+    ],
+)
+def test_bad_input_is_one_sentence_that_names_the_key(overrides, words):
+    with pytest.raises(BadInput) as error:
+        compose(overrides)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_bad_command_ends_with_exit_code_2_one_line_and_no_files(tmp_path):
+    done = run("lora.rnak=8", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "lora.rank" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_without_multirun_is_bad_input(tmp_path):
+    done = run("sweep=lr_rank", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--multirun" in done.stderr
+
+
+def test_help_names_every_group_and_three_commands():
+    text = help_text()
+    for group, options in groups().items():
+        assert group in text and all(option in text for option in options)
+    assert text.count("python -m sft ") >= 2 and "lora.rank=32" in text
+
+
+def test_cfg_job_prints_the_config_and_runs_nothing(tmp_path):
+    done = run("--cfg", "job", "lr=3e-4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "lr: 0.0003" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_models_yaml_names_its_service_and_the_command_line_still_wins():
+    assert compose(["model=qwen3"]).service.kind == "tinker"
+    assert compose(["model=qwen3", "service=local"]).service.kind == "local"
+    assert compose([]).service.kind == "local"
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{group}={option}" for group, options in groups().items() for option in options
+               if group not in ("sweep",) and not group.startswith("hydra")]
+)  # fmt: skip
+def test_every_shipped_yaml_composes(choice):
+    needs = {
+        "service=custom": ["service.base_url=http://127.0.0.1:1"],
+        "model=folder": ["model.name=somewhere"],
+        "dataset=jsonl": ["dataset.path=chats.jsonl"],
+        "dataset=custom": ["dataset.builder=my_data:MyBuilder"],
+        "dataset=hf_chat": ["dataset.path=data"],
+        "dataset=hf_stream": ["dataset.path=data"],
+    }
+    settings = compose([choice, *needs.get(choice, [])])
+    group, option = choice.split("=")
+    if group in ("dataset", "optimizer", "schedule", "service"):
+        assert getattr(settings, group).kind == option
+
+
+def test_the_root_config_says_what_the_schema_says():
+    from dataclasses import replace
+
+    from sft.schema import Settings
+
+    composed = compose([])
+    defaults = Settings()
+    for name in ("model", "dataset"):
+        defaults = replace(defaults, **{name: getattr(composed, name)})
+    assert composed == defaults

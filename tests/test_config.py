@@ -1,0 +1,147 @@
+"""The saved config, and the mapping between it and `train.Config`."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from sft import config
+from sft.compose import compose
+from sft.errors import BadInput
+from sft.schema import VERSION
+
+CHANGED = {
+    "lr": 3e-3,
+    "epochs": 3,
+    "max_steps": 7,
+    "batch_size": 5,
+    "max_length": 99,
+    "train_on_what": "last_assistant_message",
+    "reduction": "none",
+    "seed": 11,
+    "eval_every": 2,
+    "save_every": 4,
+    "submit_ahead": 3,
+    "model.name": "some/model",
+    "lora.rank": 4,
+    "lora.train_attn": False,
+    "lora.train_mlp": False,
+    "lora.train_unembed": False,
+    "lora.seed": 5,
+    "optimizer.beta1": 0.8,
+    "optimizer.beta2": 0.9,
+    "optimizer.eps": 1e-6,
+    "optimizer.weight_decay": 0.1,
+    "optimizer.grad_clip_norm": 1.5,
+    "schedule.kind": "cosine",
+    "schedule.warmup_steps": 2,
+    "evaluators.held_out_answers": 2,
+    "evaluators.max_tokens": 9,
+    "evaluators.every": 6,
+    "checkpoint.every_tokens": 1000,
+    "checkpoint.every_seconds": 60.0,
+    "checkpoint.rolling_every": 3,
+    "checkpoint.rolling_ttl_seconds": 4000,
+    "checkpoint.ttl_seconds": 5000,
+    "checkpoint.keep": 2,
+    "checkpoint.load": "tinker://run/weights/name",
+    "early_stopping.patience": 4,
+    "guard.rise": 1.5,
+    "guard.steps": 2,
+}
+FIELDS = {
+    "lr": "learning_rate",
+    "epochs": "num_epochs",
+    "model.name": "model_name",
+    "optimizer.beta1": "adam_beta1",
+    "optimizer.beta2": "adam_beta2",
+    "optimizer.eps": "adam_eps",
+    "optimizer.weight_decay": "weight_decay",
+    "optimizer.grad_clip_norm": "grad_clip_norm",
+    "schedule.kind": "lr_schedule",
+    "schedule.warmup_steps": "warmup_steps",
+    "lora.rank": "lora_rank",
+    "lora.seed": "lora_seed",
+    "evaluators.held_out_answers": "held_out_answers",
+    "evaluators.max_tokens": "held_out_answer_tokens",
+    "evaluators.every": "infrequent_eval_every",
+    "checkpoint.every_tokens": "save_every_tokens",
+    "checkpoint.every_seconds": "save_every_seconds",
+    "checkpoint.rolling_every": "rolling_save_every",
+    "checkpoint.rolling_ttl_seconds": "rolling_ttl_seconds",
+    "checkpoint.ttl_seconds": "ttl_seconds",
+    "checkpoint.keep": "keep_checkpoints",
+    "checkpoint.load": "load_checkpoint_path",
+    "early_stopping.patience": "early_stopping_patience",
+    "guard.rise": "guard_rise",
+    "guard.steps": "guard_steps",
+}
+COMMON = ("batch_size", "max_length", "train_on_what", "reduction")
+
+
+def changed_settings():
+    return compose([f"{name}={value}" for name, value in CHANGED.items()])
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_each_key_reaches_its_field_of_the_training_config(name):
+    train_config = config.to_train(changed_settings(), "somewhere")
+    if name in COMMON:
+        assert getattr(train_config.dataset_builder.common_config, name) == CHANGED[name]
+    else:
+        field = FIELDS.get(name, name.rpartition(".")[2])
+        assert getattr(train_config, field) == CHANGED[name]
+
+
+def test_every_field_of_the_training_config_is_reached_by_some_key():
+    reached = {FIELDS.get(name, name.rpartition(".")[2]) for name in CHANGED}
+    others = {
+        "log_path",
+        "dataset_builder",
+        "evaluator_builders",
+        "infrequent_evaluator_builders",
+        "optimizer",
+        "base_url",
+    }
+    from sft.train import Config
+
+    assert {item.name for item in dataclasses.fields(Config)} == (reached - set(COMMON)) | others
+
+
+def test_a_run_started_from_python_saves_the_same_config_as_from_the_command_line():
+    settings = changed_settings()
+    saved = config.to_saved(settings)
+    back = config.from_train(config.to_train(settings, "somewhere"))
+    for group in ("service", "tracking", "run_name"):  # said beside train.Config
+        saved.pop(group)
+        back.pop(group)
+    # A tokenizer that was left to its default is named outright.
+    saved["model"]["tokenizer"] = back["model"]["tokenizer"]
+    assert back == saved
+
+
+def test_a_saved_config_comes_back_as_it_was():
+    settings = changed_settings()
+    text = config.dump(config.to_saved(settings))
+    loaded = yaml.safe_load(text)
+    assert config.from_saved(loaded, "config.yaml") == settings
+    assert "run_dir" not in loaded and loaded["version"] == VERSION
+
+
+def test_a_config_of_another_version_is_refused_with_the_keys_that_changed():
+    saved = config.to_saved(compose([])) | {"version": 0, "learning_rate": 1.0}
+    del saved["lr"]
+    with pytest.raises(BadInput, match=r"version 0.*learning_rate.*lr"):
+        config.from_saved(saved, "old.yaml")
+
+
+def test_a_saved_config_is_data_even_where_it_looks_like_an_interpolation(tmp_path):
+    saved = config.to_saved(compose([])) | {"run_name": "${oc.env:HOME}"}
+    assert config.from_saved(saved, "x").run_name == "${oc.env:HOME}"
+
+
+def test_a_yaml_tag_in_a_config_runs_nothing_and_is_refused(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("lr: !!python/object/apply:os.system ['touch owned']\n")
+    with pytest.raises(BadInput, match=r"config\.yaml line 1"):
+        config.load_yaml(file)
