@@ -1,0 +1,231 @@
+"""Hydra's override grammar as Optuna's search spaces.
+
+    lr=1e-4,3e-4                        choices, in their order
+    lora.rank=choice(4, 16, 64)         the same
+    batch_size=range(4, 17, 4)          4, 8, 12, 16
+    lr=interval(1e-5, 3e-3)             real numbers, ends included
+    lora.rank=int(interval(1, 64))      whole numbers, ends included
+    lr=tag(log, interval(1e-5, 3e-3))   on a log scale
+
+Written on the command line or under `hydra.sweeper.params`, where the command line wins.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+)
+from hydra.errors import HydraException
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from sft.errors import BadInput
+from sweeps.samplers import combinations
+
+GRAMMAR = (
+    "expected choices (1e-4,3e-4 or choice(4,16)), range(START,STOP,STEP), interval(LOW,HIGH) or "
+    "int(interval(LOW,HIGH)), an interval with tag(log, …) for a log scale"
+)
+
+
+@dataclass
+class SearchSpace:
+    """What a sweep varies, and the overrides that all of its trials share."""
+
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+    fixed: list[str] = field(default_factory=list)
+    _texts: dict[tuple[str, str], str] = field(default_factory=dict)
+    _added: set[str] = field(default_factory=set)  # written with a leading +
+
+    @property
+    def points(self) -> list[dict[str, Any]] | None:
+        """Every combination, or None where an interval makes them endless."""
+        return combinations(self.distributions)
+
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+        """The overrides of a trial with these values, the shared ones first."""
+        return self.fixed + [
+            f"{'+' if name in self._added else ''}{name}={self._text(name, value)}"
+            for name, value in values.items()
+        ]
+
+    def describe(self) -> dict[str, str]:
+        """The space in a form that people and JSON can compare."""
+        return {name: describe(d) for name, d in self.distributions.items()}
+
+    def _text(self, name: str, value: Any) -> str:
+        known = self._texts.get((name, repr(value)))
+        if known is not None:
+            return known
+        if value is None:
+            return "null"
+        if isinstance(value, bool):
+            return str(value).lower()
+        return str(value)
+
+
+def parse(
+    arguments: Sequence[str], params: Mapping[str, Any] | None = None, config_loader: Any = None
+) -> SearchSpace:
+    """The search space of a command line and of `hydra.sweeper.params`. Raises BadInput.
+
+    Args:
+        arguments: overrides, as given.
+        params: key -> the text that could stand behind `key=`, or a YAML list of choices.
+        config_loader: Hydra's, needed for glob(*) over the options of a group alone.
+    """
+    lines = {name: f"{name}={_as_text(value)}" for name, value in _flat(params or {}).items()}
+    parser = OverridesParser.create(config_loader)
+    overrides: dict[str, Override] = {}
+    for line in [*lines.values(), *arguments]:
+        override = _parse(parser, line, from_params=line in lines.values())
+        overrides.pop(_name(override), None)  # the last word counts, and takes its place
+        overrides[_name(override)] = override
+    space = SearchSpace()
+    for name, override in overrides.items():
+        if not override.is_sweep_override():
+            space.fixed.append(override.input_line)
+            continue
+        space.distributions[name] = _distribution(name, override, space)
+        if override.is_add():
+            space._added.add(name)
+    return space
+
+
+def describe(distribution: BaseDistribution) -> str:
+    """A distribution in the grammar that it came from."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({', '.join(str(choice) for choice in distribution.choices)})"
+    whole = isinstance(distribution, IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if whole and step == 1 or step is None:
+        text = f"interval({low:g}, {high:g})"
+        text = f"int({text})" if whole else text
+    else:
+        text = f"range({low:g}, {high + step:g}, {step:g})"
+    return f"tag(log, {text})" if distribution.log else text
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys with dots, whether they were written with dots or nested."""
+    flat: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"choice({','.join(_as_text(item) for item in value)})"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parse(parser: OverridesParser, line: str, from_params: bool) -> Override:
+    try:
+        return parser.parse_override(line)
+    except HydraException as error:
+        name = line.partition("=")[0]
+        where = f"hydra.sweeper.params.{name}" if from_params else name
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{where}: cannot read '{line}' ({reason}); {GRAMMAR}.") from error
+
+
+def _name(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
+
+
+def _distribution(name: str, override: Override, space: SearchSpace) -> BaseDistribution:
+    value = override.value()
+    if isinstance(value, ChoiceSweep | Glob):
+        return _choices(name, override, space)
+    log = _is_log(name, value.tags)
+    if isinstance(value, RangeSweep):
+        return _range(name, value, log)
+    assert isinstance(value, IntervalSweep)
+    low, high = value.start, value.end
+    if not low < high:
+        raise BadInput(f"{name}: interval({low}, {high}) is empty; give the lower end first.")
+    if log and low <= 0:
+        raise BadInput(
+            f"{name}: a log scale needs an interval above 0, got interval({low}, {high})."
+        )
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    if _is_whole(name) and float(low).is_integer() and float(high).is_integer():
+        return IntDistribution(int(low), int(high), log=log)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def _choices(name: str, override: Override, space: SearchSpace) -> CategoricalDistribution:
+    texts = list(override.sweep_string_iterator())
+    values = [_plain(value, text) for value, text in zip(_elements(override), texts, strict=True)]
+    if override.value_type.name != "GLOB_CHOICE_SWEEP" and override.value().tags - {"log"}:
+        _is_log(name, override.value().tags)
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        order = sorted(range(len(values)), key=values.__getitem__)
+        values, texts = [values[i] for i in order], [texts[i] for i in order]
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise BadInput(f"{name}: the choice {texts[i]} stands there twice; name each once.")
+        space._texts[name, repr(value)] = texts[i]
+    return CategoricalDistribution(values)
+
+
+def _elements(override: Override) -> list[Any]:
+    value = override.value()
+    if isinstance(value, Glob):
+        return list(override.sweep_string_iterator())
+    return list(value.list)
+
+
+def _plain(value: Any, text: str) -> Any:
+    """A choice as Optuna can store it; lists and mappings are stored as their text."""
+    if isinstance(value, QuotedString):
+        return value.text
+    return value if value is None or isinstance(value, bool | int | float | str) else text
+
+
+def _range(name: str, value: RangeSweep, log: bool) -> BaseDistribution:
+    numbers = sorted(value.range())
+    if not numbers:
+        raise BadInput(
+            f"{name}: range({value.start}, {value.stop}, {value.step}) holds nothing; its stop "
+            "is not part of it."
+        )
+    if log:
+        raise BadInput(f"{name}: a range has no log scale; use tag(log, interval(LOW, HIGH)).")
+    step = abs(value.step)
+    if all(isinstance(number, int) for number in numbers) and isinstance(step, int):
+        return IntDistribution(numbers[0], numbers[-1], step=step)
+    return FloatDistribution(float(numbers[0]), round(float(numbers[-1]), 12), step=float(step))
+
+
+def _is_log(name: str, tags: set[str]) -> bool:
+    if unknown := sorted(tags - {"log", "int", "float"}):
+        raise BadInput(f"{name}: tag '{unknown[0]}' means nothing here; the tag there is is log.")
+    return "log" in tags
+
+
+def _is_whole(name: str) -> bool:
+    """Whether a key of the schema takes whole numbers."""
+    from sft.checking import keys
+
+    default = dict(keys()).get(name)
+    return isinstance(default, int) and not isinstance(default, bool)
