@@ -1,45 +1,52 @@
-"""The two threads that do the service's slow work, so that the event loop never waits.
+"""Worker threads that compute packs side by side.
 
-One thread owns the engine; the other one the disk, in the order of its jobs: a load that was asked
-for after a save finds it.
+On a CPU each worker multiplies with its own few threads: packs are independent, so cores never
+wait for each other inside a pack, and a pack's numbers cannot depend on what the other workers do.
 """
 
 from __future__ import annotations
 
-import asyncio
-import traceback
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
-from sft.local.engine_api import EngineError
+import torch
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+MAX_WORKERS = 4
 
 
 class Workers:
-    def __init__(self) -> None:
-        self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+    """A pool of `count` threads; `map` answers in the order of its items."""
 
-    async def compute(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Calls the engine. Raises EngineError and nothing else."""
-        return await _explained(self._engine, call, *args)
+    def __init__(self, device: torch.device, threads: int | None = None):
+        cores = threads or len(os.sched_getaffinity(0))
+        self.count = min(cores, MAX_WORKERS) if device.type == "cpu" else 1
+        each = max(1, cores // self.count)
+        self._pool = ThreadPoolExecutor(
+            self.count, "engine-worker", initializer=lambda: torch.set_num_threads(each)
+        )
 
-    def write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Future:
-        """Hands a job to the disk thread before it returns; the future is its result."""
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._disk, lambda: call(*args, **kwargs))
+    def map(self, compute: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+        """Compute every item, in their order of start; yields answers in order as they come.
 
-    def finish_writes(self) -> None:
-        """Blocks until everything handed to `write` is on disk. Nothing may be handed in later."""
-        self._disk.shutdown(wait=True)
+        An item starts only when fewer than twice `count` answers wait to be taken, so that what
+        waits is bounded. Gradients are off. An exception comes out where its answer would.
+        """
+        waiting = []
+        items = iter(items)
+        while True:
+            for item in items:
+                waiting.append(self._pool.submit(_without_gradients, compute, item))
+                if len(waiting) >= 2 * self.count:
+                    break
+            if not waiting:
+                return
+            yield waiting.pop(0).result()
 
 
-async def _explained(executor: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return await asyncio.get_running_loop().run_in_executor(executor, call, *args)
-    except EngineError:
-        raise
-    except Exception as error:  # a bug or a full memory: one request fails, the service lives on
-        traceback.print_exc()
-        message = f"internal error of the local service ({type(error).__name__}: {error})"
-        raise EngineError(message, user=False) from error
+def _without_gradients(compute: Callable[[Item], Answer], item: Item) -> Answer:
+    with torch.no_grad():
+        return compute(item)

@@ -1,0 +1,74 @@
+"""The whole model over a pack: forward, and forward with backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sft.local import head, layer, norm
+from sft.local.models import BaseModel
+from sft.local.packing import Pack
+
+# Above this many bytes of kept activations only each layer's input is kept, and the layer is
+# computed once more in the backward: a third more arithmetic for a small part of the memory.
+KEEP_BYTES = {"cpu": 2 << 30, "cuda": 24 << 30}
+
+
+def hidden_states(base: BaseModel, pack: Pack, attend: layer.Attend | None = None) -> Tensor:
+    """The last normalised hidden states [N, hidden] of a forward alone."""
+    context = _context(base, pack, keep=False, attend=attend)
+    x = functional.embedding(pack.tokens, base.embedding)
+    for index in range(len(base.layers)):
+        x, _ = layer.forward(context, index, x)
+    return norm.forward(x, base.norm, base.eps)[0]
+
+
+def logprobs(base: BaseModel, pack: Pack, targets: Tensor) -> Tensor:
+    """float32 logprobs [N] of the targets, at every position."""
+    return head.logprobs(base, hidden_states(base, pack), targets, pack.runs)
+
+
+def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor) -> Tensor:
+    """Add the gradients of sum(weight * -logprob) to the pack's runs.
+
+    Returns:
+        float32 logprobs [N] of the targets; 0.0 where the weight is zero.
+    """
+    context = _context(base, pack, keep=True)
+    recompute = _kept_bytes(base) * len(pack.tokens) > KEEP_BYTES[base.device.type]
+    x = functional.embedding(pack.tokens, base.embedding)
+    kept: list[layer.Kept | Tensor] = []
+    for index in range(len(base.layers)):
+        context.keep = not recompute
+        y, one = layer.forward(context, index, x)
+        kept.append(x if one is None else one)
+        x = y
+    normal, inverse = norm.forward(x, base.norm, base.eps)
+    result, dnormal = head.loss_backward(base, normal, targets, weights, pack.runs)
+    dx = norm.backward(dnormal, x, inverse, base.norm)
+    context.keep = True
+    for index in reversed(range(len(base.layers))):
+        one = kept.pop()
+        if isinstance(one, Tensor):
+            one = layer.forward(context, index, one)[1]
+        dx = layer.backward(context, index, one, dx)
+    return result
+
+
+def _context(
+    base: BaseModel, pack: Pack, keep: bool, attend: layer.Attend | None = None
+) -> layer.Context:
+    cos, sin = base.rope(int(pack.positions.max()) + 1)
+    return layer.Context(
+        base, pack.runs, pack.bounds(), cos[pack.positions], sin[pack.positions], keep, attend
+    )
+
+
+def _kept_bytes(base: BaseModel) -> int:
+    """About how many bytes the backward keeps for each token."""
+    hidden = base.embedding.shape[1]
+    heads = (3 * base.heads + 4 * base.kv_heads) * base.head_dim
+    inner = base.linears[base.layers[0].gate_up].weight.shape[0]
+    size = torch.finfo(base.dtype).bits // 8
+    return (5 * hidden + heads + inner) * size * len(base.layers)
