@@ -77,12 +77,11 @@ def local(
     with _using(root) as users:
         child = None
         with _starting(root):
-            running = _find(root)
-            if running is None:
+            while (running := _find_or_wait(root)) is None:
                 child = _start(root, models, dtype, python, log)
-                running = _wait_until_ready(root, child, log)
-            else:
-                _check_fit(root, running, models, dtype)
+                _wait_until_ready(root, child, log)
+        if child is None or running.pid != child.pid:
+            _check_fit(root, running, models, dtype)
         _keys[running.url] = running.key
         try:
             yield running.url
@@ -119,6 +118,25 @@ def _find(root: Path) -> _Running | None:
     except (OSError, ValueError, TypeError):
         return None
     return running if _is_healthy(running) else None
+
+
+def _find_or_wait(root: Path) -> _Running | None:
+    """None only once no service has the root: one may be starting by another hand, or ending."""
+    while (running := _find(root)) is None and _is_taken(root):
+        time.sleep(POLL_SECONDS)
+    return running
+
+
+def _is_taken(root: Path) -> bool:
+    """Whether a service holds its lock on the root."""
+    lock = os.open(root / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _is_healthy(running: _Running) -> bool:
@@ -171,22 +189,27 @@ def _start(
         raise ServiceUnavailable(f"cannot start the local service: {error}") from error
 
 
-def _wait_until_ready(root: Path, child: subprocess.Popen, log: Path) -> _Running:
-    """As long as it takes: a first start may load a large model."""
+def _wait_until_ready(root: Path, child: subprocess.Popen, log: Path) -> None:
+    """As long as it takes: a first start may load a large model.
+
+    Also returns if the child ended because an older service, whose harness was killed while it
+    was starting, has taken the root.
+    """
     try:
         while child.poll() is None:
             running = _find(root)
             if running is not None and running.pid == child.pid:
-                return running
+                return
             time.sleep(POLL_SECONDS)
     except BaseException:  # Ctrl-C while it loads
         child.kill()
         child.wait()
         raise
-    raise ServiceUnavailable(
-        f"the local service ended with code {child.returncode} before it was ready: "
-        f"{_last_words(log)}"
-    )
+    if not _is_taken(root):
+        raise ServiceUnavailable(
+            f"the local service ended with code {child.returncode} before it was ready: "
+            f"{_last_words(log)}"
+        )
 
 
 def _last_words(log: Path) -> str:

@@ -73,14 +73,24 @@ def main() -> int:
 def run(options: argparse.Namespace, make_engine, **core_options) -> int:
     """Serves what `make_engine` returns until it is told to end."""
     from sft.local.core import Core
-    from sft.local.server import Announcement, CannotServe, listening, root_lock, serve, url_of
+    from sft.local.server import (
+        Announcement,
+        CannotServe,
+        Ending,
+        listening,
+        root_lock,
+        serve,
+        url_of,
+    )
     from sft.local.store import Store
 
     key = os.environ.pop(KEY_VARIABLE, None) or f"tml-{secrets.token_urlsafe(32)}"
     if not key.startswith("tml-"):
         raise CannotServe(f"{KEY_VARIABLE} must begin with tml-, as every key of the SDK does")
-    root = options.root.absolute()
+    root, ending = options.root.absolute(), Ending()
     with root_lock(root), listening(options.host, options.port) as bound:
+        if options.until_unused:
+            ending.when_unused(root)
         announcement = Announcement(url_of(bound), key, options.models, options.dtype)
 
         def greet() -> None:
@@ -91,10 +101,7 @@ def run(options: argparse.Namespace, make_engine, **core_options) -> int:
 
         async def main() -> None:
             core = Core(make_engine(), Store(root), **core_options)
-            await serve(
-                core, bound, announcement, root,
-                until_unused=options.until_unused, on_ready=greet,
-            )  # fmt: skip
+            await serve(core, bound, announcement, root, ending=ending, on_ready=greet)
 
         asyncio.run(main())
     return 0

@@ -34,7 +34,7 @@ from sft.local.sampling import SampleRequest, Sampling
 from sft.local.scheduler import Scheduler
 from sft.local.sessions import Session, Sessions
 from sft.local.store import CheckpointPath, Store, StoreError, check_ttl
-from sft.local.workers import Workers
+from sft.local.threads import Threads
 
 MOST_RANK = 1024
 GAP_SECONDS = 600.0  # how long a model's requests wait for one that was lost
@@ -55,16 +55,16 @@ class Core:
     ):
         self.engine = engine
         self.store = store
-        self.workers = Workers()
+        self.threads = Threads()
         self.futures = futures or Futures()
         self.sessions = Sessions(self._release, timeout=session_timeout)
         self.infos: dict[str, ModelInfo] = {info.name: info for info in engine.models()}
         self._busy = asyncio.Lock()
         self.sampling = Sampling(
-            engine, store, self.futures, self.workers, self._samplers, self._busy
+            engine, store, self.futures, self.threads, self._samplers, self._busy
         )
         self.scheduler = Scheduler(
-            engine, store, self.futures, self.workers, self._busy,
+            engine, store, self.futures, self.threads, self._busy,
             self.sessions.models, self.sampling.add_snapshot, tick=tick,
         )  # fmt: skip
         self._tasks: set[asyncio.Task] = set()
@@ -79,7 +79,7 @@ class Core:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.to_thread(self.workers.finish_writes)
+            await asyncio.to_thread(self.threads.finish_writes)
 
     # Models --------------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Core:
             jobs += [(self.engine.drop_sampler, sampler) for sampler in samplers]
             for call, name in jobs:
                 with contextlib.suppress(EngineError):
-                    await self.workers.compute(call, name)
+                    await self.threads.compute(call, name)
 
     async def _clean(self) -> None:
         while True:

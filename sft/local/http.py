@@ -75,13 +75,13 @@ class Guard:
     """
 
     def __init__(self, app: Callable, key: str):
-        self._app = app
+        self.app = app
         self._key = key.encode()
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             return
-        app = self._app
+        app = self.app
         if not self._is_right(dict(scope["headers"])):
             detail = "the key is missing or wrong: set TINKER_API_KEY to this service's key"
             app = JSONResponse({"detail": detail}, 401)

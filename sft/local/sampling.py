@@ -19,7 +19,7 @@ from sft.local.engine_api import AdapterState, Engine, EngineError, SampleWork
 from sft.local.futures import Futures
 from sft.local.queues import Sampler
 from sft.local.store import CheckpointPath, Store, StoreError
-from sft.local.workers import Workers
+from sft.local.threads import Threads
 
 MOST_SNAPSHOTS = 8  # of one session
 MOST_LOADED = 16  # samplers of checkpoints in the engine
@@ -48,14 +48,14 @@ class Sampling:
         engine: Engine,
         store: Store,
         futures: Futures,
-        workers: Workers,
+        threads: Threads,
         samplers: Callable[[], list[Sampler]],
         busy: asyncio.Lock,
     ):
         self._engine = engine
         self._store = store
         self._futures = futures
-        self._workers = workers
+        self._threads = threads
         self._samplers = samplers
         self._busy = busy
         self._queue: deque[SampleRequest] = deque()
@@ -113,7 +113,7 @@ class Sampling:
             async with self._busy:
                 try:
                     works = [request.work for request in ready]
-                    results = await self._workers.compute(self._engine.sample, works)
+                    results = await self._threads.compute(self._engine.sample, works)
                 except EngineError as error:
                     results = [error] * len(ready)
         for request, result in zip(ready, results, strict=True):
@@ -135,7 +135,7 @@ class Sampling:
         state = None
         if sampler.path is not None:
             path = CheckpointPath.parse(sampler.path)
-            state = await self._workers.write(self._store.read, path)
+            state = await self._threads.write(self._store.read, path)
             loaded = [other for other in self._samplers() if other.is_resident and other.path]
             await self._make_room(loaded, MOST_LOADED - 1)
         await self._add(sampler, state)
@@ -152,11 +152,11 @@ class Sampling:
 
     async def _add(self, sampler: Sampler, state: AdapterState | None) -> None:
         sampler_id, base_model = sampler.sampler_id, sampler.base_model
-        await self._workers.compute(self._engine.add_sampler, sampler_id, base_model, state)
+        await self._threads.compute(self._engine.add_sampler, sampler_id, base_model, state)
         sampler.is_resident = True
         sampler.last_used = time.monotonic()
         if sampler.is_closed:
-            await self._workers.compute(self._engine.drop_sampler, sampler_id)
+            await self._threads.compute(self._engine.drop_sampler, sampler_id)
 
     async def _make_room(self, samplers: list[Sampler], most: int) -> None:
         """Drops the least recently used that nobody waits for, until `most` are left."""
@@ -166,4 +166,4 @@ class Sampling:
         )
         for sampler in idle[: max(0, len(samplers) - most)]:
             sampler.is_resident = False
-            await self._workers.compute(self._engine.drop_sampler, sampler.sampler_id)
+            await self._threads.compute(self._engine.drop_sampler, sampler.sampler_id)

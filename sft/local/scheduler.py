@@ -20,7 +20,7 @@ from sft.local.engine_api import AdapterState, Engine, EngineError, Work
 from sft.local.futures import Futures, Reply
 from sft.local.queues import Create, Load, Model, Refused, Request, Sampler, Save, Slice, Snapshot
 from sft.local.store import Store, StoreError
-from sft.local.workers import Workers
+from sft.local.threads import Threads
 
 MOST_WRITES = 4  # states waiting for the disk; each is a copy in memory
 
@@ -36,7 +36,7 @@ class Scheduler:
         engine: Engine,
         store: Store,
         futures: Futures,
-        workers: Workers,
+        threads: Threads,
         busy: asyncio.Lock,
         models: Callable[[], list[Model]],
         add_snapshot: Callable[[Sampler, AdapterState], Awaitable[None]],
@@ -48,7 +48,7 @@ class Scheduler:
         self._engine = engine
         self._store = store
         self._futures = futures
-        self._workers = workers
+        self._threads = threads
         self._models = models
         self._add_snapshot = add_snapshot
         self._tick = tick
@@ -141,7 +141,7 @@ class Scheduler:
     async def _each(self, count: int, call: Callable, items: list) -> list:
         """One result or EngineError for each item, also where the call fails as a whole."""
         try:
-            return await self._workers.compute(call, items)
+            return await self._threads.compute(call, items)
         except EngineError as error:
             return [error] * count
 
@@ -174,19 +174,19 @@ class Scheduler:
             reply = Reply.of(path=path, model_id=model_id, type="load_weights")
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Snapshot):
-            state = await self._workers.compute(self._engine.state, model.model_id, False)
+            state = await self._threads.compute(self._engine.state, model.model_id, False)
             await self._add_snapshot(operation.sampler, state)
             sampler_id = operation.sampler.sampler_id
             reply = Reply.of(sampling_session_id=sampler_id, type="save_weights_for_sampler")
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Save):
             optimizer = operation.path.kind == "weights"
-            state = await self._workers.compute(self._engine.state, model.model_id, optimizer)
+            state = await self._threads.compute(self._engine.state, model.model_id, optimizer)
             self._begin_write(model, request, state)
 
     async def _create(self, model: Model, lora) -> None:
         create = self._engine.create_adapter
-        await self._workers.compute(create, model.model_id, model.base_model, lora)
+        await self._threads.compute(create, model.model_id, model.base_model, lora)
         model.is_created = True
 
     async def _load(self, model: Model, load: Load) -> None:
@@ -200,7 +200,7 @@ class Scheduler:
             model.lora = state.lora
             state = replace(state, base_model=model.base_model)
             await self._create(model, state.lora)
-        await self._workers.compute(self._engine.load, model.model_id, state, load.optimizer)
+        await self._threads.compute(self._engine.load, model.model_id, state, load.optimizer)
         model.broken = None
 
     def _begin_read(self, load: Load) -> None:
@@ -214,12 +214,12 @@ class Scheduler:
 
         if not load.is_reading:
             load.is_reading = True
-            reading = self._workers.write(self._store.read, load.path, load.optimizer)
+            reading = self._threads.write(self._store.read, load.path, load.optimizer)
             self._keep(self._reads, read())
 
     def _begin_write(self, model: Model, request: Request, state: AdapterState) -> None:
         save: Save = request.operation
-        writing = self._workers.write(
+        writing = self._threads.write(
             self._store.write, save.path, state,
             ttl_seconds=save.ttl_seconds, user_metadata=save.user_metadata,
             run_metadata=model.user_metadata, overwrite=save.overwrite,

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from sft.local.core import Core
 from sft.local.http import make_app
 
 GRACE_SECONDS = 2  # for answers under way when the service ends
+LOCK_TRIES = 10
 BACKLOG = 1024  # connections that wait to be accepted
 
 
@@ -44,18 +46,38 @@ class Announcement:
     pid: int = field(default_factory=os.getpid)
 
 
+@dataclass
+class Ending:
+    """How to end the process: at once, until `serve` has something to see to first."""
+
+    end: Callable[[], None] = lambda: os._exit(0)
+
+    def when_unused(self, root: Path) -> None:
+        """Ends once nobody holds ROOT/users.lock, which from then on stays locked."""
+
+        def wait() -> None:
+            users = os.open(root / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(users, fcntl.LOCK_EX)  # for good: a newcomer waits for this process's end
+            self.end()
+
+        threading.Thread(target=wait, name="users", daemon=True).start()
+
+
 @contextlib.contextmanager
 def root_lock(root: Path) -> Iterator[None]:
     """Raises CannotServe while another service has the root."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "server.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        for _ in range(LOCK_TRIES):  # a harness that looks whether it is free holds it briefly
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.05)
+        else:
             raise CannotServe(
                 f"another service has {root}: use that one (its address is in service.json), "
                 "end it, or choose another --root"
-            ) from error
+            )
         yield
 
 
@@ -78,27 +100,16 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def when_unused(root: Path, then: Callable[[], None]) -> None:
-    """Calls `then` from a thread once nobody holds ROOT/users.lock, which stays locked."""
-
-    def wait() -> None:
-        file = os.open(root / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX)  # never let go: a newcomer waits for this service's end
-        then()
-
-    threading.Thread(target=wait, name="users", daemon=True).start()
-
-
 async def serve(
     core: Core,
     bound: socket.socket,
     announcement: Announcement,
     root: Path,
     *,
-    until_unused: bool,
+    ending: Ending,
     on_ready: Callable[[], None],
 ) -> None:
-    """Until a signal, or until nobody uses it. On return all that was to be saved is saved."""
+    """Until a signal, or `ending.end`. On return all that was to be saved is saved."""
     config = uvicorn.Config(
         make_app(core, announcement.key),
         log_level="warning",
@@ -113,6 +124,7 @@ async def serve(
         core.end_all("the local service has ended")
         server.should_exit = True
 
+    ending.end = lambda: loop.call_soon_threadsafe(stop)
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(ValueError, RuntimeError):  # in a thread, as tests run it
             loop.add_signal_handler(number, stop)
@@ -120,8 +132,6 @@ async def serve(
         bound.listen(BACKLOG)
         with announced(root, announcement):
             on_ready()
-            if until_unused:
-                when_unused(root, lambda: loop.call_soon_threadsafe(stop))
             await server.serve(sockets=[bound])
 
 

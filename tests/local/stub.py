@@ -25,7 +25,7 @@ from sft.local.engine_api import (
     Work,
     WorkResult,
 )
-from sft.local.server import Announcement, listening, serve, url_of
+from sft.local.server import Announcement, Ending, listening, serve, url_of
 from sft.local.store import Store
 
 MODEL = "stub/model"
@@ -127,24 +127,16 @@ def serving(core_of, root: Path, key: str = KEY) -> Iterator[tuple[str, Core]]:
 
     `core_of()` makes the core; it is called on the service's event loop.
     """
-    ready, started = threading.Event(), {}
+    ready, started, ending = threading.Event(), {}, Ending()
 
     async def main() -> None:
-        core = started["core"] = core_of()
-        started["loop"], started["end"] = asyncio.get_running_loop(), asyncio.Event()
+        started["core"] = core_of()
         with listening("127.0.0.1", 0) as bound:
             started["url"] = url_of(bound)
             announcement = Announcement(started["url"], key, {MODEL: None}, "auto")
-            task = asyncio.create_task(
-                serve(core, bound, announcement, root, until_unused=False, on_ready=ready.set)
+            await serve(
+                started["core"], bound, announcement, root, ending=ending, on_ready=ready.set
             )
-            await asyncio.wait(
-                {task, asyncio.create_task(started["end"].wait())},
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()
@@ -152,7 +144,7 @@ def serving(core_of, root: Path, key: str = KEY) -> Iterator[tuple[str, Core]]:
     try:
         yield started["url"], started["core"]
     finally:
-        started["loop"].call_soon_threadsafe(started["end"].set)
+        ending.end()
         thread.join(30)
 
 

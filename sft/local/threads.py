@@ -1,0 +1,45 @@
+"""The two threads that do the service's slow work, so that the event loop never waits.
+
+One thread owns the engine; the other one the disk, in the order of its jobs: a load that was asked
+for after a save finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sft.local.engine_api import EngineError
+
+
+class Threads:
+    def __init__(self) -> None:
+        self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+
+    async def compute(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Calls the engine. Raises EngineError and nothing else."""
+        return await _explained(self._engine, call, *args)
+
+    def write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Future:
+        """Hands a job to the disk thread before it returns; the future is its result."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._disk, lambda: call(*args, **kwargs))
+
+    def finish_writes(self) -> None:
+        """Blocks until everything handed to `write` is on disk. Nothing may be handed in later."""
+        self._disk.shutdown(wait=True)
+
+
+async def _explained(executor: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, call, *args)
+    except EngineError:
+        raise
+    except Exception as error:  # a bug or a full memory: one request fails, the service lives on
+        traceback.print_exc()
+        message = f"internal error of the local service ({type(error).__name__}: {error})"
+        raise EngineError(message, user=False) from error

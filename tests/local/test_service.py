@@ -1,0 +1,208 @@
+"""Services as processes: started, joined, ended with their users, never left behind."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import tinker
+
+from sft import service
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory) -> str:
+    """An "interpreter" whose `-m sft.local` has an engine of constants."""
+    script = tmp_path_factory.mktemp("bin") / "python"
+    script.write_text(
+        f'#!/bin/sh\ncd "{REPOSITORY}" && exec "{sys.executable}" -m tests.local.stub_server "$@"\n'
+    )
+    script.chmod(0o700)
+    return str(script)
+
+
+def harness(root: Path, python: str, then: str, models: str = "{'m': None}") -> subprocess.Popen:
+    """A process that uses a service on `root`, prints its state, and does `then`."""
+    code = f"""
+        import sys, time
+        from pathlib import Path
+        from sft import service
+        with service.local(Path({str(root)!r}), {models}, python={python!r}) as url:
+            print(url, flush=True)
+            {then}
+        print("left", flush=True)
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
+    )  # fmt: skip
+
+
+def announced(root: Path) -> dict:
+    return json.loads((root / "service.json").read_text())
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; a dead child that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_dead(pid: int) -> None:
+    for _ in range(400):
+        if not is_alive(pid):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {pid} lives on")
+
+
+def test_a_service_is_ready_on_entry_and_gone_on_leaving(tmp_path, python):
+    with service.local(tmp_path, {"m": None}, python=python) as url:
+        said = announced(tmp_path)
+        key = service.api_key(url)
+        assert (said["url"], said["key"]) == (url, key)
+        assert key.startswith("tml-")
+        rest = tinker.RestClient(base_url=url, api_key=key)
+        (model,) = rest.get_server_capabilities().result().supported_models
+        assert model.model_name == "m"
+        assert service.api_key("http://127.0.0.1:1") is None
+    assert not is_alive(said["pid"])
+    assert not (tmp_path / "service.json").exists()
+
+
+def test_the_key_is_for_the_owner_alone(tmp_path, python):
+    with service.local(tmp_path, {"m": None}, python=python) as url:
+        key, pid = service.api_key(url), announced(tmp_path)["pid"]
+        assert stat.S_IMODE((tmp_path / "service.json").stat().st_mode) == 0o600
+        for place in (tmp_path / "service.log", Path(f"/proc/{pid}/cmdline")):
+            assert key not in place.read_text()
+
+
+def test_a_service_in_use_is_joined_and_ends_with_its_last_user(tmp_path, python):
+    first = harness(tmp_path, python, "sys.stdin.read()")
+    url = first.stdout.readline().strip()
+    pid = announced(tmp_path)["pid"]
+    second = harness(tmp_path, python, "sys.stdin.read()")
+    assert second.stdout.readline().strip() == url
+    first.communicate(timeout=20)
+    assert is_alive(pid)
+    with service.local(tmp_path, {"m": None}, python=python) as joined:
+        assert joined == url
+        second.communicate(timeout=20)
+        assert is_alive(pid)
+    wait_until_dead(pid)
+
+
+def test_many_harnesses_that_start_at_once_share_one_service(tmp_path, python):
+    users = [harness(tmp_path, python, "sys.stdin.read()") for _ in range(4)]
+    urls = {user.stdout.readline() for user in users}
+    pid = announced(tmp_path)["pid"]
+    assert len(urls) == 1
+    for user in users:
+        user.communicate(timeout=20)
+    wait_until_dead(pid)
+
+
+def test_a_service_that_serves_something_else_is_not_joined(tmp_path, python):
+    with service.local(tmp_path, {"m": "/some/folder"}, python=python):
+        for models, dtype in (
+            ({"other": None}, "auto"),
+            ({"m": "/another/folder"}, "auto"),
+            ({"m": None}, "float32"),
+        ):
+            with pytest.raises(service.ServiceUnavailable, match="serves m in dtype auto.*root"):
+                with service.local(tmp_path, models, dtype=dtype, python=python):
+                    pass
+        with service.local(tmp_path, {"m": None}, python=python):
+            pass
+
+
+def test_a_harness_that_is_killed_takes_its_service_along(tmp_path, python):
+    user = harness(tmp_path, python, "sys.stdin.read()")
+    user.stdout.readline()
+    pid = announced(tmp_path)["pid"]
+    user.kill()
+    wait_until_dead(pid)
+    assert not (tmp_path / "service.json").exists()
+
+
+def test_a_harness_killed_while_its_service_starts_leaves_none_behind(tmp_path, python):
+    user = harness(tmp_path, python, "pass")
+    while not (tmp_path / "service.log").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    user.kill()
+    with service.local(tmp_path, {"m": None}, python=python):  # waits until the other one is gone
+        pid = announced(tmp_path)["pid"]
+    wait_until_dead(pid)
+
+
+def test_a_killed_service_is_replaced_by_the_next(tmp_path, python):
+    with service.local(tmp_path, {"m": None}, python=python) as first:
+        os.kill(announced(tmp_path)["pid"], signal.SIGKILL)
+        wait_until_dead(announced(tmp_path)["pid"])
+    assert (tmp_path / "service.json").exists()
+    with service.local(tmp_path, {"m": None}, python=python) as second:
+        assert service.api_key(second) != service.api_key(first)
+
+
+def test_a_service_that_cannot_start_says_why(tmp_path, python):
+    with pytest.raises(service.ServiceUnavailable, match="'broken' holds no config.json"):
+        with service.local(tmp_path, {"broken": None}, python=python):
+            pass
+
+
+def test_a_service_that_crashes_at_its_start_shows_the_end_of_its_log(tmp_path, python):
+    with pytest.raises(
+        service.ServiceUnavailable, match="(?s)ended with code.*RuntimeError: a bug"
+    ):
+        with service.local(tmp_path, {"crashing": None}, python=python):
+            pass
+    with pytest.raises(service.ServiceUnavailable, match="cannot start"):
+        with service.local(tmp_path, {"m": None}, python="/no/such/python"):
+            pass
+
+
+def test_a_service_by_hand_says_how_to_use_it_and_ends_when_told(tmp_path, python):
+    command = [python, "-m", "sft.local", "--root", str(tmp_path), "--model", "m"]
+    by_hand = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = [by_hand.stdout.readline() for _ in range(3)]
+    url = lines[1].split("TINKER_BASE_URL=")[1].strip()
+    key = lines[2].split("TINKER_API_KEY=")[1].strip()
+    tinker.RestClient(base_url=url, api_key=key).get_server_capabilities().result()
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode != 0
+    assert "another service has" in second.stderr
+    with service.local(tmp_path, {"m": None}, python=python) as joined:
+        assert joined == url
+    assert by_hand.poll() is None  # it is not the harness's to end
+    by_hand.send_signal(signal.SIGTERM)
+    _, errors = by_hand.communicate(timeout=20)
+    assert (by_hand.returncode, errors) == (0, "")
+
+
+def test_a_key_of_ones_own_is_taken_from_the_environment(tmp_path, python):
+    command = [python, "-m", "sft.local", "--root", str(tmp_path), "--model", "m"]
+    environment = {**os.environ, "SFT_SERVICE_KEY": "tml-mine"}
+    by_hand = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert "TINKER_API_KEY=tml-mine" in [by_hand.stdout.readline() for _ in range(3)][2]
+    by_hand.send_signal(signal.SIGINT)
+    by_hand.communicate(timeout=20)
+    assert by_hand.returncode == 0
+
+
+def test_help_and_import_are_quick_because_they_load_nothing_heavy():
+    code = "import sys, sft.service, sft.local.__main__ as m; m.parse(['--root=a', '--model=b'])"
+    code += "; print([n for n in ('torch', 'tinker', 'transformers') if n in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout.strip() == "[]", ran.stderr
