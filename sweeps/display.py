@@ -1,0 +1,196 @@
+"""What a sweep shows while it runs: one live table in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from sweeps.trial import Ending
+
+KEEP_ENDED = 12  # rows of ended trials that the table keeps
+
+
+class Display(Protocol):
+    def started(self, number: int, params: dict[str, Any], steps: int | None) -> None: ...
+
+    def progressed(self, number: int, step: int, row: dict[str, float]) -> None: ...
+
+    def evaluated(self, number: int, step: int, value: float) -> None: ...
+
+    def ended(self, number: int, ending: "Ending") -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Row:
+    """A trial as it stands."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    step: int = 0
+    train: float | None = None
+    value: float | None = None
+    state: str = "running"
+    began: float = field(default_factory=time.monotonic)
+
+
+class Rows:
+    """Keeps a row for each trial, and the best value; the displays differ in how they show it."""
+
+    def __init__(self, metric: str, minimize: bool, n_trials: int, finished: int = 0):
+        self.metric = metric
+        self.minimize = minimize
+        self.n_trials = n_trials
+        self.finished = finished
+        self.rows: dict[int, Row] = {}
+        self.best: tuple[float, int] | None = None
+        self._began = time.monotonic()
+        self._ended_here = 0
+
+    def started(self, number: int, params: dict[str, Any], steps: int | None) -> None:
+        row = self.rows.setdefault(number, Row())
+        row.params, row.steps, row.state = params, steps, "running"
+
+    def progressed(self, number: int, step: int, row: dict[str, float]) -> None:
+        known = self.rows.setdefault(number, Row())
+        known.step, known.train = step + 1, row.get("train/nll")
+
+    def evaluated(self, number: int, step: int, value: float) -> None:
+        self.rows.setdefault(number, Row()).value = value
+
+    def ended(self, number: int, ending: "Ending") -> None:
+        row = self.rows.setdefault(number, Row())
+        row.state = "interrupted" if ending.state is None else ending.state.name.lower()
+        if ending.diverged:
+            row.state = "diverged"
+        if ending.state is not None:
+            self.finished += 1
+            self._ended_here += 1
+        if ending.values:
+            row.value = ending.values[0]
+            better = self.best is None or (row.value < self.best[0]) == self.minimize
+            if better:
+                self.best = (row.value, number)
+
+    def left(self) -> float | None:
+        """Seconds until the last trial ends, at the pace so far."""
+        running = sum(
+            (row.step / row.steps) for row in self.rows.values()
+            if row.state == "running" and row.steps
+        )  # fmt: skip
+        done = self._ended_here + running
+        if done < 0.5:
+            return None
+        pace = (time.monotonic() - self._began) / done
+        return max(0.0, pace * (self.n_trials - self.finished - running))
+
+    def summary(self) -> str:
+        best = f"best {self.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
+        left = self.left()
+        time_left = f"about {duration(left)} left" if left else ""
+        parts = [f"{self.finished} of {self.n_trials} trials", best, time_left]
+        return ", ".join(part for part in parts if part)
+
+
+class PlainLines(Rows):
+    """A line for each trial that starts, is evaluated or ends."""
+
+    def __init__(self, *arguments: Any, out: TextIO | None = None):
+        super().__init__(*arguments)
+        self._out = out or sys.stdout
+
+    def started(self, number: int, params: dict[str, Any], steps: int | None) -> None:
+        super().started(number, params, steps)
+        self.message(f"trial {number}: {shown(params)}")
+
+    def evaluated(self, number: int, step: int, value: float) -> None:
+        super().evaluated(number, step, value)
+        steps = self.rows[number].steps
+        self.message(f"trial {number}: step {step}/{steps} {self.metric} {value:.4f}")
+
+    def ended(self, number: int, ending: "Ending") -> None:
+        super().ended(number, ending)
+        error = f" ({ending.error})" if ending.error else ""
+        self.message(f"trial {number}: {self.rows[number].state}{error}; {self.summary()}")
+
+    def message(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class LiveTable(Rows):
+    """One table that is redrawn in place; messages scroll above it."""
+
+    def __init__(self, *arguments: Any):
+        from rich.console import Console
+        from rich.live import Live
+
+        super().__init__(*arguments)
+        self.console = Console()
+        self._live = Live(
+            console=self.console, get_renderable=self.table, refresh_per_second=4, transient=False
+        )
+        self._live.start()
+
+    def ended(self, number: int, ending: "Ending") -> None:
+        super().ended(number, ending)
+        if ending.error:
+            self.message(f"trial {number}: {self.rows[number].state} ({ending.error})")
+
+    def message(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def table(self) -> Any:
+        from rich.table import Table
+
+        names = list(dict.fromkeys(name for row in self.rows.values() for name in row.params))
+        table = Table(caption=self.summary(), caption_justify="left")
+        for name in ["trial", *names, "step", "train/nll", self.metric, "state"]:
+            table.add_column(name, justify="left" if name == "state" else "right")
+        ended = [number for number, row in self.rows.items() if row.state != "running"]
+        hidden = set(ended[:-KEEP_ENDED]) - {self.best[1] if self.best else None}
+        for number, row in sorted(self.rows.items()):
+            if number in hidden:
+                continue
+            is_best = self.best is not None and self.best[1] == number
+            table.add_row(
+                str(number),
+                *(shown_value(row.params.get(name)) for name in names),
+                f"{row.step}/{row.steps or '?'}",
+                "" if row.train is None else f"{row.train:.4f}",
+                "" if row.value is None else f"{row.value:.4f}",
+                f"{row.state}{' *' if is_best else ''}",
+                style="bold" if is_best else "" if row.state == "running" else "dim",
+            )
+        return table
+
+
+def make(*arguments: Any) -> Display:
+    return LiveTable(*arguments) if sys.stdout.isatty() else PlainLines(*arguments)
+
+
+def shown(params: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={shown_value(value)}" for name, value in params.items())
+
+
+def shown_value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def duration(seconds: float) -> str:
+    """90 -> 1m30s, 4000 -> 1h07m."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

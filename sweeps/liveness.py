@@ -1,0 +1,205 @@
+"""Which RUNNING trials still have a worker, and taking over those that have none.
+
+Optuna's own heartbeat covers `study.optimize` on a relational database only, and its retry makes
+a new trial. Here a trial whose worker is gone is continued under its own number.
+
+Beside a journal each worker holds a lock on a file, which the kernel releases with the process.
+On a database each trial carries a timestamp, renewed by its worker.
+"""
+
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+WORKER = "worker"  # user attributes of a trial
+ALIVE = "alive"
+CLAIM = "claim"
+
+
+class Liveness(Protocol):
+    """How one worker (this process) shows that it is there, and sees whether others are."""
+
+    def ask(self, ask: Callable[[], Trial]) -> Trial:
+        """A new trial that is this worker's."""
+
+    def take_over(self, study: optuna.Study) -> FrozenTrial | None:
+        """A RUNNING trial whose worker is gone, now this worker's; None where there is none."""
+
+    def adopt(self, trial: Trial) -> None:
+        """Makes a trial that another process of the same sweep handed over this worker's."""
+
+    def is_alive(self, trial: FrozenTrial) -> bool:
+        """Whether a RUNNING trial has a worker."""
+
+    def release(self, trial_id: int) -> None:
+        """This worker is through with a trial."""
+
+    def close(self) -> None:
+        """This worker ends: whatever it has not finished may be taken over."""
+
+
+def make(study: optuna.Study, folder: Path, is_journal: bool) -> Liveness:
+    return LockedFiles(folder / "workers") if is_journal else Timestamps(study)
+
+
+def orphans(study: optuna.Study, liveness: Liveness) -> Iterator[FrozenTrial]:
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not liveness.is_alive(trial):
+            yield trial
+
+
+class LockedFiles:
+    """Liveness by locks on files in a folder beside the journal."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._path = folder / f"{self.token}.lock"
+        self._file = open(self._path, "a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def ask(self, ask: Callable[[], Trial]) -> Trial:
+        with self._alone():  # nobody sees the trial before it is signed
+            trial = ask()
+            trial.set_user_attr(WORKER, self.token)
+        return trial
+
+    def take_over(self, study: optuna.Study) -> FrozenTrial | None:
+        with self._alone():
+            for trial in orphans(study, self):
+                self.adopt(Trial(study, trial._trial_id))
+                return trial
+        return None
+
+    def adopt(self, trial: Trial) -> None:
+        trial.set_user_attr(WORKER, self.token)
+
+    def is_alive(self, trial: FrozenTrial) -> bool:
+        token = trial.user_attrs.get(WORKER)
+        if token == self.token:
+            return True
+        if token is None:
+            return False
+        path = self._folder / f"{token}.lock"
+        try:
+            with open(path) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def release(self, trial_id: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with open(self._folder / "ask.lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+class Timestamps:
+    """Liveness by a timestamp on each trial; clocks of the machines should agree to seconds.
+
+    Args:
+        every: seconds between renewals.
+        stale: seconds after which a worker that has not renewed is taken to be gone.
+        settle: seconds that a claim waits for rival claims to become visible.
+    """
+
+    def __init__(
+        self, study: optuna.Study, every: float = 15.0, stale: float = 60.0, settle: float = 2.0
+    ):
+        self._study = study
+        self._every, self._stale, self._settle = every, stale, settle
+        self.token = uuid.uuid4().hex[:12]
+        self._mine: set[int] = set()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="sweep-liveness", daemon=True)
+        self._thread.start()
+
+    def ask(self, ask: Callable[[], Trial]) -> Trial:
+        trial = ask()
+        self.adopt(trial)
+        return trial
+
+    def take_over(self, study: optuna.Study) -> FrozenTrial | None:
+        for trial in orphans(study, self):
+            if self._claim(study, trial):
+                return trial
+        return None
+
+    def adopt(self, trial: Trial) -> None:
+        trial.set_user_attr(WORKER, self.token)
+        self._stamp(trial._trial_id)
+        with self._lock:
+            self._mine.add(trial._trial_id)
+
+    def is_alive(self, trial: FrozenTrial) -> bool:
+        if trial._trial_id in self._mine:
+            return True
+        seen = trial.user_attrs.get(ALIVE)
+        if seen is None:
+            seen = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        return time.time() - seen < self._stale
+
+    def release(self, trial_id: int) -> None:
+        with self._lock:
+            self._mine.discard(trial_id)
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        with self._lock:
+            for trial_id in self._mine:  # others need not wait until they are stale
+                self._study._storage.set_trial_user_attr(trial_id, ALIVE, 0.0)
+
+    def _claim(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """The earliest of the claims that are visible after a pause wins: a database gives no
+        compare-and-set through Optuna's interface, but each claim is an attribute of its own."""
+        storage, mine = study._storage, f"{CLAIM}:{self.token}"
+        storage.set_trial_user_attr(trial._trial_id, mine, time.time())
+        time.sleep(self._settle)
+        fresh = storage.get_trial(trial._trial_id)
+        rivals = {
+            key: at
+            for key, at in fresh.user_attrs.items()
+            if key.startswith(f"{CLAIM}:") and time.time() - at < self._stale
+        }
+        if self.is_alive(fresh) or min(rivals, key=lambda k: (rivals[k], k)) != mine:
+            return False
+        self.adopt(Trial(study, trial._trial_id))
+        return True
+
+    def _stamp(self, trial_id: int) -> None:
+        self._study._storage.set_trial_user_attr(trial_id, ALIVE, time.time())
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._every):
+            with self._lock:
+                mine = list(self._mine)
+            for trial_id in mine:
+                try:
+                    self._stamp(trial_id)
+                except optuna.exceptions.UpdateFinishedTrialError:
+                    self.release(trial_id)
+                except Exception as error:  # a database that is away for a while
+                    optuna.logging.get_logger(__name__).warning("liveness: %s", error)

@@ -1,0 +1,303 @@
+"""One trial: the same training loop as a single run, followed by a hook that reports to Optuna."""
+
+import asyncio
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import Trial, TrialState
+
+from sft import launch, metrics, rundir
+from sft.config import from_saved, load_yaml
+from sft.errors import BadInput
+from sft.hooks import BaseHook, Run, RunResult, Status
+from sft.schema import Settings
+from sweeps.display import Display
+from sweeps.ledger import DIVERGED, ERROR, Ledger
+
+# What is retried once, by the name that RunResult.error begins with: the service or the network,
+# not the configuration. (The loop itself has resumed a lost session several times by then.)
+INFRASTRUCTURE = (
+    "ServiceLost",
+    "ServiceUnavailable",
+    "RequestFailedError",
+    "RetryableException",
+    "API",
+    "InternalServerError",
+    "RateLimitError",
+    "ConnectionError",
+    "ConnectionResetError",
+    "TimeoutError",
+)
+
+
+@dataclass
+class Shared:
+    """What the trials of one process have in common."""
+
+    study_name: str
+    folder: Path
+    ledger: Ledger
+    display: Display
+    metrics: list[str]
+    repeats: int = 1
+    base_url: str | None = None  # of the sweep's local service
+    parent_run_id: str | None = None
+    spend: Callable[[int], bool] = lambda tokens: True  # False: the budget of tokens is used up
+    trackers: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Ending:
+    """How a trial ended; `state` None leaves it to be continued."""
+
+    state: TrialState | None
+    values: list[float] | None = None
+    error: str | None = None
+    diverged: bool = False
+    bad_input: BadInput | None = None
+
+
+class TrialRun:
+    """The runs of one trial (one, or as many as there are repeats)."""
+
+    def __init__(self, shared: Shared, trial: Trial, settings: Settings):
+        self.shared = shared
+        self.trial = trial
+        self.number = trial.number
+        self.started = False
+        self._settings = settings
+        self._runs: dict[int, Run] = {}
+        self._stop: tuple[str, Status] | None = None
+        self._measured: dict[int, dict[int, float]] = {}  # step -> repeat -> value
+        self._reports: list[asyncio.Future] = []
+
+    def stop(self, reason: str, status: Status) -> None:
+        """Ask all runs to end between two steps, with a checkpoint."""
+        if self._stop is None:
+            self._stop = (reason, status)
+        for run in self._runs.values():
+            run.stop(*self._stop)
+
+    async def execute(self) -> Ending:
+        """Trains, and tells Optuna and the display how it ended."""
+        repeats = range(self.shared.repeats)
+        outcomes = await asyncio.gather(
+            *(self._attempts(repeat) for repeat in repeats), return_exceptions=True
+        )
+        await asyncio.gather(*self._reports)
+        ending = self._judge(outcomes)
+        facts = self._facts(outcomes, ending)
+        ledger = self.shared.ledger
+        if ending.state is None:
+            await ledger.call(ledger.note, self.trial, facts)
+        else:
+            await ledger.call(ledger.finish, self.trial, ending.state, ending.values, facts)
+        self.shared.display.ended(self.number, ending)
+        return ending
+
+    # One run.
+
+    async def _attempts(self, repeat: int) -> RunResult:
+        for attempt in (1, 2):
+            try:
+                result = await self._train(repeat)
+            except (BadInput, asyncio.CancelledError):
+                self.stop("another run of the trial failed", "KILLED")
+                raise
+            except Exception as error:
+                if attempt == 2 or not is_infrastructure(f"{type(error).__name__}: {error}"):
+                    self.stop("another run of the trial failed", "KILLED")
+                    raise
+                problem = str(error)
+            else:
+                retry = result.status == "FAILED" and is_infrastructure(result.error)
+                if attempt == 2 or not retry or self._stop:
+                    if result.status == "FAILED":
+                        self.stop("another run of the trial failed", "KILLED")
+                    return result
+                problem = result.error
+            self.shared.display.message(f"trial {self.number}: {problem}; trying once more")
+        raise AssertionError("unreachable")
+
+    async def _train(self, repeat: int) -> RunResult:
+        directory = self.directory(repeat)
+        settings = self._settings_of(repeat, directory)
+        hooks: list[Any] = [_Follower(self, repeat)]
+        tags = {"sweep.study": self.shared.study_name, "sweep.trial": str(self.number)}
+        if self.shared.repeats > 1:
+            tags["sweep.repeat"] = str(repeat)
+        tracker = launch.tracking_hook(
+            settings, directory, parent_run_id=self.shared.parent_run_id, tags=tags
+        )
+        if tracker is not None:
+            hooks.append(tracker)
+            self.shared.trackers.append(tracker)
+        base_url = self.shared.base_url if settings.service.kind == "local" else None
+        return await launch.train(settings, directory, hooks, base_url=base_url)
+
+    def directory(self, repeat: int) -> Path:
+        name = str(self.number) if self.shared.repeats == 1 else f"{self.number}-{repeat}"
+        return self.shared.folder / name
+
+    def _settings_of(self, repeat: int, directory: Path) -> Settings:
+        """The run's own saved config where it has begun: what it is does not change on the way."""
+        saved = directory / "config.yaml"
+        if saved.exists():
+            return from_saved(load_yaml(saved), str(saved))
+        settings = self._settings
+        return dataclasses.replace(
+            settings,
+            run_name=f"{self.shared.study_name}-{directory.name}",
+            seed=settings.seed + repeat,
+            lora=dataclasses.replace(settings.lora, seed=settings.lora.seed + repeat),
+        )
+
+    # What the hooks say.
+
+    def begun(self, repeat: int, run: Run) -> None:
+        self.started = True
+        self._runs[repeat] = run
+        if self._stop:
+            run.stop(*self._stop)
+        self.shared.display.started(self.number, self.trial.params, run.facts.get("steps"))
+        # Evaluations from before an interruption that Optuna may not have heard of.
+        for row in metrics.read(run.directory / "metrics.jsonl"):
+            if row["step"] <= run.start_step:
+                self.measured(repeat, row["step"], row)
+
+    def progressed(self, step: int, row: dict[str, float]) -> None:
+        self.shared.display.progressed(self.number, step, row)
+        if not self.shared.spend(int(row.get("tokens/step", 0))):
+            self.stop("the sweep's budget of tokens is used up", "PRUNED")
+
+    def measured(self, repeat: int, step: int, row: dict[str, float]) -> None:
+        """Reports the mean of an evaluation once every repeat has made it."""
+        if len(self.shared.metrics) > 1 or self.shared.metrics[0] not in row:
+            return
+        values = self._measured.setdefault(step, {})
+        values[repeat] = row[self.shared.metrics[0]]
+        if len(values) < self.shared.repeats:
+            return
+        value = statistics.fmean(values.values())
+        self.shared.display.evaluated(self.number, step, value)
+        steps = [run.facts.get("steps") for run in self._runs.values()]
+        report = self._report(step, value, last=bool(steps) and steps[0] == step)
+        self._reports.append(asyncio.ensure_future(report))
+
+    async def _report(self, step: int, value: float, last: bool) -> None:
+        ledger = self.shared.ledger
+        try:
+            prune = await ledger.call(ledger.report, self.trial, step, value, last)
+        except Exception as error:  # a storage that is away for a while: the trial goes on
+            self.shared.display.message(f"trial {self.number}: not reported ({error})")
+            return
+        if prune:
+            self.stop(f"pruned at step {step}", "PRUNED")
+
+    # How it ended.
+
+    def _judge(self, outcomes: Sequence[RunResult | BaseException]) -> Ending:
+        errors = [o for o in outcomes if isinstance(o, BaseException)]
+        results = [o for o in outcomes if isinstance(o, RunResult)]
+        if any(isinstance(error, asyncio.CancelledError) for error in errors):
+            return Ending(None)
+        for result in results:
+            if result.diverged:
+                return Ending(TrialState.PRUNED, error=result.reason, diverged=True)
+        for error in errors:
+            bad = error if isinstance(error, BadInput) else None
+            text = str(error) if bad else f"{type(error).__name__}: {error}"
+            return Ending(TrialState.FAIL, error=text, bad_input=bad)
+        for result in results:
+            if result.status == "FAILED":
+                return Ending(TrialState.FAIL, error=result.error or result.reason)
+        if any(result.status == "PRUNED" for result in results):
+            return Ending(TrialState.PRUNED, error=results[0].reason)
+        if any(result.status == "KILLED" for result in results):
+            return Ending(None)
+        return self._complete(results)
+
+    def _complete(self, results: Sequence[RunResult]) -> Ending:
+        values = []
+        for metric in self.shared.metrics:
+            measured = [_value(metric, result, self._settings) for result in results]
+            if any(value is None for value in measured):
+                there = ", ".join(sorted(results[0].last)) or "nothing"
+                return Ending(
+                    TrialState.FAIL,
+                    error=f"hydra.sweeper.metric={metric}: was not measured; there is {there}.",
+                )
+            values.append(statistics.fmean(measured))
+        if not all(math.isfinite(value) for value in values):
+            return Ending(TrialState.PRUNED, error="the metric is not finite", diverged=True)
+        return Ending(TrialState.COMPLETE, values)
+
+    def _facts(self, outcomes: Sequence[Any], ending: Ending) -> dict[str, Any]:
+        results = [o for o in outcomes if isinstance(o, RunResult)]
+        facts: dict[str, Any] = {
+            "tokens": sum(result.tokens for result in results),
+            # Of this process and of those that it continues.
+            "seconds": self.trial.user_attrs.get("seconds", 0.0)
+            + max((result.seconds for result in results), default=0.0),
+            "steps": max((result.steps for result in results), default=0),
+            "directories": [str(self.directory(r)) for r in range(self.shared.repeats)],
+        }
+        mlflow = [rundir.read_facts(Path(d)).get("mlflow") or {} for d in facts["directories"]]
+        facts["mlflow_run_ids"] = [known.get("run_id") for known in mlflow]
+        if results:
+            saved = results[0].checkpoints
+            records = {"checkpoint": saved[-1] if saved else None, "best": results[0].best}
+            for name, record in records.items():
+                if record is not None:
+                    facts[name] = {"state": record.state_path, "sampler": record.sampler_path}
+        if ending.values and len(results) > 1:
+            facts["values"] = [
+                [_value(metric, result, self._settings) for result in results]
+                for metric in self.shared.metrics
+            ]
+        if ending.error:
+            facts[ERROR] = ending.error
+        if ending.diverged:
+            facts[DIVERGED] = True
+        return facts
+
+
+class _Follower(BaseHook):
+    """One run's events, passed on to its trial."""
+
+    def __init__(self, trial_run: TrialRun, repeat: int):
+        self._trial = trial_run
+        self._repeat = repeat
+
+    def on_start(self, run: Run) -> None:
+        self._trial.begun(self._repeat, run)
+
+    def on_progress(self, step: int, row: dict[str, float]) -> None:
+        self._trial.progressed(step, row)
+
+    def on_metrics(self, step: int, row: dict[str, float], timestamp_ms: int) -> None:
+        self._trial.measured(self._repeat, step, row)
+
+    def on_message(self, text: str) -> None:
+        self._trial.shared.display.message(f"trial {self._trial.number}: {text}")
+
+
+def is_infrastructure(error: str | None) -> bool:
+    return (error or "").startswith(INFRASTRUCTURE)
+
+
+def _value(metric: str, result: RunResult, settings: Settings) -> float | None:
+    """A metric's last value; also `tokens`, `seconds` and numbers of the config (lora.rank)."""
+    if metric in result.last:
+        return float(result.last[metric])
+    if metric in ("tokens", "seconds"):
+        return float(getattr(result, metric))
+    value: Any = settings
+    for part in metric.split("."):
+        value = getattr(value, part, None)
+    return float(value) if isinstance(value, int | float) else None
