@@ -126,7 +126,7 @@ def step(base: BaseModel, streams: list[Stream]) -> None:
         torch.tensor([stream.token for stream in rows], device=base.device),
         torch.tensor([stream.cache.length for stream in rows], device=base.device),
         [1] * ROWS,
-        _adapter_runs(streams),
+        _adapter_runs(base, streams),
     )
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -188,15 +188,19 @@ def sample(
     ]
 
 
-def _adapter_runs(streams: list[Stream]) -> list[Run]:
-    """One run over the whole block for each adapter: LoRA products of a fixed shape as well."""
-    runs: list[Run] = []
+def _adapter_runs(base: BaseModel, streams: list[Stream]) -> list[Run]:
+    """One run over the whole block for each adapter, which scales the rows of others to zero.
+
+    So the LoRA products are of a fixed shape too, however many rows belong to each adapter.
+    """
+    scales: dict[str, torch.Tensor] = {}
+    adapters = {stream.adapter.key: stream.adapter for stream in streams}
     for row, stream in enumerate(streams):
-        if runs and runs[-1].lora is stream.adapter.views:
-            runs[-1].end = row + 1
-        else:
-            runs.append(stream.adapter.run(row, row + 1))
-    return runs
+        key = stream.adapter.key
+        if key not in scales:
+            scales[key] = torch.zeros(ROWS, 1, device=base.device)
+        scales[key][row] = stream.adapter.scale
+    return [Run(0, ROWS, adapters[key].views, scale) for key, scale in scales.items()]
 
 
 def _prompt_logprobs(

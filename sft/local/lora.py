@@ -39,13 +39,13 @@ class Run:
     """Consecutive rows of a pack that go through one adapter.
 
     `lora` and `gradient` hold views for each Linear of the base model; `lora` None is the base
-    model itself, `gradient` None a forward alone.
+    model itself, `gradient` None a forward alone. `scale` may be one for each row, [rows, 1].
     """
 
     start: int
     end: int
     lora: list[LoraViews | None] | None = None
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
     gradient: list[LoraViews | None] | None = None
 
     @property

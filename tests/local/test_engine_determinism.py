@@ -1,0 +1,93 @@
+"""Same request, same numbers, bit for bit, whatever else is computed beside it (on the CPU)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sft.local.engine import TorchEngine
+from sft.local.engine_api import AdamStep, LoraSpec, SampleWork, Work
+from tests.local import engine_models
+from tests.local.engine_models import sequences
+
+LENGTHS = [70, 3, 41, 110, 1]
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def engine(request, tmp_path_factory):
+    """Matrices as wide as a real small model's, so that its kernels are the ones tested."""
+    folder = tmp_path_factory.mktemp("wide")
+    wide = dict(hidden_size=576, intermediate_size=1536, num_attention_heads=9,
+                num_key_value_heads=3, head_dim=64, vocab_size=1031)  # fmt: skip
+    shape = engine_models.SHAPE | wide
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_models, "SHAPE", shape)
+        source = engine_models.save("llama-tied", folder)
+    return TorchEngine({"wide": source}, dtype=request.param, threads=2)
+
+
+def train(engine, beside: list[Work], steps: int = 2) -> tuple[list, dict]:
+    """Train adapter "run" with `beside` in each of its passes, before and behind it."""
+    engine.create_adapter("run", "wide", LoraSpec(8, seed=0))
+    seen = []
+    for step in range(steps):
+        work = Work("run", sequences(LENGTHS, seed=step), backward=True)
+        half = len(beside) // 2
+        results = engine.run([*beside[:half], work, *beside[half:]])
+        seen.append((results[half].loss_sum, results[half].logprobs))
+        others = {one.model_id for one in beside if one.backward}
+        engine.optim_step([AdamStep(name, 0.01) for name in [*sorted(others), "run"]])
+    return seen, engine.state("run", optimizer=True)
+
+
+def assert_identical(one, other) -> None:
+    (seen, state), (seen_other, state_other) = one, other
+    for (loss, logprobs), (loss_other, logprobs_other) in zip(seen, seen_other, strict=True):
+        assert loss == loss_other
+        for values, values_other in zip(logprobs, logprobs_other, strict=True):
+            np.testing.assert_array_equal(values, values_other)
+    for part in ("weights", "optimizer"):
+        for name, value in getattr(state, part).items():
+            np.testing.assert_array_equal(value, getattr(state_other, part)[name])
+
+
+def test_a_run_alone_is_the_same_twice(engine):
+    assert_identical(train(engine, []), train(engine, []))
+
+
+def test_a_run_is_the_same_beside_its_own_evaluation(engine):
+    evaluation = [Work("run", sequences([33, 90], seed=50), backward=False)] * 2
+    assert_identical(train(engine, []), train(engine, evaluation))
+
+
+def test_a_run_is_the_same_beside_seven_others(engine):
+    beside = []
+    for other in range(7):
+        engine.create_adapter(f"other {other}", "wide", LoraSpec([1, 8, 32][other % 3], seed=other))
+        data = sequences([5 + 17 * other, 60], seed=100 + other)
+        beside.append(Work(f"other {other}", data, backward=True))
+    assert_identical(train(engine, []), train(engine, beside))
+
+
+def test_samples_and_prompt_logprobs_are_the_same_beside_others(engine):
+    train(engine, [])
+    engine.add_sampler("tuned", "wide", engine.state("run", optimizer=False))
+    engine.add_sampler("base", "wide", None)
+    prompt = [5, 9, 31, 40, 2, 77, 12]
+    work = SampleWork("tuned", prompt, 2, 10, seed=3, stop_at_eos=False, prompt_logprobs=True)
+    (alone,) = engine.sample([work])
+    others = [
+        replace(
+            work,
+            sampler_id=["base", "tuned"][other % 2],
+            prompt=prompt * (1 + other % 4),
+            max_tokens=4 + other,
+            seed=other,
+        )
+        for other in range(9)
+    ]
+    for place in (0, 4, 9):
+        results = engine.sample([*others[:place], work, *others[place:]])
+        assert results[place] == alone
