@@ -72,14 +72,19 @@ def _byte_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def local_service(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def local_service_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `local_service` keeps its checkpoints: ROOT/RUN/weights/NAME."""
+    return tmp_path_factory.mktemp("service-root")
+
+
+@pytest.fixture(scope="session")
+def local_service(tiny_model: Path, local_service_root: Path) -> Iterator[str]:
     """The URL of a local service, a process of its own, that serves `tiny_model` as "tiny".
 
     Its key: `sft.service.api_key(url)`. In float32, so that numbers can be compared.
     """
     from sft import service
 
-    pytest.importorskip("sft.local.engine")
-    root = tmp_path_factory.mktemp("service-root")
-    with service.local(root, {TINY_MODEL: str(tiny_model)}, dtype="float32") as url:
+    models = {TINY_MODEL: str(tiny_model)}
+    with service.local(local_service_root, models, dtype="float32") as url:
         yield url

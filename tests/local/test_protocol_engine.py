@@ -1,0 +1,130 @@
+"""The SDK, a service process and the real engine on a tiny model: numbers that must agree."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import tinker
+from tinker import types
+
+from sft import service
+
+ADAM = types.AdamParams(learning_rate=1e-2)
+TOKENS = [40, 7, 100, 3, 55, 90, 12, 12, 77, 4]
+
+
+def datum(shift: int = 0) -> types.Datum:
+    tokens = [(token + shift) % 256 for token in TOKENS]
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(tokens[:-1]),
+        loss_fn_inputs={"target_tokens": tokens[1:], "weights": [0.0, 0.5] + [1.0] * 7},
+    )
+
+
+@contextlib.contextmanager
+def session(url: str):
+    with tinker.ServiceClient(base_url=url, api_key=service.api_key(url)) as client:
+        yield client
+
+
+@pytest.fixture
+def client(local_service):
+    with session(local_service) as client:
+        yield client
+
+
+def losses(client: tinker.ServiceClient, steps: int = 5) -> tuple[tinker.TrainingClient, list]:
+    trainer = client.create_lora_training_client("tiny", rank=4, seed=7).result()
+    return trainer, train(trainer, range(steps))
+
+
+def train(trainer: tinker.TrainingClient, steps: range) -> list[float]:
+    futures = []
+    for step in steps:
+        futures.append(trainer.forward_backward([datum(step % 2), datum(3)], "cross_entropy"))
+        trainer.optim_step(ADAM)
+    return [future.result().metrics["loss:sum"] for future in futures]
+
+
+def test_training_learns_and_says_the_same_twice_whatever_runs_beside_it(local_service, client):
+    _, alone = losses(client)
+    assert alone[-1] < alone[0] - 0.5
+    with session(local_service) as other:
+        busy = other.create_lora_training_client("tiny", rank=16, seed=1).result()
+        beside = [busy.forward_backward([datum(9)] * 3, "cross_entropy") for _ in range(10)]
+        _, again = losses(client)
+        for future in beside:
+            future.result()
+    assert again == alone
+
+
+def test_a_snapshot_scores_as_the_trainer_does(client):
+    trainer, _ = losses(client)
+    sampler = trainer.save_weights_and_get_sampling_client().result()
+    scores = sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result()
+    forward = trainer.forward([datum()], "cross_entropy").result()
+    logprobs = forward.loss_fn_outputs[0]["logprobs"].to_numpy()
+    np.testing.assert_allclose(scores[1:], logprobs, rtol=1e-5)
+    assert not (logprobs == 0).any()  # also where the weight is zero
+
+
+def test_training_resumed_from_a_checkpoint_goes_on_as_if_nothing_had_happened(client):
+    trainer, _ = losses(client, 3)
+    path = trainer.save_state("three").result().path
+    whole = train(trainer, range(3, 6))
+    resumed = client.create_training_client_from_state_with_optimizer(path).result()
+    assert train(resumed, range(3, 6)) == whole
+    fresh = client.create_training_client_from_state(path).result()
+    assert train(fresh, range(3, 6))[0] == whole[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")
+def test_peft_loads_a_sampler_checkpoint_with_the_same_logprobs(
+    client, tiny_model, local_service_root
+):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    trainer, _ = losses(client)
+    path = trainer.save_weights_for_sampler("final").result().path
+    sampler = client.create_sampling_client(model_path=path).result()
+    scores = sampler.compute_logprobs(types.ModelInput.from_ints(TOKENS)).result()
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, local_service_root / path.removeprefix("tinker://"))
+    with torch.no_grad():
+        logits = model(torch.tensor([TOKENS])).logits[0, :-1]
+    expected = logits.log_softmax(-1)[torch.arange(len(TOKENS) - 1), TOKENS[1:]]
+    np.testing.assert_allclose(scores[1:], expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_samples_are_seeded_and_end_where_they_are_told_to(client):
+    sampler = client.create_sampling_client(base_model="tiny").result()
+    prompt = types.ModelInput.from_ints(TOKENS)
+
+    def sample(**parameters) -> list[list[int]]:
+        response = sampler.sample(prompt, 2, types.SamplingParams(**parameters)).result()
+        return [sequence.tokens for sequence in response.sequences]
+
+    first = sample(max_tokens=12, seed=5)
+    assert sample(max_tokens=12, seed=5) == first
+    assert sample(max_tokens=12, seed=6) != first
+    assert first[0] != first[1]
+    stopped = sample(max_tokens=12, seed=5, stop=[first[0][4]])
+    assert stopped[0] == first[0][: first[0].index(first[0][4]) + 1]
+    assert len(sample(max_tokens=12, temperature=0, stop=[])[0]) == 12
+
+
+def test_what_the_engine_refuses_is_the_users_to_mend(client):
+    trainer, _ = losses(client, 1)
+    wrong = types.Datum(
+        model_input=types.ModelInput.from_ints([1, 2]),
+        loss_fn_inputs={"target_tokens": [2, 100_000]},
+    )
+    with pytest.raises(tinker.RequestFailedError, match="100000") as caught:
+        trainer.forward_backward([wrong], "cross_entropy").result()
+    assert caught.value.category is types.RequestErrorCategory.User
+    sampler = client.create_sampling_client(base_model="tiny").result()
+    with pytest.raises(tinker.RequestFailedError, match="100000"):
+        sampler.compute_logprobs(types.ModelInput.from_ints([1, 100_000])).result()
