@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types as python_types
 import typing
 from typing import Any
@@ -11,6 +12,7 @@ from sft.errors import BadInput, nearest
 from sft.schema import OPTIMIZERS, Settings, key
 
 
+@functools.cache
 def dataset_schema(kind: str) -> type:
     """The dataclass of the keys under `dataset` for a kind of data. Raises `BadInput`."""
     from sft.datasets import BUILDERS

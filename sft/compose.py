@@ -50,14 +50,14 @@ def groups(folders: list[Path] | None = None) -> dict[str, list[str]]:
 def check_overrides(overrides: list[str], config_dir: str | None = None) -> None:
     """Refuse an override of a key, a group or an option that does not exist. Raises `BadInput`."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     options = groups([CONF, Path(config_dir)] if config_dir else None)
     known = key_names(options["dataset"])
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
-        except OverrideParseException as error:
+        except HydraException as error:
             reason = str(error).splitlines()[0]
             raise BadInput(f"'{text}' is not key=value: {reason}") from None
         name = override.key_or_group
