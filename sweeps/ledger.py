@@ -79,6 +79,10 @@ class Ledger:
             suggest(trial, name, distribution)
         return trial
 
+    def adopt(self, trial: Trial) -> None:
+        """Makes a trial that another process of the sweep asked for this process's own."""
+        self._liveness.adopt(trial)
+
     def report(self, trial: Trial, step: int, value: float, last: bool) -> bool:
         """Takes an evaluation; returns whether the trial is to be pruned."""
         known = self.study._storage.get_trial(trial._trial_id).intermediate_values

@@ -86,7 +86,8 @@ class Prior:
         covariance = self._shared(self._x, self._x) + same * self._own(self._x, self._x)
         covariance += self._h.noise**2 * np.eye(len(cells))
         self._factor = np.linalg.cholesky(covariance)
-        self._residual = np.linalg.solve(self._factor, np.array(excess))
+        self._whiten = np.linalg.inv(self._factor)  # once: every proposal multiplies with it
+        self._residual = self._whiten @ np.array(excess)
 
     @property
     def log_likelihood(self) -> float:
@@ -122,7 +123,7 @@ class Prior:
     def before(self, cells: Sequence[Cell], parameters: float | None, shift: float = 0.0):
         """Mean [cells] and covariance [cells, cells] of a new model's excess."""
         x = self._points(cells, parameters, shift)
-        known = np.linalg.solve(self._factor, self._shared(self._x, x))
+        known = self._whiten @ self._shared(self._x, x)
         covariance = self._shared(x, x) + self._own(x, x) - known.T @ known
         return known.T @ self._residual, covariance
 

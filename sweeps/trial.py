@@ -5,7 +5,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,6 @@ class Shared:
     base_url: str | None = None  # of the sweep's local service
     parent_run_id: str | None = None
     spend: Callable[[int], bool] = lambda tokens: True  # False: the budget of tokens is used up
-    trackers: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -59,7 +58,6 @@ class Ending:
     values: list[float] | None = None
     error: str | None = None
     diverged: bool = False
-    bad_input: BadInput | None = None
 
 
 class TrialRun:
@@ -69,7 +67,7 @@ class TrialRun:
         self.shared = shared
         self.trial = trial
         self.number = trial.number
-        self.started = False
+        self.tokens = 0
         self._settings = settings
         self._runs: dict[int, Run] = {}
         self._stop: tuple[str, Status] | None = None
@@ -136,7 +134,6 @@ class TrialRun:
         )
         if tracker is not None:
             hooks.append(tracker)
-            self.shared.trackers.append(tracker)
         base_url = self.shared.base_url if settings.service.kind == "local" else None
         return await launch.train(settings, directory, hooks, base_url=base_url)
 
@@ -160,7 +157,6 @@ class TrialRun:
     # What the hooks say.
 
     def begun(self, repeat: int, run: Run) -> None:
-        self.started = True
         self._runs[repeat] = run
         if self._stop:
             run.stop(*self._stop)
@@ -169,10 +165,16 @@ class TrialRun:
         for row in metrics.read(run.directory / "metrics.jsonl"):
             if row["step"] <= run.start_step:
                 self.measured(repeat, row["step"], row)
+            self._spend(row)
 
     def progressed(self, step: int, row: dict[str, float]) -> None:
         self.shared.display.progressed(self.number, step, row)
-        if not self.shared.spend(int(row.get("tokens/step", 0))):
+        self._spend(row)
+
+    def _spend(self, row: dict[str, float]) -> None:
+        tokens = int(row.get("tokens/step", 0))
+        self.tokens += tokens
+        if not self.shared.spend(tokens):
             self.stop("the sweep's budget of tokens is used up", "PRUNED")
 
     def measured(self, repeat: int, step: int, row: dict[str, float]) -> None:
@@ -210,9 +212,8 @@ class TrialRun:
             if result.diverged:
                 return Ending(TrialState.PRUNED, error=result.reason, diverged=True)
         for error in errors:
-            bad = error if isinstance(error, BadInput) else None
-            text = str(error) if bad else f"{type(error).__name__}: {error}"
-            return Ending(TrialState.FAIL, error=text, bad_input=bad)
+            kind = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
+            return Ending(TrialState.FAIL, error=f"{kind}{error}")
         for result in results:
             if result.status == "FAILED":
                 return Ending(TrialState.FAIL, error=result.error or result.reason)

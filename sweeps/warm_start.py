@@ -40,11 +40,19 @@ class WarmStart(BaseSampler):
         parameters: billions of parameters of the model, None if unknown.
         rank: the LoRA rank where the sweep does not search it.
         seed: of the draws; a trial's proposal depends on it, its number and the other trials.
+        source: where the knowledge comes from, for people.
     """
 
     def __init__(
-        self, base: BaseSampler, prior: Prior, parameters: float | None, rank: int, seed: int
+        self,
+        base: BaseSampler,
+        prior: Prior,
+        parameters: float | None,
+        rank: int,
+        seed: int,
+        source: str = "",
     ):
+        self._source = source
         self._base = base
         self._prior = prior
         self._parameters = parameters
@@ -74,6 +82,31 @@ class WarmStart(BaseSampler):
 
     def after_trial(self, study, trial, state, values) -> None:
         self._base.after_trial(study, trial, state, values)
+
+    def describe(self, space: dict[str, BaseDistribution]) -> list[str]:
+        """What the prior holds before the first trial, in a few lines."""
+        candidates = cells(space, self._rank)
+        expected = self._prior.expected(candidates, self._parameters)
+        rate, rank = candidates[int(expected.argmin())]
+        size = f"{self._parameters:g}B parameters" if self._parameters else "size not known"
+        by_rate = [
+            f"{lr:g} {100 * excess:.1f}%"
+            for (lr, r), excess in zip(candidates, expected, strict=True)
+            if r == rank
+        ]
+        by_rank = [
+            f"{r} {100 * excess:.1f}%"
+            for (lr, r), excess in zip(candidates, expected, strict=True)
+            if lr == rate
+        ]
+        every = max(1, len(by_rate) // 8)
+        return [
+            f"warm start ({size}) from {self._source}",
+            f"  first trial: lr={rate:g}, rank {rank}",
+            f"  expected NLL above the best by lr: {', '.join(by_rate[::every])}",
+            *([f"  and by rank: {', '.join(by_rank)}"] if len(by_rank) > 1 else []),
+            "  hydra.sweeper.warm_start=null switches this off, a JSON file replaces it",
+        ]
 
     def propose(
         self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
@@ -149,7 +182,7 @@ def chances(surfaces: np.ndarray, ranks: Sequence[int], covered: np.ndarray) -> 
 def cells(space: dict[str, BaseDistribution], rank: int) -> list[Cell]:
     """The (rate, rank) pairs that a prior may propose out of `space`: all of its choices, a
     log-spaced grid of its intervals."""
-    rates = _values(space[RATE], per_decade=12)
+    rates = _values(space[RATE], per_decade=10)
     ranks = _values(space[RANK], per_decade=1 / math.log10(2)) if RANK in space else [rank]
     return [(float(rate), int(rank)) for rank in ranks for rate in rates]
 
@@ -167,14 +200,11 @@ def _values(distribution: BaseDistribution, per_decade: float) -> list[float]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
-    count = 1 + max(1, round(per_decade * math.log10(high / low))) if high > low else 1
-    grid = np.geomspace(low, high, count)
-    if isinstance(distribution, IntDistribution):
-        step = distribution.step
-        return sorted({min(high, low + step * round((v - low) / step)) for v in grid})
-    if distribution.step is not None:
-        step = distribution.step
-        return sorted({min(high, low + step * round((v - low) / step)) for v in grid})
-    # Two digits, as a person would write it, except the ends.
-    return sorted({min(max(float(f"{value:.2g}"), low), high) for value in grid})
+    low, high, step = distribution.low, distribution.high, distribution.step
+    first, last = math.ceil(per_decade * math.log10(low)), math.floor(per_decade * math.log10(high))
+    # Preferred numbers (1, 1.3, 1.6, 2, … or the powers of two), as a person would write them.
+    grid = [float(f"{10 ** (k / per_decade):.2g}") for k in range(first, last + 1)]
+    values = {min(max(value, low), high) for value in [low, *grid, high]}
+    if step is not None and (step != 1 or isinstance(distribution, IntDistribution)):
+        values = {min(high, low + step * round((value - low) / step)) for value in values}
+    return sorted(values)

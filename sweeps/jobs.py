@@ -1,0 +1,175 @@
+"""Trials through Hydra's other launchers (joblib, submitit, ray): batches that report by storage.
+
+A launcher runs its jobs in processes of its own and returns when all of a batch have ended. Each
+job opens the study, takes over its trial and ends it there, as in-process trials do.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from sweeps.ledger import ERROR, Ledger
+from sweeps.space import SearchSpace
+from sweeps.sweeper import Sweep
+from sweeps.trial import Ending, Shared, TrialRun
+
+ATTEMPTS = 2  # for a job that ended without a word
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a job needs to know beside its config."""
+
+    study_name: str
+    storage: str | None
+    folder: Path
+    pruner: optuna.pruners.BasePruner
+    metrics: list[str]
+    repeats: int
+    base_url: str | None
+    api_key: str | None
+    parent_run_id: str | None
+    trials: dict[int, int]  # hydra.job.num -> trial number
+
+
+async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
+    """Runs batches of n_jobs trials until the study is full; returns the exit code."""
+    ledger = sweep.shared.ledger
+    attempts: dict[int, int] = {}
+    again: list[Trial] = []
+    job = 0
+    with sweep.signals():
+        while sweep.may_start():
+            batch, again = again, []
+            while len(batch) < sweep.options.n_jobs:
+                trial = await ledger.call(ledger.next)
+                if trial is None:
+                    break
+                batch.append(trial)
+            if not batch:
+                break
+            handover = _handover(sweep, {job + i: t.number for i, t in enumerate(batch)})
+            error = await asyncio.to_thread(_launch, plugin, searched, handover, batch, job)
+            job += len(batch)
+            for trial in batch:
+                attempts[trial.number] = attempts.get(trial.number, 0) + 1
+                if not await _settle(sweep, trial, error, attempts[trial.number] == ATTEMPTS):
+                    again.append(trial)
+    return sweep.exit_code()
+
+
+def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
+    from sft import service
+
+    shared = sweep.shared
+    return Handover(
+        study_name=shared.study_name,
+        storage=sweep.options.storage,
+        folder=shared.folder.absolute(),
+        pruner=shared.ledger.study.pruner,
+        metrics=shared.metrics,
+        repeats=shared.repeats,
+        base_url=shared.base_url,
+        api_key=service.api_key(shared.base_url),
+        parent_run_id=shared.parent_run_id,
+        trials=trials,
+    )
+
+
+def _launch(
+    plugin: Any, searched: SearchSpace, handover: Handover, batch: list[Trial], first: int
+) -> str | None:
+    """Runs a batch; returns the error of the launcher or of a job that said nothing itself."""
+    from hydra.core.plugins import Plugins
+
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=plugin.hydra_context,
+        task_function=partial(task, handover),
+        config=plugin.config,
+    )
+    try:
+        returns = launcher.launch([searched.overrides(t.params) for t in batch], first)
+        for job in returns:
+            job.return_value  # noqa: B018 - raises what the job raised
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> bool:
+    """Counts how a trial of a batch ended; False where it is to be run again."""
+    ledger = sweep.shared.ledger
+    frozen = await ledger.call(ledger.study._storage.get_trial, trial._trial_id)
+    if not frozen.state.is_finished():
+        if sweep.interrupted:
+            return True
+        await ledger.call(ledger.adopt, trial)
+        if not last:
+            return False
+        facts = {ERROR: error or "its job ended without a word"}
+        await ledger.call(ledger.finish, trial, TrialState.FAIL, None, facts)
+        frozen = await ledger.call(ledger.study._storage.get_trial, trial._trial_id)
+    ending = Ending(
+        frozen.state,
+        frozen.values if frozen.state == TrialState.COMPLETE else None,
+        frozen.user_attrs.get(ERROR),
+        bool(frozen.user_attrs.get("diverged")),
+    )
+    sweep.shared.display.ended(trial.number, ending)
+    sweep.budget.spend(frozen.user_attrs.get("tokens", 0))
+    sweep.count(ending)
+    return True
+
+
+def task(handover: Handover, composed: Any) -> str:
+    """The job: one trial, in whatever process the launcher made."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from sft.compose import settle
+
+    number = handover.trials[HydraConfig.get().job.num]
+    if handover.api_key:
+        os.environ["TINKER_API_KEY"] = handover.api_key
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ending = asyncio.run(_run(handover, settle(composed), number))
+    return "interrupted" if ending.state is None else ending.state.name
+
+
+async def _run(handover: Handover, settings: Any, number: int) -> Ending:
+    from sft import tracking
+    from sweeps import liveness, storage
+    from sweeps.display import PlainLines
+
+    study = optuna.load_study(
+        study_name=handover.study_name,
+        storage=storage.open_storage(handover.storage, handover.folder),
+        pruner=handover.pruner,
+    )
+    alive = liveness.make(study, handover.folder, handover.storage is None)
+    ledger = Ledger(study, alive, {}, n_trials=0)
+    try:
+        frozen = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
+        trial = await ledger.call(ledger.opened, frozen)
+        await ledger.call(ledger.adopt, trial)
+        shared = Shared(
+            handover.study_name,
+            handover.folder,
+            ledger,
+            PlainLines(handover.metrics[0], True, 1),
+            handover.metrics,
+            handover.repeats,
+            handover.base_url,
+            handover.parent_run_id,
+        )
+        ending = await TrialRun(shared, trial, settings).execute()
+        if settings.tracking.uri is not None:
+            await asyncio.to_thread(tracking.flush, 30.0)
+        return ending
+    finally:
+        ledger.close()

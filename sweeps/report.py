@@ -1,0 +1,2 @@
+def write(study, folder): return []
+def answer(study, folder): return []

@@ -1,0 +1,204 @@
+"""The sweep itself: trials as coroutines of one process, each replaced as soon as it ends."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from optuna.trial import Trial, TrialState
+
+from sft.errors import BadInput
+from sft.schema import Settings
+from sweeps.display import duration
+from sweeps.options import Options
+from sweeps.parent import Parent
+from sweeps.trial import Ending, Shared, TrialRun
+
+
+@dataclass
+class Budget:
+    """Tokens that the sweep may train on; those of earlier processes count."""
+
+    limit: int | None
+    spent: int
+    per_trial: int | None  # what a whole trial takes, where known
+
+    def spend(self, tokens: int) -> bool:
+        """Counts tokens; False once the budget is used up."""
+        self.spent += tokens
+        return self.limit is None or self.spent < self.limit
+
+    def admits_one_more(self, promised: int) -> bool:
+        """Whether a whole trial fits, beside `promised` tokens of those that run."""
+        return self.limit is None or self.spent + promised + (self.per_trial or 0) <= self.limit
+
+
+class Sweep:
+    """Runs trials until the study is full, a limit is reached or the user interrupts.
+
+    Args:
+        compose: the settings of a trial from its parameters; called on the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        shared: Shared,
+        compose: Callable[[dict], Settings],
+        budget: Budget,
+        parent: Parent | None = None,
+    ):
+        self.options = options
+        self.shared = shared
+        self.budget = budget
+        self.interrupted: int | None = None  # the signal
+        self.failures = 0
+        self.why_ended = "every trial is done"
+        self._compose = compose
+        self._parent = parent
+        self._deadline = time.monotonic() + options.timeout if options.timeout else None
+        self._running: dict[asyncio.Task, TrialRun] = {}
+        shared.spend = budget.spend
+
+    async def run(self) -> int:
+        """Returns the exit code."""
+        with self.signals():
+            while True:
+                await self._fill()
+                if not self._running:
+                    break
+                done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    await self._ended(self._running.pop(task), task)
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        """0: the study reached its end; 1: given up, or nothing came out; 130, 143: interrupted."""
+        if self.interrupted:
+            return 143 if self.interrupted == signal.SIGTERM else 130
+        if self._gave_up() or not self._any_complete():
+            return 1
+        return 0
+
+    async def _fill(self) -> None:
+        while len(self._running) < self.options.n_jobs and self.may_start():
+            trial = await self.shared.ledger.call(self.shared.ledger.next)
+            if trial is None or self.interrupted:
+                return
+            await self._start(trial)
+
+    def may_start(self) -> bool:
+        if self.interrupted:
+            self.why_ended = "interrupted"
+        elif self._gave_up():
+            self.why_ended = (
+                f"hydra.sweeper.max_failures={self.options.max_failures}: as many trials failed"
+            )
+        elif self._deadline is not None and time.monotonic() > self._deadline:
+            self.why_ended = f"hydra.sweeper.timeout={self.options.timeout:g} s is over"
+        elif not self.budget.admits_one_more(self._promised()):
+            self.why_ended = (
+                f"hydra.sweeper.max_tokens={self.options.max_tokens}: no whole trial fits any more"
+            )
+        else:
+            return True
+        return False
+
+    def _gave_up(self) -> bool:
+        limit = self.options.max_failures
+        return limit is not None and self.failures >= limit
+
+    def _promised(self) -> int:
+        per_trial = self.budget.per_trial or 0
+        return sum(max(0, per_trial - run.tokens) for run in self._running.values())
+
+    async def _start(self, trial: Trial) -> None:
+        try:
+            settings = self._compose(trial.params)
+        except BadInput as error:
+            ending = Ending(TrialState.FAIL, error=str(error))
+            ledger = self.shared.ledger
+            await ledger.call(ledger.finish, trial, TrialState.FAIL, None, {"error": str(error)})
+            self.shared.display.ended(trial.number, ending)
+            self.count(ending)
+            return
+        run = TrialRun(self.shared, trial, settings)
+        self._running[asyncio.create_task(run.execute())] = run
+
+    async def _ended(self, run: TrialRun, task: asyncio.Task) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:  # the storage itself: nothing can be told any more
+            raise error
+        self.count(task.result())
+        if self._parent is not None and task.result().values:
+            await self._tell_parent()
+
+    def count(self, ending: Ending) -> None:
+        if ending.state == TrialState.FAIL:
+            self.failures += 1
+
+    def _any_complete(self) -> bool:
+        study = self.shared.ledger.study
+        done = (TrialState.COMPLETE, TrialState.PRUNED)
+        return any(t.state in done for t in study.get_trials(deepcopy=False))
+
+    async def _tell_parent(self) -> None:
+        study = self.shared.ledger.study
+        if len(study.directions) > 1:
+            return
+        best = await self.shared.ledger.call(lambda: study.best_trial)
+        tags = {f"best.{name}": str(value) for name, value in best.params.items()}
+        tags |= {"best.trial": str(best.number)}
+        finished = self.shared.display.finished
+        metric = self.shared.metrics[0]
+        self._parent.update({f"best/{metric}": best.value}, tags, finished)
+
+    # Interruption.
+
+    @contextmanager
+    def signals(self):
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        try:
+            for number in numbers:
+                loop.add_signal_handler(number, self._interrupt, number)
+        except (RuntimeError, ValueError):  # not the main thread: a notebook heeds its own
+            numbers = ()
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self.interrupted is None:
+            self.interrupted = number
+            self.shared.display.message(
+                f"{name}: no new trials; those that run save a checkpoint and stop. "
+                "Again to stop at once."
+            )
+            for run in self._running.values():
+                run.stop(f"interrupted by {name}", "KILLED")
+        else:
+            for task in self._running:
+                task.cancel()
+
+
+def closing_words(sweep: Sweep, seconds: float, command: str) -> str:
+    """How the sweep ended and how to go on with it."""
+    study = sweep.shared.ledger.study
+    counts: dict[str, int] = {}
+    for trial in study.get_trials(deepcopy=False):
+        counts[trial.state.name.lower()] = counts.get(trial.state.name.lower(), 0) + 1
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    lines = [f"study {study.study_name}: {sweep.why_ended} after {duration(seconds)} ({states})"]
+    if sweep.why_ended != "every trial is done":
+        lines.append(f"to go on: {command}")
+    lines.append(f"report:   {sys.executable} -m sweeps.report {study.study_name}")
+    return "\n".join(lines)
