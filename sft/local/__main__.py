@@ -77,6 +77,7 @@ def run(options: argparse.Namespace, make_engine, **core_options) -> int:
         Announcement,
         CannotServe,
         Ending,
+        allow_many_connections,
         listening,
         root_lock,
         serve,
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace, make_engine, **core_options) -> int:
     key = os.environ.pop(KEY_VARIABLE, None) or f"tml-{secrets.token_urlsafe(32)}"
     if not key.startswith("tml-"):
         raise CannotServe(f"{KEY_VARIABLE} must begin with tml-, as every key of the SDK does")
+    allow_many_connections()
     root, ending = options.root.absolute(), Ending()
     with root_lock(root), listening(options.host, options.port) as bound:
         if options.until_unused:

@@ -9,36 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Callable
 
 from tinker import types
+from tinker.proto import tinker_public_pb2 as pb
 
-from sft.local import wire
-from sft.local.engine_api import Engine, EngineError, LoraSpec, ModelInfo
+from sft.local import operations, wire
+from sft.local.engine_api import Engine, EngineError, LoraSpec, ModelInfo, TrainingSequence
 from sft.local.futures import Futures
-from sft.local.queues import (
-    Compute,
-    Create,
-    Load,
-    Model,
-    Operation,
-    Refused,
-    Request,
-    Sampler,
-    Save,
-    Snapshot,
-    Step,
-)
+from sft.local.queues import Model, Operation, Request, Sampler, Snapshot
 from sft.local.sampling import SampleRequest, Sampling
 from sft.local.scheduler import Scheduler
 from sft.local.sessions import Session, Sessions
-from sft.local.store import CheckpointPath, Store, StoreError, check_ttl
+from sft.local.store import Store
 from sft.local.threads import Threads
 
-MOST_RANK = 1024
 GAP_SECONDS = 600.0  # how long a model's requests wait for one that was lost
 JANITOR_SECONDS = 5.0
+EXPIRY_ROUNDS = 12  # of the janitor, between two looks at every checkpoint's TTL
 
 
 class Core:
@@ -84,126 +74,54 @@ class Core:
     # Models --------------------------------------------------------------------------------
 
     def create_model(self, request: types.CreateModelRequest) -> types.UntypedAPIFuture:
-        session = self.sessions.get(request.session_id)
-        model_id = f"{session.session_id}:train:{request.model_seq_id}"
-        if model_id not in session.models:
-            config = request.lora_config
-            lora = config and LoraSpec(
-                rank=config.rank, seed=config.seed, train_attn=config.train_attn,
-                train_mlp=config.train_mlp, train_unembed=config.train_unembed,
-            )  # fmt: skip
-            model = Model(
-                model_id, session.session_id, request.base_model, lora,
-                _text_metadata(request.user_metadata),
-            )  # fmt: skip
-            session.models[model_id] = model
-            wrong = self._wrong_model(request)
-            operation = Create() if wrong is None else Refused(wrong, breaks=True)
-            self._enqueue(model, 0, "create_model", operation)
-        return types.UntypedAPIFuture(request_id=f"{model_id}:0", model_id=model_id)
+        return self._open_model(
+            request, request.base_model, operations.lora_spec(request),
+            "create_model", operations.create(request, self.infos),
+        )  # fmt: skip
 
-    def _wrong_model(self, request: types.CreateModelRequest) -> str | None:
-        family, lora = request.optimizer_config.type, request.lora_config
-        if request.base_model not in self.infos:
-            return self._unknown_model(request.base_model)
-        if family != "adamw":
-            return (
-                f"the optimizer {family!r} is not here: the local service trains with adamw only "
-                "(optimizer=adamw)"
-            )
-        if lora is None:
-            return "lora_config is missing: the local service trains LoRA adapters only"
-        if not 1 <= lora.rank <= MOST_RANK:
-            return f"lora_config.rank is {lora.rank}: expected 1 to {MOST_RANK}"
-        if not (lora.train_attn or lora.train_mlp or lora.train_unembed):
-            return "lora_config trains nothing: set train_attn, train_mlp or train_unembed"
-        return None
-
-    def _unknown_model(self, name: str) -> str:
-        return f"the model {name!r} is not served here; there is {', '.join(sorted(self.infos))}"
-
-    def compute(self, message, body_error: str | None, sequences) -> types.UntypedAPIFuture:
-        """forward or forward_backward; `sequences` are decoded, or `body_error` says why not."""
+    def compute(
+        self,
+        message: pb.ForwardBackwardRequest,
+        sequences: list[TrainingSequence] | wire.BadRequest,
+    ) -> types.UntypedAPIFuture:
+        """forward or forward_backward, of decoded sequences or of what was wrong with them."""
         kind = "forward" if message.forward_only else "forward_backward"
-        if body_error is None:
-            operation: Operation = Compute(sequences, backward=not message.forward_only)
-        else:
-            operation = Refused(body_error, breaks=not message.forward_only)
+        operation = operations.compute(message.forward_only, sequences)
         return self._submit(message.model_id, message.seq_id, kind, operation)
 
     def optim_step(self, request: types.OptimStepRequest) -> types.UntypedAPIFuture:
-        try:
-            operation: Operation = Step(wire.adam_step(request))
-        except wire.BadRequest as error:
-            operation = Refused(str(error), breaks=True)
+        operation = operations.step(request)
         return self._submit(request.model_id, request.seq_id, "optim_step", operation)
 
     def save_weights(self, request: types.SaveWeightsRequest) -> types.UntypedAPIFuture:
-        return self._save(request, "save_weights", "weights", request.overwrite)
+        operation = operations.save(request, "weights", request.overwrite)
+        return self._submit(request.model_id, request.seq_id, "save_weights", operation)
 
     def save_weights_for_sampler(
         self, request: types.SaveWeightsForSamplerRequest
     ) -> types.UntypedAPIFuture:
-        kind = "save_weights_for_sampler"
         if request.path is not None:
-            return self._save(request, kind, "sampler_weights", overwrite=False)
-        if request.sampling_session_seq_id is None:
+            operation = operations.save(request, "sampler_weights", overwrite=False)
+        elif request.sampling_session_seq_id is not None:
+            operation = Snapshot(self._snapshot(request))
+        else:
             raise wire.BadRequest("expected a path, or a sampling_session_seq_id for a snapshot")
-        model = self.sessions.model(request.model_id)
-        session = self.sessions.get(model.session_id)
-        sampler_id = f"{session.session_id}:sample:{request.sampling_session_seq_id}"
-        sampler = Sampler(sampler_id, session.session_id, model.base_model, is_snapshot=True)
-        sampler = session.samplers.setdefault(sampler_id, sampler)
-        return self._submit(request.model_id, request.seq_id, kind, Snapshot(sampler))
+        kind = "save_weights_for_sampler"
+        return self._submit(request.model_id, request.seq_id, kind, operation)
 
     def save_external(self, request: types.SaveWeightsExternalRequest) -> types.UntypedAPIFuture:
-        message = (
-            "the local service does not save external weights: save_weights_for_sampler writes a "
-            "PEFT folder below its root"
-        )
-        kind = "save_weights_external"
-        return self._submit(request.model_id, request.seq_id, kind, Refused(message, False))
-
-    def _save(self, request, what: str, kind: str, overwrite: bool) -> types.UntypedAPIFuture:
-        try:
-            if request.path is None:
-                raise StoreError(f"{what} needs a name")
-            check_ttl(request.ttl_seconds)
-            path = CheckpointPath(request.model_id, kind, request.path)
-            operation: Operation = Save(path, request.ttl_seconds, request.user_metadata, overwrite)
-        except StoreError as error:
-            operation = Refused(str(error), breaks=False)
-        return self._submit(request.model_id, request.seq_id, what, operation)
+        operation = operations.save_external()
+        return self._submit(request.model_id, request.seq_id, "save_weights_external", operation)
 
     def load_weights(self, request: types.LoadWeightsRequest) -> types.UntypedAPIFuture:
         """Into a model that is there, or as the first request of a new one."""
-        creates = request.session_id is not None
-        family = request.optimizer_config.type if request.optimizer_config else "adamw"
-        try:
-            if family != "adamw":
-                raise StoreError(f"the optimizer {family!r} is not here: adamw only")
-            if request.base_model is not None and request.base_model not in self.infos:
-                raise StoreError(self._unknown_model(request.base_model))
-            path = CheckpointPath.parse(request.path)
-            operation: Operation = Load(path, request.optimizer, creates, request.base_model)
-        except StoreError as error:
-            operation = Refused(str(error), breaks=True)
-        if not creates:
-            if request.model_id is None:
-                raise wire.BadRequest(
-                    "expected model_id and seq_id, or session_id and model_seq_id"
-                )
-            return self._submit(request.model_id, request.seq_id, "load_weights", operation)
-        if request.model_seq_id is None:
-            raise wire.BadRequest("session_id came without a model_seq_id")
-        session = self.sessions.get(request.session_id)
-        model_id = f"{session.session_id}:train:{request.model_seq_id}"
-        if model_id not in session.models:
-            metadata = _text_metadata(request.user_metadata)
-            model = Model(model_id, session.session_id, request.base_model or "", None, metadata)
-            session.models[model_id] = model
-            self._enqueue(model, 0, "load_weights", operation)
-        return types.UntypedAPIFuture(request_id=f"{model_id}:0", model_id=model_id)
+        operation = operations.load(request, self.infos)
+        if request.session_id is not None and request.model_seq_id is not None:
+            base_model = request.base_model or ""  # the checkpoint's, once it has been read
+            return self._open_model(request, base_model, None, "load_weights", operation)
+        if request.model_id is None:
+            raise wire.BadRequest("expected model_id and seq_id, or session_id and model_seq_id")
+        return self._submit(request.model_id, request.seq_id, "load_weights", operation)
 
     def get_info(self, model_id: str) -> types.GetInfoResponse:
         model = self.sessions.model(model_id)
@@ -220,6 +138,25 @@ class Core:
         """Tokens in the context of the base model of a model that is alive."""
         info = self.infos.get(self.sessions.model(model_id).base_model)
         return info.max_context_length if info is not None else 1 << 31
+
+    def _open_model(
+        self,
+        request: types.CreateModelRequest | types.LoadWeightsRequest,
+        base_model: str,
+        lora: LoraSpec | None,
+        kind: str,
+        operation: Operation,
+    ) -> types.UntypedAPIFuture:
+        """A new model with its first request, of seq_id 0."""
+        session = self.sessions.get(request.session_id)
+        model_id = f"{session.session_id}:train:{request.model_seq_id}"
+        if model_id not in session.models:
+            metadata = request.user_metadata
+            metadata = metadata and {key: str(value) for key, value in metadata.items()}
+            model = Model(model_id, session.session_id, base_model, lora, metadata)
+            session.models[model_id] = model
+            self._enqueue(model, 0, kind, operation)
+        return types.UntypedAPIFuture(request_id=f"{model_id}:0", model_id=model_id)
 
     def _submit(
         self, model_id: str, seq_id: int | None, kind: str, operation: Operation
@@ -239,6 +176,13 @@ class Core:
 
     # Samplers ------------------------------------------------------------------------------
 
+    def _snapshot(self, request: types.SaveWeightsForSamplerRequest) -> Sampler:
+        model = self.sessions.model(request.model_id)
+        session = self.sessions.get(model.session_id)
+        sampler_id = f"{session.session_id}:sample:{request.sampling_session_seq_id}"
+        sampler = Sampler(sampler_id, session.session_id, model.base_model, is_snapshot=True)
+        return session.samplers.setdefault(sampler_id, sampler)
+
     def create_sampling_session(
         self, request: types.CreateSamplingSessionRequest, base_model_of_path: str | None
     ) -> str:
@@ -249,8 +193,8 @@ class Core:
             base_model = base_model_of_path or request.base_model
             if base_model is None:
                 raise wire.BadRequest("expected a base_model or a model_path")
-            if base_model not in self.infos:
-                raise wire.BadRequest(self._unknown_model(base_model))
+            if wrong := operations.unserved_model(base_model, self.infos):
+                raise wire.BadRequest(wrong)
             session.samplers[sampler_id] = Sampler(
                 sampler_id, session.session_id, base_model, request.model_path
             )
@@ -297,7 +241,7 @@ class Core:
                     await self.threads.compute(call, name)
 
     async def _clean(self) -> None:
-        while True:
+        for round_number in itertools.count():
             await asyncio.sleep(JANITOR_SECONDS)
             self.sessions.expire()
             self.futures.sweep()
@@ -305,14 +249,11 @@ class Core:
                 if model.early and time.monotonic() - model.gap_since > GAP_SECONDS:
                     model.close_gap()
                     self.scheduler.wake()
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(self.store.expire)
+            if round_number % EXPIRY_ROUNDS == 0:
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(self.store.expire)
 
     def _spawn(self, coroutine) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _text_metadata(metadata: dict | None) -> dict[str, str] | None:
-    return metadata and {key: str(value) for key, value in metadata.items()}

@@ -29,6 +29,7 @@ from sft.local.sessions import Gone
 from sft.local.store import CheckpointPath, StoreError
 
 LONGEST_POLL = 40.0  # seconds; the SDK hangs up after 45
+MOST_SAMPLES = 256  # under way at once, of one sampling client
 
 
 def make_app(core: Core, key: str) -> Callable:
@@ -119,11 +120,11 @@ class Handlers:
         return JSONResponse({})
 
     async def client_config(self, request: Request) -> Response:
-        """Chunks go out side by side; clones of a sampling client are numbered here."""
+        """Each sample under way holds a connection at both ends, so they are bounded; copies of a
+        sampling client are numbered here."""
         await read_message(request, types.ClientConfigRequest)
         config = types.ClientConfigResponse(
-            parallel_fwdbwd_chunks=True,
-            sample_join_sampling_session=True,
+            sample_max_concurrent_requests=MOST_SAMPLES, sample_join_sampling_session=True
         )
         return answer(config)
 
@@ -151,8 +152,8 @@ class Handlers:
         try:
             sequences = await asyncio.to_thread(wire.training_sequences, message, longest)
         except wire.BadRequest as error:
-            return answer(self._core.compute(message, str(error), None))
-        return answer(self._core.compute(message, None, sequences))
+            sequences = error
+        return answer(self._core.compute(message, sequences))
 
     async def optim_step(self, request: Request) -> Response:
         message = await read_message(request, types.OptimStepRequest)

@@ -21,7 +21,7 @@ from sft.local.queues import Sampler
 from sft.local.store import CheckpointPath, Store, StoreError
 from sft.local.threads import Threads
 
-MOST_SNAPSHOTS = 8  # of one session
+MOST_SNAPSHOTS = 4  # of one session
 MOST_LOADED = 16  # samplers of checkpoints in the engine
 BATCH_TOKENS = 8192  # to read and to write, of one batch
 UNKNOWN_LENGTH = 256  # what a sample without max_tokens is taken to write

@@ -266,4 +266,5 @@ class Scheduler:
     def _fail(self, model: Model, request: Request, error: EngineError, breaks: bool) -> None:
         self._futures.fail(request.request_id, error.message, error.user)
         if breaks and model.broken is None:
-            model.broken = f"{request.kind} (request {request.seq_id}): {error.message}."
+            reason = error.message.rstrip(".")
+            model.broken = f"{request.kind} (request {request.seq_id}): {reason}."

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -27,6 +28,8 @@ from sft.local.core import Core
 from sft.local.http import make_app
 
 GRACE_SECONDS = 2  # for answers under way when the service ends
+KEEP_ALIVE_SECONDS = 300  # longer than clients keep idle connections, so that they hang up first
+MOST_FILES = 65536  # open at once, connections included, where the system allows it
 LOCK_TRIES = 10
 BACKLOG = 1024  # connections that wait to be accepted
 
@@ -81,6 +84,14 @@ def root_lock(root: Path) -> Iterator[None]:
         yield
 
 
+def allow_many_connections() -> None:
+    """Every result that is waited for holds one; 1,024 files is a common limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A bound socket; port 0 takes a free one. Raises CannotServe."""
@@ -115,6 +126,7 @@ async def serve(
         log_level="warning",
         access_log=False,
         lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = _Server(config)

@@ -13,6 +13,7 @@ from tinker.proto import tinker_public_pb2 as pb
 from sft.local.core import Core
 from sft.local.engine_api import TrainingSequence
 from sft.local.futures import Futures, Reply, UnknownRequest
+from sft.local.sampling import MOST_LOADED, MOST_SNAPSHOTS
 from sft.local.sessions import Gone
 from sft.local.store import Store
 from tests.local.stub import CRASH, MODEL, POISON, StubEngine
@@ -40,9 +41,8 @@ class Client:
             model_id=model, seq_id=seq_id, forward_only=not backward
         )
         tokens = np.array([1, token])
-        return self.core.compute(
-            message, None, [TrainingSequence(tokens, tokens, np.ones(2, np.float32))]
-        )
+        sequence = TrainingSequence(tokens, tokens, np.ones(2, np.float32))
+        return self.core.compute(message, [sequence])
 
     def step(self, model: str, seq_id: int, **params):
         request = types.OptimStepRequest(
@@ -295,11 +295,11 @@ def test_snapshots_are_bounded_and_the_last_used_stay(tmp_path):
     async def _(core, engine, client):
         model = await client.create()
         samplers = []
-        for seq_id in range(1, 13):
+        for seq_id in range(1, MOST_SNAPSHOTS + 5):
             result = await client.result(client.snapshot(model, seq_id))
             samplers.append(result["sampling_session_id"])
             await client.result(client.sample(samplers[0], seq_id))
-        assert len(engine.samplers) == 8
+        assert len(engine.samplers) == MOST_SNAPSHOTS
         assert samplers[0] in engine.samplers and samplers[-1] in engine.samplers
         assert "was released" in await client.error(client.sample(samplers[1], 0))
 
@@ -310,15 +310,34 @@ def test_samplers_of_checkpoints_make_room_and_are_read_again(tmp_path):
         model = await client.create()
         path = (await client.result(client.save(model, 1, "a")))["path"]
         samplers = []
-        for number in range(20):
+        for number in range(MOST_LOADED + 4):
             request = types.CreateSamplingSessionRequest(
                 session_id=client.session, sampling_session_seq_id=number, model_path=path
             )
             samplers.append(core.create_sampling_session(request, MODEL))
             assert core.create_sampling_session(request, MODEL) == samplers[-1]
             await client.result(client.sample(samplers[-1], 0))
-        assert len(engine.samplers) == 16
+        assert len(engine.samplers) == MOST_LOADED
         assert isinstance(await client.result(client.sample(samplers[0], 1)), bytes)
+
+
+def test_training_and_sampling_take_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr("sft.local.sampling.BATCH_TOKENS", 4)  # one request a batch
+
+    @on_core(tmp_path)
+    async def _(core, engine, client):
+        model = await client.create()
+        sampler = (await client.result(client.snapshot(model, 1)))["sampling_session_id"]
+        engine.calls.clear()
+        futures = []
+        for number in range(20):
+            futures.append(client.sample(sampler, number))
+            futures.append(client.compute(model, 2 * number + 2))
+            futures.append(client.step(model, 2 * number + 3))
+        for future in futures:
+            await client.result(future)
+        turns = "".join(call[0][1] for call in engine.calls)  # a: sample, u: run, t: step
+        assert turns in ("aut" * 20, "uta" * 20)
 
 
 def test_a_cancelled_sample_is_not_computed(tmp_path):
