@@ -23,7 +23,7 @@ class Reply:
 
     @staticmethod
     def of(**values) -> Reply:
-        return Reply(json.dumps(values).encode())
+        return Reply(json.dumps(values, allow_nan=False).encode())
 
     @staticmethod
     def failure(message: str, user: bool) -> Reply:

@@ -136,7 +136,9 @@ class Scheduler:
             if isinstance(result, EngineError):
                 self._fail(model, request, result, breaks=True)
             else:
-                self._futures.resolve(request.request_id, Reply.of(metrics=result))
+                # JSON has no word for what a diverged step measures.
+                finite = {name: value for name, value in result.items() if math.isfinite(value)}
+                self._futures.resolve(request.request_id, Reply.of(metrics=finite))
 
     async def _each(self, count: int, call: Callable, items: list) -> list:
         """One result or EngineError for each item, also where the call fails as a whole."""

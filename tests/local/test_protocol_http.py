@@ -1,6 +1,7 @@
 """Requests as no SDK sends them: twice at once, out of order, packed, torn, senseless."""
 
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -35,12 +36,20 @@ def http(stub):
 
 @pytest.fixture
 def session(http) -> str:
-    body = {"tags": [], "user_metadata": None, "sdk_version": "0.38.0"}
-    return http.post("/api/v1/create_session", json=body).json()["session_id"]
+    return open_session(http)
 
 
 @pytest.fixture
 def model(http, session) -> str:
+    return open_model(http, session)
+
+
+def open_session(http) -> str:
+    body = {"tags": [], "user_metadata": None, "sdk_version": "0.38.0"}
+    return http.post("/api/v1/create_session", json=body).json()["session_id"]
+
+
+def open_model(http, session: str) -> str:
     body = {"session_id": session, "model_seq_id": 0, "base_model": MODEL}
     future = http.post("/api/v1/create_model", json={**body, "lora_config": {"rank": 4}})
     return result(http, future).json()["model_id"]
@@ -65,6 +74,10 @@ def train(http, model: str, seq_id: int) -> httpx.Response:
     return http.post("/api/v1/forward_backward", content=batch(model, seq_id))
 
 
+def step(model: str, seq_id: int) -> dict:
+    return {"model_id": model, "seq_id": seq_id, "adam_params": {"learning_rate": 0.1}}
+
+
 def test_the_key_is_taken_as_a_header_or_a_bearer_token_and_asked_for_everywhere(http):
     bare = httpx.Client(base_url=http.base_url)
     for path in ("/api/v1/healthz", "/api/v1/no_such_thing", "/"):
@@ -87,8 +100,7 @@ def test_a_request_posted_many_times_at_once_acts_once(stub, http, model):
 
 def test_requests_posted_backwards_run_forwards(stub, http, model):
     stub[1].calls.clear()
-    step = {"model_id": model, "seq_id": 3, "adam_params": {"learning_rate": 0.1}}
-    posts = [http.post("/api/v1/optim_step", json=step)]
+    posts = [http.post("/api/v1/optim_step", json=step(model, 3))]
     posts += [train(http, model, seq_id) for seq_id in (2, 1)]
     for post in posts:
         assert "error" not in result(http, post).text
@@ -125,6 +137,20 @@ def test_a_session_that_is_over_is_gone_for_its_heartbeat_and_its_models(http, s
     for response in (beat, train(http, model, 1)):
         assert response.status_code == 410
         assert "is not open here" in response.json()["detail"]
+
+
+def test_a_session_without_heartbeats_is_released(tmp_path, monkeypatch):
+    monkeypatch.setattr("sft.local.core.JANITOR_SECONDS", 0.05)
+    with serving_stub(tmp_path, session_timeout=0.5) as (url, _, engine):
+        http = httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=30)
+        silent, alive = (open_model(http, open_session(http)) for _ in range(2))
+        waiting = http.post("/api/v1/optim_step", json=step(silent, 2))  # 1 never comes
+        for _ in range(30):
+            session = {"session_id": alive.split(":")[0]}
+            assert http.post("/api/v1/session_heartbeat", json=session).status_code == 200
+            time.sleep(0.05)
+        assert list(engine.adapters) == [alive]
+        assert "no heartbeat for" in result(http, waiting).json()["error"]
 
 
 @pytest.mark.parametrize(
