@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types as python_types
 import typing
 from typing import Any
@@ -131,7 +132,7 @@ def _convert(value: Any, hint: Any, item: dataclasses.Field, path: str) -> Any:
         ("minimum" in bounds and value < bounds["minimum"])
         or ("above" in bounds and not value > bounds["above"])
         or ("below" in bounds and not value < bounds["below"])
-        or (isinstance(value, float) and value != value)
+        or (isinstance(value, float) and not math.isfinite(value))
     )
     if outside:
         raise bad

@@ -389,6 +389,7 @@ class Loop:
         replaced += periodic[:-keep] if keep else []
         for old in replaced:
             self.state.checkpoints.remove(old)
+        for old in replaced:
             await self.connection.api.delete(old.state_path)
             await self.connection.api.delete(old.sampler_path)
 

@@ -147,7 +147,7 @@ def test_a_run_stopped_between_steps_resumes_as_if_nothing_had_happened(make_con
 
 def test_a_loss_that_is_not_finite_ends_the_run_without_a_checkpoint_of_it(make_config):
     result = run(make_config(learning_rate=1e30, num_epochs=4))
-    assert result.status == "FAILED" and result.diverged
+    assert result.status == "FAILED" and result.diverged, result.error
     assert "train/nll" in result.error and result.steps < 20
     assert all(math.isfinite(v) for r in result.checkpoints for v in (r.evaluation or {}).values())
 
@@ -170,6 +170,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(make_config):
 def test_rolling_checkpoints_replace_each_other_and_keep_bounds_the_periodic_ones(make_config):
     config = make_config(rolling_save_every=1, save_every=2, keep_checkpoints=1, num_epochs=2)
     result = run(config)
+    assert result.status == "FINISHED", result.error
     kinds = [(record.kind, record.step) for record in result.checkpoints]
     assert ("final", 10) in kinds
     assert sum(kind == "periodic" for kind, _ in kinds) <= 2
