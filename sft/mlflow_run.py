@@ -1,0 +1,347 @@
+"""One run directory and its MLflow run: bring what the first holds into the second.
+
+`Mirror.sync` may be stopped by an error at any request and called again: everything it sends can
+be sent twice without a change, and what it creates is looked up before it is created again.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft import mlflow_values as values
+from sft.checkpoints import replace_durably
+from sft.mlflow_store import Store, is_permanent, public
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger("sft.tracking")
+
+STATE_FILE = "mlflow.json"
+MAX_PENDING = 10_000
+"""Rows kept in memory while a store is away; beyond them metrics.jsonl is read again."""
+METRICS_PER_BATCH = 1_000
+FILE_ATTEMPTS = 3
+"""Failures after which a run goes on without its files in MLflow."""
+MLFLOW_STATUS = {"PRUNED": "KILLED"}
+"""MLflow has no PRUNED; FINISHED stays for runs that reached their end. The word is in a tag."""
+
+
+@dataclass
+class Mirror:
+    """What one run sends. Hooks fill it on their thread; one writer thread empties it."""
+
+    directory: Path
+    store: Store
+    experiment: str
+    name: str | None = None
+    run_id: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    resumed_at: int | None = None
+    """The step a resumed run went on from; None for a new run."""
+
+    rows: deque[tuple[int, int, dict[str, float]]] = field(default_factory=deque)
+    """(step, timestamp in ms, metrics) that are in metrics.jsonl and not yet sent."""
+    whole_file: bool = False
+    """Everything in metrics.jsonl is to be sent, again or for the first time."""
+    begun: bool = False
+    """Parameters, tags and files were sent by this process."""
+    new_checkpoints: bool = True
+    new_files: bool = True
+    """config.yaml, run.json, tables: sent once everything else is."""
+    records: dict[str, Any] = field(default_factory=dict)
+    """Checkpoint records of this process by name, to be told their MLflow model id."""
+    end: dict[str, Any] | None = None
+    """`status`, `error`, `reason` and `time` (ms) once the run has ended."""
+    closed: bool = False
+    """The end was sent: nothing is left to do."""
+    state: dict[str, Any] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set)
+    _file_failures: int = 0
+    _busy: bool = False
+
+    def __post_init__(self) -> None:
+        file = self.directory / STATE_FILE
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        same = (known.get("uri"), known.get("experiment")) == (
+            public(self.store.uri),
+            self.experiment,
+        )
+        if same and self.run_id in (None, known.get("run_id")):
+            self.state = known
+            self.run_id = known.get("run_id")
+        else:
+            self.state = {"key": uuid.uuid4().hex, "run_id": self.run_id, "models": {}}
+        self.state |= {"uri": public(self.store.uri), "experiment": self.experiment}
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything waits to be sent."""
+        return not self.closed and bool(
+            self.rows
+            or self.whole_file
+            or not self.begun
+            or self.new_checkpoints
+            or self.new_files
+            or self.end
+            or self._busy
+        )
+
+    def sync(self) -> None:
+        """Send all that is pending. Raises what the store raises when it does not answer."""
+        self._busy = True
+        try:
+            self._sync()
+        finally:
+            self._busy = False
+
+    def _sync(self) -> None:
+        client = self.store.client()
+        if not self.begun:
+            self._ensure_run(client)
+            self._begin(client)
+            self.begun = True
+        if self.whole_file:
+            self._send_file(client)
+        self._send_rows(client)
+        if self.new_checkpoints:
+            self.new_checkpoints = False
+            with self._again("new_checkpoints"):
+                self._send_checkpoints(client)
+        if self.new_files:
+            self.new_files = False
+            with self._again("new_files"):
+                self._send_files(client)
+        if self.end and not self.rows and not self.new_checkpoints and not self.new_files:
+            self._send_end(client)
+
+    def forget_rows_beyond(self, limit: int = MAX_PENDING) -> None:
+        """Keep memory bounded while the store is away."""
+        if len(self.rows) > limit:
+            self.whole_file = True
+            self.rows.clear()
+
+    def save(self, **changes: Any) -> None:
+        """Remember `changes` in the run directory, for the process that goes on from here."""
+        self.state |= changes
+        replace_durably(self.directory / STATE_FILE, json.dumps(self.state, indent=2) + "\n")
+
+    def facts_of_data(self) -> dict[str, Any]:
+        """The facts that are in no other file of the run directory."""
+        return {key: self.facts.get(key) for key in ("digest", "data", "held_out")}
+
+    # --- the run itself -------------------------------------------------------------------------
+
+    def _ensure_run(self, client: MlflowClient) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if self.run_id is not None:
+            try:
+                run = client.get_run(self.run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                self._warn("run", f"has no run {self.run_id} any more; a new one is made")
+                self.state |= {"key": uuid.uuid4().hex, "models": {}}
+                self.run_id = None
+            else:
+                self.save(run_id=self.run_id, experiment_id=run.info.experiment_id, ended=False)
+                return
+        experiment_id = self._experiment(client)
+        found = client.search_runs(
+            [experiment_id], filter_string=f"tags.`sft.key` = '{self.state['key']}'", max_results=1
+        )
+        if not found:
+            self.save(run_id=None)
+            start = self.facts.get("started")
+            run = client.create_run(
+                experiment_id,
+                start_time=int(start * 1000) if start else int(time.time() * 1000),
+                run_name=self.name,
+                tags={"sft.key": self.state["key"], "mlflow.user": _user()},
+            )
+        else:
+            run = found[0]
+        self.run_id = run.info.run_id
+        self.save(run_id=self.run_id, experiment_id=experiment_id)
+
+    def _experiment(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            try:
+                return client.create_experiment(
+                    self.experiment, self.store.artifact_location(self.experiment)
+                )
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(self.experiment)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self._warn("experiment", f"has deleted the experiment {self.experiment}; restored")
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _begin(self, client: MlflowClient) -> None:
+        """Parameters, tags, description and the data."""
+        from sft import mlflow_begin as begin
+
+        client.update_run(self.run_id, status="RUNNING")
+        there = client.get_run(self.run_id).data
+        with self._unless_refused("parameters"):
+            if changed := begin.send_parameters(self, client, there.params):
+                self._warn("parameters", f"keeps the first values of {', '.join(changed)}")
+        tags = begin.tags(self)
+        if self.resumed_at is not None:
+            steps = there.tags.get("sft.resumed_at", "").split(", ")
+            steps += [str(self.resumed_at)] if steps[-1] != str(self.resumed_at) else []
+            tags["sft.resumed_at"] = ", ".join(step for step in steps if step)
+        self._set_tags(client, tags)
+        with self._unless_refused("data"):
+            begin.send_dataset(self, client)
+
+    # --- metrics --------------------------------------------------------------------------------
+
+    def _send_file(self, client: MlflowClient) -> None:
+        from sft.metrics import read
+
+        self.rows.clear()
+        self.whole_file = False
+        with self._again("whole_file"):
+            rows = [(r["step"], r["timestamp"], r) for r in read(self.directory / "metrics.jsonl")]
+            while rows:
+                del rows[: self._send_batch(client, rows)]
+
+    def _send_rows(self, client: MlflowClient) -> None:
+        while self.rows:
+            for _ in range(self._send_batch(client, list(self.rows))):
+                self.rows.popleft()
+
+    def _send_batch(self, client: MlflowClient, rows: list[tuple[int, int, dict]]) -> int:
+        """Send as many of the first `rows` as one request takes; returns how many."""
+        from mlflow.entities import Metric
+
+        batch: list[Metric] = []
+        count = 0
+        for step, timestamp, row in rows:
+            metrics = [Metric(k, v, timestamp, step) for k, v in values.numbers(row).items()]
+            if count and len(batch) + len(metrics) > METRICS_PER_BATCH:
+                break
+            batch += metrics[:METRICS_PER_BATCH]
+            count += 1
+        with self._unless_refused("metrics"):
+            client.log_batch(self.run_id, metrics=batch)
+        return count
+
+    # --- checkpoints, tables, end ---------------------------------------------------------------
+
+    def _send_checkpoints(self, client: MlflowClient) -> None:
+        from sft.mlflow_begin import dataset
+        from sft.mlflow_models import send_checkpoints
+
+        with self._unless_refused("checkpoints"):
+            self._set_tags(client, send_checkpoints(self, client, dataset(self)))
+
+    def _send_files(self, client: MlflowClient) -> None:
+        """Files go where artifacts are kept, which may fail where the store itself answers."""
+        from sft.mlflow_begin import send_files
+        from sft.mlflow_models import send_tables
+
+        try:
+            send_files(self, client)
+            send_tables(self.directory, client, self.run_id)
+        except Exception as error:
+            self._file_failures += 1
+            if not is_permanent(error) and self._file_failures < FILE_ATTEMPTS:
+                raise
+            self._warn("files", f"has no place for the files of {self.directory}: {error}")
+
+    def _send_end(self, client: MlflowClient) -> None:
+        end = self.end or {}
+        status = end["status"]
+        tags = {
+            "sft.status": status,
+            "sft.error": end.get("error"),
+            "sft.reason": end.get("reason"),
+        }
+        with self._unless_refused("end"):
+            self._set_tags(client, {k: v for k, v in tags.items() if v} | self.tags)
+            client.set_terminated(
+                self.run_id, MLFLOW_STATUS.get(status, status), end_time=end.get("time")
+            )
+        self.save(ended=True)
+        self.closed = True
+
+    def _set_tags(self, client: MlflowClient, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        if tags:
+            entities = [RunTag(values.name(k), values.tag(str(v))) for k, v in tags.items()]
+            client.log_batch(self.run_id, tags=entities)
+
+    # --- what goes wrong ------------------------------------------------------------------------
+
+    def _again(self, flag: str) -> _Again:
+        return _Again(self, flag)
+
+    def _unless_refused(self, what: str) -> _UnlessRefused:
+        return _UnlessRefused(self, what)
+
+    def _warn(self, what: str, text: str) -> None:
+        """Say once a run and subject what MLflow would not take."""
+        if what not in self._refused:
+            self._refused.add(what)
+            logger.warning("MLflow at %s %s", public(self.store.uri), text)
+
+
+@dataclass
+class _Again:
+    """Set the mirror's flag again when its work fails: a later sync starts it over."""
+
+    mirror: Mirror
+    flag: str
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            setattr(self.mirror, self.flag, True)
+
+
+@dataclass
+class _UnlessRefused:
+    """Pass over what MLflow will never accept, with a warning: the rest must not wait for it."""
+
+    mirror: Mirror
+    what: str
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception) and is_permanent(error):
+            message = str(error).strip().splitlines()[0][:300]
+            self.mirror._warn(
+                self.what, f"refuses {self.what} of {self.mirror.directory}: {message}"
+            )
+            return True
+        return False
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -1,0 +1,132 @@
+"""`python -m sft.ui`: the MLflow UI on this machine, with the store that runs log to.
+
+python -m sft.ui                          # sqlite:///mlflow.db, as a run's default
+python -m sft.ui --uri sqlite:////data/mlflow.db --port 5001
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from sft.errors import BadInput
+from sft.find import tracking_uri
+from sft.mlflow_store import absolute, check_uri, open_client, public, sqlite_file
+
+HOST = "127.0.0.1"
+PORT = 5000
+START_SECONDS = 120
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until interrupted. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sft.ui", description=__doc__.splitlines()[0])
+    parser.add_argument("--uri", help="the store (default: that of runs, sqlite:///mlflow.db)")
+    parser.add_argument("--port", type=int, help=f"default {PORT}, or a free one where it is taken")
+    options = parser.parse_args(arguments)
+    try:
+        uri = tracking_uri(options.uri)
+        check_uri(uri)
+        if uri.startswith(("http:", "https:")):
+            raise BadInput(
+                f"--uri: {public(uri)} is a server with its own UI: open it in a browser"
+            )
+        port = free_port(options.port)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return serve(absolute(uri), port)
+
+
+def free_port(wanted: int | None) -> int:
+    """`wanted`, or 5000, or a free port where 5000 is taken.
+
+    Raises `BadInput` where the `wanted` port is taken.
+    """
+    for port in [wanted] if wanted else [PORT, 0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except (OSError, OverflowError):
+                continue
+            return probe.getsockname()[1]
+    raise BadInput(f"--port: {wanted} cannot be used on {HOST}; leave it out to get a free one")
+
+
+def serve(uri: str, port: int) -> int:
+    """Run the MLflow server in a child process, say where it is, and end with it."""
+    if sqlite_file(uri):
+        open_client(uri)  # made under our lock: the server would break a fresh one
+    url = f"http://{HOST}:{port}"
+    print(f"starting the MLflow UI for {public(uri)} ...", flush=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
+        + ["--workers", "1"],
+        env={**os.environ, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_TRACKING_URI": uri},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if not _answers(url, server):
+            print("error: the MLflow UI did not start", file=sys.stderr)
+            print(_last_words(server), file=sys.stderr)
+            return 1
+        print(f"MLflow UI: {url}    (Ctrl-C ends it)", flush=True)
+        for _ in server.stderr or ():  # its log: requests and job runners
+            pass
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _end(server)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _answers(url: str, server: subprocess.Popen[str]) -> bool:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urlopen(f"{url}/health", timeout=2) as reply:
+                if reply.status == 200:
+                    return True
+        except (URLError, OSError):
+            time.sleep(0.2)
+    return False
+
+
+def _last_words(server: subprocess.Popen[str]) -> str:
+    _end(server)
+    words = server.stderr.read() if server.stderr else ""
+    return "\n".join(words.strip().splitlines()[-5:])
+
+
+def _end(server: subprocess.Popen[str]) -> None:
+    """End the server and the workers it started."""
+    try:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(5)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+    try:
+        os.killpg(server.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    server.wait()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,53 @@
+import signal
+import socket
+import subprocess
+import sys
+from urllib.request import urlopen
+
+import pytest
+
+from sft import ui
+from sft.errors import BadInput
+
+
+def test_the_ui_serves_the_store_of_runs_and_says_where(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sft.ui", "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = next(line for line in process.stdout if "MLflow UI" in line and "http" in line)
+        url = url.split()[2]
+        assert url.startswith("http://127.0.0.1:")
+        assert "<html" in urlopen(url).read().decode()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    with pytest.raises(OSError):
+        urlopen(url)
+    assert (tmp_path / "mlflow.db").exists()
+
+
+def test_a_free_port_is_taken_where_5000_is_not():
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", ui.PORT))
+            taken.listen()
+        except OSError:
+            pass  # taken by something else: as good
+        assert ui.free_port(None) != ui.PORT
+
+
+def test_a_port_asked_for_that_is_taken_is_bad_input():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(BadInput, match="--port"):
+            ui.free_port(taken.getsockname()[1])
+
+
+def test_a_bad_store_is_one_sentence_and_exit_code_2(capsys):
+    assert ui.main(["--uri", "nonsense"]) == 2
+    assert "error: tracking.uri" in capsys.readouterr().err
