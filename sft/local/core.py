@@ -50,13 +50,14 @@ class Core:
         self.sessions = Sessions(self._release, timeout=session_timeout)
         self.infos: dict[str, ModelInfo] = {info.name: info for info in engine.models()}
         self._busy = asyncio.Lock()
-        self.sampling = Sampling(
-            engine, store, self.futures, self.threads, self._samplers, self._busy
-        )
         self.scheduler = Scheduler(
+            engine, store, self.futures, self.threads, self._busy, self.sessions.models, tick=tick
+        )
+        self.sampling = Sampling(
             engine, store, self.futures, self.threads, self._busy,
-            self.sessions.models, self.sampling.add_snapshot, tick=tick,
+            self._samplers, self.scheduler.trained_tokens,
         )  # fmt: skip
+        self.scheduler.add_snapshot = self.sampling.add_snapshot
         self._tasks: set[asyncio.Task] = set()
 
     @contextlib.asynccontextmanager

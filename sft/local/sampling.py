@@ -1,5 +1,7 @@
 """Sampling and compute_logprobs, beside training: one batch, then a cycle's turn, then the next.
 
+A batch beside training is about as much work as a cycle, so that each gets half of the time.
+
 Samplers are loaded into the engine when they are first used. Those of checkpoints and snapshots
 take memory, so the least recently used make room: a checkpoint's is read again when it is needed,
 a snapshot is lost (the SDK has no way to release one, so their number is bounded here).
@@ -23,7 +25,8 @@ from sft.local.threads import Threads
 
 MOST_SNAPSHOTS = 4  # of one session
 MOST_LOADED = 16  # samplers of checkpoints in the engine
-BATCH_TOKENS = 8192  # to read and to write, of one batch
+LARGEST_BATCH = 8192  # tokens to read and to write
+SMALLEST_BATCH = 512  # tokens a batch may have however little is trained
 UNKNOWN_LENGTH = 256  # what a sample without max_tokens is taken to write
 
 
@@ -41,7 +44,8 @@ class SampleRequest:
 
 
 class Sampling:
-    """`samplers` are those of all open sessions; `busy` is the scheduler's lock on the engine."""
+    """`samplers` are those of all open sessions; `busy` goes to training in turns, and
+    `trained_tokens` says how much it has done since the last batch."""
 
     def __init__(
         self,
@@ -49,8 +53,9 @@ class Sampling:
         store: Store,
         futures: Futures,
         threads: Threads,
-        samplers: Callable[[], list[Sampler]],
         busy: asyncio.Lock,
+        samplers: Callable[[], list[Sampler]],
+        trained_tokens: Callable[[], int],
     ):
         self._engine = engine
         self._store = store
@@ -58,6 +63,7 @@ class Sampling:
         self._threads = threads
         self._samplers = samplers
         self._busy = busy
+        self._trained_tokens = trained_tokens
         self._queue: deque[SampleRequest] = deque()
         self._queued = asyncio.Event()
 
@@ -92,8 +98,12 @@ class Sampling:
                     request.sampler.waiting -= 1
 
     def _take(self) -> list[SampleRequest]:
+        trained = self._trained_tokens()
+        most = LARGEST_BATCH
+        if trained:  # forward and backward cost two to three times a forward
+            most = max(SMALLEST_BATCH, min(most, 2 * trained))
         batch, tokens = [], 0
-        while self._queue and (not batch or tokens + self._queue[0].cost <= BATCH_TOKENS):
+        while self._queue and (not batch or tokens + self._queue[0].cost <= most):
             request = self._queue.popleft()
             if self._futures.is_pending(request.request_id):  # its session may have ended
                 batch.append(request)

@@ -26,10 +26,10 @@ MOST_WRITES = 4  # states waiting for the disk; each is a copy in memory
 
 
 class Scheduler:
-    """`models` are those alive; `add_snapshot` is handed the state of each snapshot.
+    """`models` are those alive. `busy` is held for a cycle: it goes to the sampling beside training
+    in turns. `add_snapshot` is to be set to what takes the state of a snapshot."""
 
-    `busy` is held for a cycle: it goes to the sampling beside training in turns.
-    """
+    add_snapshot: Callable[[Sampler, AdapterState], Awaitable[None]]
 
     def __init__(
         self,
@@ -39,7 +39,6 @@ class Scheduler:
         threads: Threads,
         busy: asyncio.Lock,
         models: Callable[[], list[Model]],
-        add_snapshot: Callable[[Sampler, AdapterState], Awaitable[None]],
         *,
         tick: float | None = None,
     ):
@@ -50,15 +49,20 @@ class Scheduler:
         self._futures = futures
         self._threads = threads
         self._models = models
-        self._add_snapshot = add_snapshot
         self._tick = tick
         self._queued = asyncio.Event()
+        self._trained_tokens = 0
         self._writes: set[asyncio.Task] = set()
         self._reads: set[asyncio.Task] = set()
 
     def wake(self) -> None:
         """To be called when a request has been queued."""
         self._queued.set()
+
+    def trained_tokens(self) -> int:
+        """How many were computed since this was last asked."""
+        tokens, self._trained_tokens = self._trained_tokens, 0
+        return tokens
 
     async def run(self) -> None:
         """Cycle after cycle, until cancelled."""
@@ -115,6 +119,8 @@ class Scheduler:
             Work(model.model_id, request.operation.sequences, request.operation.backward)
             for model, request in jobs
         ]
+        for item in work:
+            self._trained_tokens += sum(len(sequence.tokens) for sequence in item.sequences)
         results = await self._each(len(jobs), self._engine.run, work)
         for (model, request), result in zip(jobs, results, strict=True):
             if isinstance(result, EngineError):
@@ -177,7 +183,7 @@ class Scheduler:
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Snapshot):
             state = await self._threads.compute(self._engine.state, model.model_id, False)
-            await self._add_snapshot(operation.sampler, state)
+            await self.add_snapshot(operation.sampler, state)
             sampler_id = operation.sampler.sampler_id
             reply = Reply.of(sampling_session_id=sampler_id, type="save_weights_for_sampler")
             self._futures.resolve(request.request_id, reply)

@@ -322,7 +322,8 @@ def test_samplers_of_checkpoints_make_room_and_are_read_again(tmp_path):
 
 
 def test_training_and_sampling_take_turns(tmp_path, monkeypatch):
-    monkeypatch.setattr("sft.local.sampling.BATCH_TOKENS", 4)  # one request a batch
+    for bound in ("SMALLEST_BATCH", "LARGEST_BATCH"):
+        monkeypatch.setattr(f"sft.local.sampling.{bound}", 4)  # one request a batch
 
     @on_core(tmp_path)
     async def _(core, engine, client):
@@ -338,6 +339,25 @@ def test_training_and_sampling_take_turns(tmp_path, monkeypatch):
             await client.result(future)
         turns = "".join(call[0][1] for call in engine.calls)  # a: sample, u: run, t: step
         assert turns in ("aut" * 20, "uta" * 20)
+
+
+def test_a_batch_of_samples_is_as_much_work_as_the_training_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sft.local.sampling.SMALLEST_BATCH", 12)
+
+    @on_core(tmp_path)
+    async def _(core, engine, client):
+        model = await client.create()
+        sampler = (await client.result(client.snapshot(model, 1)))["sampling_session_id"]
+        engine.calls.clear()
+        futures = [client.compute(model, 2)]  # two tokens
+        futures += [client.sample(sampler, number) for number in range(20)]  # four tokens each
+        futures.append(client.compute(model, 3))
+        for future in futures:
+            await client.result(future)
+        sizes = [len(call[1]) for call in calls(engine, "sample")]
+        assert sum(sizes) == 20
+        assert 3 in sizes  # beside training
+        assert sizes[-1] > 3  # alone
 
 
 def test_a_cancelled_sample_is_not_computed(tmp_path):
