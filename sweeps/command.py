@@ -73,6 +73,9 @@ async def _run(
         ledger = Ledger(study, alive, searched.distributions, options.n_trials)
         stack.callback(ledger.close)
         _enqueue(options, study)
+        shared_overrides = [o for o in searched.fixed if not o.startswith("sweep=")]
+        study.set_user_attr("command", shared_overrides)
+        study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
         trials = study.get_trials(deepcopy=False)
         finished = [t for t in trials if t.state.is_finished()]
         shown = display.make(
