@@ -114,14 +114,8 @@ def curves(results: Results) -> Figure | None:
             linewidth=2.4 if is_best else 1.1,
             zorder=3 if is_best else 2,
         )
-        axes.annotate(
-            f" {trial.number}",
-            (list(trial.curve)[-1], list(trial.curve.values())[-1]),
-            fontsize=7,
-            color=RED if is_best else GREY,
-            va="center",
-        )
-    handles = [Line2D([], [], color=colours[r], label=f"lr {r:g}") for r in _ends(rates) if r]
+    _look_at_the_end(axes, trials)
+    handles = [Line2D([], [], color=colours[r], label=f"lr {r:.2g}") for r in _ends(rates) if r]
     handles.append(Line2D([], [], color=RED, linewidth=2.4, label="best"))
     if any(t.state != "complete" for t in trials):
         handles.append(Line2D([], [], color=GREY, linestyle="--", label="ended early"))
@@ -129,6 +123,17 @@ def curves(results: Results) -> Figure | None:
     axes.set_xlabel("training step")
     axes.set_ylabel(results.metrics[0])
     return figure
+
+
+def _look_at_the_end(axes: Any, trials: list[Result]) -> None:
+    """Leaves out of sight what would flatten the rest: the untrained model and divergence."""
+    after = [list(t.curve.values())[1:] for t in trials if t.state != "diverged"]
+    values = [value for curve in after for value in curve if math.isfinite(value)]
+    if values:
+        first = max((curve[0] for curve in after if curve), default=max(values))
+        low, high = min(values), max(first, min(values))
+        margin = 0.05 * ((high - low) or abs(low) or 1.0)
+        axes.set_ylim(low - margin, high + margin)
 
 
 def _ends(values: list[Any]) -> list[Any]:
