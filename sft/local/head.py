@@ -19,8 +19,7 @@ def logprobs(base: BaseModel, normal: Tensor, targets: Tensor, runs: list[Run]) 
     result = torch.empty(len(normal), dtype=torch.float32, device=base.device)
     for rows, part in _blocks(runs):
         logits = logits_of(base, normal[rows], [part])
-        chosen = logits.gather(1, targets[rows, None])[:, 0]
-        result[rows] = chosen - logits.logsumexp(dim=-1)
+        result[rows] = _exponentials(logits, targets[rows, None])[0][:, 0]
     return result
 
 
@@ -46,25 +45,38 @@ def loss_backward(
         for rows in trained.split(BLOCK):
             part = [_within(run, 0, len(rows))]
             x = normal[rows]
-            logits, hidden = linear.forward(unembedding, index, x, part)
-            logits = logits.float()
-            normaliser = logits.logsumexp(dim=-1, keepdim=True)
-            target = targets[rows, None]
-            result[rows] = (logits.gather(1, target) - normaliser)[:, 0]
-            weight = weights[rows, None]
-            # d(-logprob)/dlogits = softmax - onehot
-            gradient = logits.sub_(normaliser).exp_().mul_(weight)
-            gradient.scatter_add_(1, target, -weight)
-            dnormal[rows] = linear.backward(
-                unembedding, index, x, hidden, gradient.to(base.dtype), part
-            )
+            (logits,), hidden = linear.forward(unembedding, index, x, part)
+            result[rows], gradient = _cross_entropy(logits, targets[rows], weights[rows])
+            dnormal[rows] = linear.backward(unembedding, index, x, hidden, [gradient], part)
     return result, dnormal
 
 
 def logits_of(base: BaseModel, normal: Tensor, runs: list[Run]) -> Tensor:
     """normal [N, hidden] -> float32 logits [N, vocab]."""
     index = len(base.linears) - 1
-    return linear.forward(base.linears[index], index, normal, runs)[0].float()
+    (logits,), _ = linear.forward(base.linears[index], index, normal, runs)
+    return logits.float()
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Logprobs of the targets, and the gradient of sum(weight * -logprob), put in `logits`."""
+    targets, weights = targets[:, None], weights[:, None]
+    logprobs, exponentials, total = _exponentials(logits.float(), targets)
+    # weight * (softmax - onehot); at the target from the logprob, where the softmax may be near 1
+    logits.copy_(exponentials.mul_(weights / total))
+    logits.scatter_(1, targets, (weights * torch.expm1(logprobs)).to(logits.dtype))
+    return logprobs[:, 0], logits
+
+
+def _exponentials(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logprobs of the targets [N, 1], and exp(logits - largest), in place, with its sum [N, 1].
+
+    In place, since a fresh block of logits costs more time in page faults than in arithmetic.
+    """
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
+    chosen = logits.gather(1, targets)
+    total = logits.exp_().sum(dim=-1, keepdim=True)
+    return chosen - total.log(), logits, total
 
 
 def _blocks(runs: list[Run]) -> Iterator[tuple[slice, Run]]:

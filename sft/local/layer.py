@@ -40,7 +40,8 @@ class Kept:
 
     x: Tensor
     norm_attn: tuple[Tensor, Tensor]  # normalised x, 1 / rms
-    qkv: Tensor  # before head norms
+    q: Tensor  # [N, heads, head_dim], before its norm and rotation
+    k: Tensor
     hidden_qkv: linear.Hidden
     inverse_q: Tensor | None
     inverse_k: Tensor | None
@@ -49,7 +50,8 @@ class Kept:
     hidden_out: linear.Hidden
     middle: Tensor  # x + attention
     norm_mlp: tuple[Tensor, Tensor]
-    gate_up: Tensor
+    gate: Tensor
+    up: Tensor
     hidden_gate_up: linear.Hidden
     hidden_down: linear.Hidden
 
@@ -60,8 +62,8 @@ def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | Non
     layer = base.layers[index]
     normal, inverse = norm.forward(x, layer.norm_attn, base.eps)
     qkv, hidden_qkv = linear.forward(base.linears[layer.qkv], layer.qkv, normal, runs)
-    q, k, v = _heads(base, qkv)
-    inverse_q = inverse_k = None
+    raw_q, raw_k, v = (part.view(len(x), -1, base.head_dim) for part in qkv)
+    q, k, inverse_q, inverse_k = raw_q, raw_k, None, None
     if layer.norm_q is not None:
         q, inverse_q = norm.forward(q, layer.norm_q, base.eps)
         k, inverse_k = norm.forward(k, layer.norm_k, base.eps)
@@ -73,14 +75,14 @@ def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | Non
         )
     else:
         mixed, attended = context.attend(index, q, k, v), []
-    out, hidden_out = linear.forward(base.linears[layer.out], layer.out, mixed, runs)
+    (out,), hidden_out = linear.forward(base.linears[layer.out], layer.out, mixed, runs)
     middle = x + out
     normal_mlp, inverse_mlp = norm.forward(middle, layer.norm_mlp, base.eps)
-    gate_up, hidden_gate_up = linear.forward(
+    (gate, up), hidden_gate_up = linear.forward(
         base.linears[layer.gate_up], layer.gate_up, normal_mlp, runs
     )
-    down, hidden_down = linear.forward(
-        base.linears[layer.down], layer.down, _activate(gate_up), runs
+    (down,), hidden_down = linear.forward(
+        base.linears[layer.down], layer.down, _activate(gate, up), runs
     )
     y = middle + down
     if not context.keep:
@@ -88,7 +90,8 @@ def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | Non
     return y, Kept(
         x=x,
         norm_attn=(normal, inverse),
-        qkv=qkv,
+        q=raw_q,
+        k=raw_k,
         hidden_qkv=hidden_qkv,
         inverse_q=inverse_q,
         inverse_k=inverse_k,
@@ -97,7 +100,8 @@ def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | Non
         hidden_out=hidden_out,
         middle=middle,
         norm_mlp=(normal_mlp, inverse_mlp),
-        gate_up=gate_up,
+        gate=gate,
+        up=up,
         hidden_gate_up=hidden_gate_up,
         hidden_down=hidden_down,
     )
@@ -109,21 +113,17 @@ def backward(context: Context, index: int, kept: Kept, dy: Tensor) -> Tensor:
     layer = base.layers[index]
     dmiddle = dy + _backward_mlp(context, layer, kept, dy)
     dmixed = linear.backward(
-        base.linears[layer.out], layer.out, kept.mixed, kept.hidden_out, dmiddle, context.runs
+        base.linears[layer.out], layer.out, kept.mixed, kept.hidden_out, [dmiddle], context.runs
     )
-    dqkv = torch.empty_like(kept.qkv)
-    dq, dk, dv = _heads(base, dqkv)
-    attention.backward(kept.attended, dmixed, context.bounds, (dq, dk, dv))
-    q, k, _ = _heads(base, kept.qkv)
-    heads = (
-        (dq, q, layer.norm_q, kept.inverse_q),
-        (dk, k, layer.norm_k, kept.inverse_k),
-    )
-    for part, value, weight, inverse in heads:
-        gradient = attention.unrotate(part, context.cos, context.sin)
-        if weight is not None:
-            gradient = norm.backward(gradient, value, inverse, weight)
-        part.copy_(gradient)
+    q, k = kept.q, kept.k
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(k)
+    attention.backward(kept.attended, dmixed.view_as(q), context.bounds, (dq, dk, dv))
+    dq = attention.unrotate(dq, context.cos, context.sin)
+    dk = attention.unrotate(dk, context.cos, context.sin)
+    if layer.norm_q is not None:
+        dq = norm.backward(dq, q, kept.inverse_q, layer.norm_q)
+        dk = norm.backward(dk, k, kept.inverse_k, layer.norm_k)
+    dqkv = [part.flatten(1) for part in (dq, dk, dv)]
     normal, inverse = kept.norm_attn
     dnormal = linear.backward(
         base.linears[layer.qkv], layer.qkv, normal, kept.hidden_qkv, dqkv, context.runs
@@ -132,30 +132,20 @@ def backward(context: Context, index: int, kept: Kept, dy: Tensor) -> Tensor:
 
 
 def _backward_mlp(context: Context, layer: Layer, kept: Kept, dy: Tensor) -> Tensor:
-    base = context.base
-    activated = _activate(kept.gate_up)
+    base, gate, up = context.base, kept.gate, kept.up
+    silu = functional.silu(gate)
     dactivated = linear.backward(
-        base.linears[layer.down], layer.down, activated, kept.hidden_down, dy, context.runs
+        base.linears[layer.down], layer.down, silu * up, kept.hidden_down, [dy], context.runs
     )
-    gate, up = kept.gate_up.chunk(2, dim=-1)
-    dgate_up = torch.empty_like(kept.gate_up)
-    dgate, dup = dgate_up.chunk(2, dim=-1)
-    torch.mul(dactivated, functional.silu(gate), out=dup)
-    dgate.copy_(torch.ops.aten.silu_backward(dactivated.mul_(up), gate))
+    dup = silu.mul_(dactivated)
+    dgate = torch.ops.aten.silu_backward(dactivated.mul_(up), gate)
     normal, inverse = kept.norm_mlp
     dnormal = linear.backward(
-        base.linears[layer.gate_up], layer.gate_up, normal, kept.hidden_gate_up, dgate_up,
+        base.linears[layer.gate_up], layer.gate_up, normal, kept.hidden_gate_up, [dgate, dup],
         context.runs,
     )  # fmt: skip
     return norm.backward(dnormal, kept.middle, inverse, layer.norm_mlp)
 
 
-def _activate(gate_up: Tensor) -> Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
+def _activate(gate: Tensor, up: Tensor) -> Tensor:
     return functional.silu(gate).mul_(up)
-
-
-def _heads(base: BaseModel, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Views of [N, (heads + 2 kv_heads) * D] as q, k, v of [N, heads, D]."""
-    heads = qkv.view(len(qkv), -1, base.head_dim)
-    return heads.split([base.heads, base.kv_heads, base.kv_heads], dim=1)

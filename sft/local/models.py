@@ -1,7 +1,7 @@
 """Base models: the frozen weights of a Llama- or Qwen3-style causal LM, laid out for computing.
 
-Projections that read the same input are one matrix (q, k, v; gate, up): fewer and larger products.
-The weights are shared by every adapter and never take a gradient.
+Projections that read the same input (q, k, v; gate, up) stand together. The weights are shared by
+every adapter and never take a gradient.
 """
 
 from __future__ import annotations
@@ -30,19 +30,12 @@ class Module:
 
 @dataclass(frozen=True)
 class Linear:
-    """Frozen projections that share an input: weight [sum of outputs, inputs], bias or None."""
+    """Frozen projections that share an input: each a weight [outputs, inputs], perhaps a bias."""
 
     kind: Kind
     modules: tuple[Module, ...]
-    weight: Tensor
-    bias: Tensor | None
-
-    def slices(self) -> list[slice]:
-        """The columns of the output that belong to each module."""
-        starts = [0]
-        for module in self.modules:
-            starts.append(starts[-1] + module.outputs)
-        return [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
@@ -148,8 +141,8 @@ def from_transformers(
     config = model.config
     _check(name, config)
 
-    def own(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.detach().to(device, dtype).contiguous()
+    def own(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device, dtype).contiguous()
 
     linears: list[Linear] = []
 
@@ -159,10 +152,10 @@ def from_transformers(
             Module(prefix + part, module.in_features, module.out_features)
             for part, module in zip(names, parts, strict=True)
         )
-        weight = own(parts[0].weight if len(parts) == 1 else torch.cat([p.weight for p in parts]))
+        weights = tuple(own(part.weight) for part in parts)
         has_bias = parts[0].bias is not None
-        bias = own(torch.cat([part.bias for part in parts])) if has_bias else None
-        linears.append(Linear(kind, modules, weight, bias))
+        biases = tuple(own(part.bias) for part in parts) if has_bias else None
+        linears.append(Linear(kind, modules, weights, biases))
         return len(linears) - 1
 
     layers = []
@@ -197,7 +190,7 @@ def from_transformers(
         context=config.max_position_embeddings,
         eps=config.rms_norm_eps,
         eos=frozenset([eos] if isinstance(eos, int) else eos or []),
-        embedding=linears[-1].weight if tied else own(model.model.embed_tokens.weight),
+        embedding=linears[-1].weights[0] if tied else own(model.model.embed_tokens.weight),
         layers=layers,
         norm=own(model.model.norm.weight),
         linears=linears,

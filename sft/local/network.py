@@ -7,12 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from sft.local import head, layer, norm
+from sft.local.attention import EXPLICIT_TOKENS
 from sft.local.models import BaseModel
 from sft.local.packing import Pack
 
 # Above this many bytes of kept activations only each layer's input is kept, and the layer is
 # computed once more in the backward: a third more arithmetic for a small part of the memory.
-KEEP_BYTES = {"cpu": 2 << 30, "cuda": 24 << 30}
+KEEP_BYTES = {"cpu": 1 << 30, "cuda": 24 << 30}
 
 
 def hidden_states(base: BaseModel, pack: Pack, attend: layer.Attend | None = None) -> Tensor:
@@ -69,6 +70,7 @@ def _kept_bytes(base: BaseModel) -> int:
     """About how many bytes the backward keeps for each token."""
     hidden = base.embedding.shape[1]
     heads = (3 * base.heads + 4 * base.kv_heads) * base.head_dim
-    inner = base.linears[base.layers[0].gate_up].weight.shape[0]
+    inner = 2 * base.linears[base.layers[0].gate_up].modules[0].outputs
+    attention = base.heads * EXPLICIT_TOKENS if base.device.type == "cpu" else 0  # at most
     size = torch.finfo(base.dtype).bits // 8
-    return (5 * hidden + heads + inner) * size * len(base.layers)
+    return (5 * hidden + heads + inner + attention) * size * len(base.layers)
