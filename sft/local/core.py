@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Awaitable, Callable
 
 from tinker import types
 from tinker.proto import tinker_public_pb2 as pb
@@ -63,14 +64,14 @@ class Core:
     @contextlib.asynccontextmanager
     async def running(self):
         """Serves within; on leaving, what was handed to the disk is finished."""
-        for coroutine in (self.scheduler.run(), self.sampling.run(), self._clean()):
-            self._spawn(coroutine)
+        for loop in (self.scheduler.run, self.sampling.run, self._clean):
+            self._spawn(_again_and_again(loop))
         try:
             yield
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.to_thread(self.threads.finish_writes)
+            await asyncio.to_thread(self.threads.close)
 
     # Models --------------------------------------------------------------------------------
 
@@ -258,3 +259,13 @@ class Core:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _again_and_again(loop: Callable[[], Awaitable[None]]) -> None:
+    """A bug ends one round of a loop, not the service."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            traceback.print_exc()
+            await asyncio.sleep(1)

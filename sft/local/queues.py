@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sft.local.engine_api import AdamStep, AdapterState, LoraSpec, TrainingSequence
@@ -112,6 +113,9 @@ class Slice:
         step = [] if self.step is None else [self.step]
         return self.before + self.work + step + self.after
 
+    def saves(self) -> int:
+        return sum(isinstance(request.operation, Save) for request in self.requests())
+
 
 @dataclass
 class Model:
@@ -157,18 +161,18 @@ class Model:
             self.ready.append(self.early.pop(seq_id))
             self.next_seq = seq_id + 1
 
-    def take(self, may_save: bool = True) -> Slice:
+    def take(self, most_saves: int) -> Slice:
         """Removes and returns the head of the queue, as much as one cycle may do.
 
-        `may_save` False leaves saves where they are, and with them all that is behind.
+        Saves beyond `most_saves` stay where they are, and with them all that is behind.
         """
         part = Slice(self)
-        part.before = self._take_while(_is_control, may_save)
-        part.work = self._take_while(_is_compute, may_save)
+        part.before = self._take_while(_is_control, most_saves)
+        part.work = self._take_while(_is_compute, 0)
         if self.ready and isinstance(self.ready[0].operation, Step):
             part.step = self.ready.popleft()
         if part.work or part.step:
-            part.after = self._take_while(_is_save, may_save)
+            part.after = self._take_while(_is_save, most_saves - part.saves())
         return part
 
     def unread_load(self) -> Load | None:
@@ -176,12 +180,12 @@ class Model:
         head = self.ready[0].operation if self.ready else None
         return head if isinstance(head, Load) and not head.is_read else None
 
-    def _take_while(self, belongs, may_save: bool) -> list[Request]:
+    def _take_while(self, belongs: Callable[[Operation], bool], most_saves: int) -> list[Request]:
         taken = []
         while self.ready and belongs(operation := self.ready[0].operation):
-            if isinstance(operation, Save) and not may_save:
-                break
-            if isinstance(operation, Load) and not operation.is_read:
+            if isinstance(operation, Save):
+                most_saves -= 1
+            if most_saves < 0 or isinstance(operation, Load) and not operation.is_read:
                 break
             taken.append(self.ready.popleft())
         return taken

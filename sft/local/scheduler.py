@@ -81,11 +81,12 @@ class Scheduler:
 
     async def _run_cycle(self) -> bool:
         """Whether there was something to do."""
-        parts = []
+        parts, most_saves = [], MOST_WRITES - len(self._writes)
         for model in self._models():
             if (load := model.unread_load()) is not None:
                 self._begin_read(load)
-            part = model.take(may_save=len(self._writes) < MOST_WRITES)
+            part = model.take(most_saves)
+            most_saves -= part.saves()
             if part.requests():
                 parts.append(part)
         try:

@@ -29,9 +29,10 @@ class Threads:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._disk, lambda: call(*args, **kwargs))
 
-    def finish_writes(self) -> None:
+    def close(self) -> None:
         """Blocks until everything handed to `write` is on disk. Nothing may be handed in later."""
         self._disk.shutdown(wait=True)
+        self._engine.shutdown(wait=False)
 
 
 async def _explained(executor: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:

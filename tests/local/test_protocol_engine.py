@@ -116,6 +116,28 @@ def test_samples_are_seeded_and_end_where_they_are_told_to(client):
     assert len(sample(max_tokens=12, temperature=0, stop=[])[0]) == 12
 
 
+def test_the_likeliest_tokens_of_the_prompts_end_are_told(client):
+    sampler = client.create_sampling_client(base_model="tiny").result()
+    response = sampler.sample(
+        types.ModelInput.from_ints(TOKENS), 1, types.SamplingParams(max_tokens=1),
+        include_prompt_logprobs=True, topk_prompt_logprobs=3, prompt_logprobs_last_n=2,
+    ).result()  # fmt: skip
+    rows = response.topk_prompt_logprobs
+    assert [row and len(row) for row in rows] == [None] * 8 + [3, 3]
+    assert rows[-1] == sorted(rows[-1], key=lambda pair: -pair[1])
+    scores = response.prompt_logprobs
+    assert scores[:8] == [None] * 8
+    assert all(score <= row[0][1] for score, row in zip(scores[8:], rows[8:], strict=True))
+
+
+def test_a_prompt_that_fills_the_context_is_scored(client):
+    sampler = client.create_sampling_client(base_model="tiny").result()
+    scores = sampler.compute_logprobs(types.ModelInput.from_ints([1, 2] * 256)).result()
+    assert len(scores) == 512
+    with pytest.raises(tinker.UnprocessableEntityError, match="context holds 512"):
+        sampler.compute_logprobs(types.ModelInput.from_ints([1] * 513)).result()
+
+
 def test_what_the_engine_refuses_is_the_users_to_mend(client):
     trainer, _ = losses(client, 1)
     wrong = types.Datum(

@@ -1,108 +1,18 @@
-"""Order, cycles, failure and repetition, without HTTP: a core around an engine of constants."""
+"""Order, cycles, failure and repetition."""
 
 import asyncio
-import contextlib
-import json
+import random
 import re
+import time
+from functools import partial
 
-import numpy as np
 import pytest
 from tinker import types
-from tinker.proto import tinker_public_pb2 as pb
 
-from sft.local.core import Core
-from sft.local.engine_api import TrainingSequence
-from sft.local.futures import Futures, Reply, UnknownRequest
-from sft.local.sampling import MOST_LOADED, MOST_SNAPSHOTS
-from sft.local.sessions import Gone
+from sft.local.scheduler import MOST_WRITES
 from sft.local.store import Store
+from tests.local.direct import calls, on_core
 from tests.local.stub import CRASH, MODEL, POISON, StubEngine
-
-
-class Client:
-    """Says to a core what the SDK would, with seq_ids of the test's choice."""
-
-    def __init__(self, core: Core):
-        self.core = core
-        self.session = core.sessions.open(None, None).session_id
-        self.samplers = 0
-
-    async def create(self, number: int = 0, **values) -> str:
-        lora = types.LoraConfig(rank=4)
-        request = types.CreateModelRequest(
-            session_id=self.session, model_seq_id=number, base_model=MODEL, lora_config=lora,
-            **values,
-        )  # fmt: skip
-        await self.result(self.core.create_model(request))
-        return f"{self.session}:train:{number}"
-
-    def compute(self, model: str, seq_id: int, *, backward: bool = True, token: int = 1):
-        message = pb.ForwardBackwardRequest(
-            model_id=model, seq_id=seq_id, forward_only=not backward
-        )
-        tokens = np.array([1, token])
-        sequence = TrainingSequence(tokens, tokens, np.ones(2, np.float32))
-        return self.core.compute(message, [sequence])
-
-    def step(self, model: str, seq_id: int, **params):
-        request = types.OptimStepRequest(
-            model_id=model, seq_id=seq_id, optim_params=types.AdamParams(**params)
-        )
-        return self.core.optim_step(request)
-
-    def save(self, model: str, seq_id: int, name: str, **values):
-        request = types.SaveWeightsRequest(model_id=model, seq_id=seq_id, path=name, **values)
-        return self.core.save_weights(request)
-
-    def snapshot(self, model: str, seq_id: int):
-        self.samplers += 1
-        request = types.SaveWeightsForSamplerRequest(
-            model_id=model, seq_id=seq_id, sampling_session_seq_id=self.samplers
-        )
-        return self.core.save_weights_for_sampler(request)
-
-    def load(self, model: str, seq_id: int, path: str, optimizer: bool = False):
-        request = types.LoadWeightsRequest(
-            model_id=model, seq_id=seq_id, path=path, optimizer=optimizer
-        )
-        return self.core.load_weights(request)
-
-    def sample(self, sampler: str, seq_id: int, prompt: tuple = (1, 2)):
-        request = types.SampleRequest(
-            sampling_session_id=sampler, seq_id=seq_id, num_samples=1,
-            prompt=types.ModelInput.from_ints(list(prompt)),
-            sampling_params=types.SamplingParams(max_tokens=2),
-        )  # fmt: skip
-        return self.core.sample(request)
-
-    async def result(self, future: types.UntypedAPIFuture) -> dict | bytes:
-        reply = await self.core.futures.fetch(future.request_id, timeout=20)
-        assert reply is not None, "no result in 20 s"
-        return json.loads(reply.body) if reply.media_type == "application/json" else reply.body
-
-    async def error(self, future: types.UntypedAPIFuture) -> str:
-        result = await self.result(future)
-        assert "error" in result, result
-        return result["error"]
-
-
-def on_core(tmp_path, **options):
-    """Decorates an async test that takes a core, its engine and a client."""
-
-    def run(test) -> None:
-        async def main() -> None:
-            engine = StubEngine()
-            core = Core(engine, Store(tmp_path), **options)
-            async with core.running():
-                await test(core, engine, Client(core))
-
-        asyncio.run(main())
-
-    return run
-
-
-def calls(engine: StubEngine, *kinds: str) -> list[tuple]:
-    return [call for call in engine.calls if call[0] in kinds]
 
 
 def test_requests_run_in_the_order_of_their_seq_ids_however_they_arrive(tmp_path):
@@ -263,113 +173,65 @@ def test_a_model_that_cannot_be_made_says_why(tmp_path, values, named):
         assert calls(engine, "create") == []
 
 
-def test_a_session_that_ends_releases_all_it_held(tmp_path):
-    @on_core(tmp_path)
-    async def _(core, engine, client):
-        model = await client.create()
-        await client.result(client.snapshot(model, 1))
-        waiting = client.compute(model, 3)  # behind a gap
-        assert engine.adapters and engine.samplers
-        core.sessions.end(client.session, "the session has ended")
-        assert "ended" in await client.error(waiting)
-        for _ in range(100):
-            if not engine.adapters and not engine.samplers:
-                break
-            await asyncio.sleep(0.02)
-        assert not engine.adapters and not engine.samplers
-        with pytest.raises(Gone, match="not open"):
-            client.compute(model, 2)
-
-
-def test_a_session_without_a_heartbeat_ends(tmp_path):
-    @on_core(tmp_path, session_timeout=0.1)
-    async def _(core, engine, client):
-        await asyncio.sleep(0.2)
-        core.sessions.expire()
-        with pytest.raises(Gone, match="no heartbeat"):
-            core.sessions.get(client.session)
-
-
-def test_snapshots_are_bounded_and_the_last_used_stay(tmp_path):
-    @on_core(tmp_path)
-    async def _(core, engine, client):
-        model = await client.create()
-        samplers = []
-        for seq_id in range(1, MOST_SNAPSHOTS + 5):
-            result = await client.result(client.snapshot(model, seq_id))
-            samplers.append(result["sampling_session_id"])
-            await client.result(client.sample(samplers[0], seq_id))
-        assert len(engine.samplers) == MOST_SNAPSHOTS
-        assert samplers[0] in engine.samplers and samplers[-1] in engine.samplers
-        assert "was released" in await client.error(client.sample(samplers[1], 0))
-
-
-def test_samplers_of_checkpoints_make_room_and_are_read_again(tmp_path):
-    @on_core(tmp_path)
-    async def _(core, engine, client):
-        model = await client.create()
-        path = (await client.result(client.save(model, 1, "a")))["path"]
-        samplers = []
-        for number in range(MOST_LOADED + 4):
-            request = types.CreateSamplingSessionRequest(
-                session_id=client.session, sampling_session_seq_id=number, model_path=path
-            )
-            samplers.append(core.create_sampling_session(request, MODEL))
-            assert core.create_sampling_session(request, MODEL) == samplers[-1]
-            await client.result(client.sample(samplers[-1], 0))
-        assert len(engine.samplers) == MOST_LOADED
-        assert isinstance(await client.result(client.sample(samplers[0], 1)), bytes)
-
-
-def test_training_and_sampling_take_turns(tmp_path, monkeypatch):
-    for bound in ("SMALLEST_BATCH", "LARGEST_BATCH"):
-        monkeypatch.setattr(f"sft.local.sampling.{bound}", 4)  # one request a batch
+@pytest.mark.parametrize("seed", range(5))
+def test_any_mixture_in_any_order_with_repetitions_runs_by_seq_id(tmp_path, seed):
+    noise = random.Random(seed)
 
     @on_core(tmp_path)
     async def _(core, engine, client):
-        model = await client.create()
-        sampler = (await client.result(client.snapshot(model, 1)))["sampling_session_id"]
+        posts, expected = [], {}
+        for number in range(3):
+            model = await client.create(number)
+            expected[model] = noise.choices(["run", "step", "state", "save"], k=40)
+            for seq_id, kind in enumerate(expected[model], 1):
+                post = {
+                    "run": partial(client.compute, model, seq_id),
+                    "step": partial(client.step, model, seq_id),
+                    "state": partial(client.snapshot, model, seq_id),
+                    "save": partial(client.save, model, seq_id, f"s{seq_id}"),
+                }[kind]
+                posts += [post] * noise.choice([1, 1, 2])
+        noise.shuffle(posts)
         engine.calls.clear()
         futures = []
-        for number in range(20):
-            futures.append(client.sample(sampler, number))
-            futures.append(client.compute(model, 2 * number + 2))
-            futures.append(client.step(model, 2 * number + 3))
+        for post in posts:
+            futures.append(post())
+            if noise.random() < 0.3:
+                await asyncio.sleep(0.001)
         for future in futures:
-            await client.result(future)
-        turns = "".join(call[0][1] for call in engine.calls)  # a: sample, u: run, t: step
-        assert turns in ("aut" * 20, "uta" * 20)
+            assert b"error" not in (await core.futures.fetch(future.request_id, 20)).body
+        for model, kinds in expected.items():
+            assert happened_to(model, engine) == ["state" if k == "save" else k for k in kinds]
 
 
-def test_a_batch_of_samples_is_as_much_work_as_the_training_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("sft.local.sampling.SMALLEST_BATCH", 12)
+def happened_to(model: str, engine: StubEngine) -> list[str]:
+    order = []
+    for kind, what, *_ in engine.calls:
+        if kind == "run":
+            what = [name for name, _ in what]
+        if kind in ("run", "step", "state"):
+            order += [kind] * ([what] if kind == "state" else what).count(model)
+    return order
+
+
+def test_saves_wait_for_the_disk_so_that_memory_is_bounded(tmp_path, monkeypatch):
+    under_way, most = [], []
+
+    def slow_write(self, path, *args, **values):
+        under_way.append(path)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(Store, "write", slow_write)
 
     @on_core(tmp_path)
     async def _(core, engine, client):
         model = await client.create()
-        sampler = (await client.result(client.snapshot(model, 1)))["sampling_session_id"]
-        engine.calls.clear()
-        futures = [client.compute(model, 2)]  # two tokens
-        futures += [client.sample(sampler, number) for number in range(20)]  # four tokens each
-        futures.append(client.compute(model, 3))
-        for future in futures:
+        futures = [client.save(model, seq_id, f"s{seq_id}") for seq_id in range(1, 21)]
+        for number, future in enumerate(futures):
             await client.result(future)
-        sizes = [len(call[1]) for call in calls(engine, "sample")]
-        assert sum(sizes) == 20
-        assert 3 in sizes  # beside training
-        assert sizes[-1] > 3  # alone
-
-
-def test_a_cancelled_sample_is_not_computed(tmp_path):
-    @on_core(tmp_path)
-    async def _(core, engine, client):
-        model = await client.create()
-        sampler = (await client.result(client.snapshot(model, 1)))["sampling_session_id"]
-        future = client.sample(sampler, 0)
-        core.sampling.cancel(future.request_id)
-        assert "cancelled" in await client.error(future)
-        await client.result(client.sample(sampler, 1))
-        assert len(calls(engine, "sample")) == 1
+            most.append(len(calls(engine, "state")) - number)
+        assert max(most) <= MOST_WRITES + 1
+        assert len(under_way) == 20
 
 
 def test_a_request_that_never_comes_fails_those_behind_it(tmp_path, monkeypatch):
@@ -383,25 +245,3 @@ def test_a_request_that_never_comes_fails_those_behind_it(tmp_path, monkeypatch)
         for future in behind:
             assert "request 1 of this model never arrived" in await client.error(future)
         assert engine.calls == [("create", model)]
-
-
-def test_results_are_kept_a_while_and_within_bounds():
-    async def main() -> None:
-        now = [0.0]
-        futures = Futures(keep_bytes=1000, keep_fetched=300, clock=lambda: now[0])
-        for number in range(30):
-            futures.open(str(number), "session", "sample")
-            futures.resolve(str(number), Reply(b"x" * 100))
-            futures.resolve(str(number), Reply(b"another answer"))
-            with contextlib.suppress(UnknownRequest):
-                if number == 28:
-                    await futures.fetch("28", 0)
-        assert (await futures.fetch("29", 0)).body == b"x" * 100
-        with pytest.raises(UnknownRequest):
-            await futures.fetch("0", 0)
-        now[0] = 300.0
-        futures.sweep()
-        with pytest.raises(UnknownRequest):
-            await futures.fetch("28", 0)
-
-    asyncio.run(main())
