@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from sft.local import choosing, decoding, optimizer, passes
+from sft.local import choosing, decoding, loading, optimizer, passes
 from sft.local import models as base_models
 from sft.local.engine_api import (
     AdamStep,
@@ -31,7 +32,8 @@ class _Served:
     """A base model by its public name; loaded when first needed."""
 
     source: str
-    context: int
+    folder: Path
+    config: dict
     base: BaseModel | None = None
     tokenizer: object = field(default=None, repr=False)
 
@@ -66,7 +68,7 @@ class TorchEngine:
         self._dtype = base_models.pick_dtype(dtype, self._device)
         self._workers = Workers(self._device, threads)
         self._served = {
-            name: _Served(source or name, base_models.context_length(source or name))
+            name: _Served(source or name, *loading.find(name, source or name))
             for name, source in models.items()
         }
         self._adapters: dict[str, Adapter] = {}
@@ -76,7 +78,8 @@ class TorchEngine:
 
     def models(self) -> list[ModelInfo]:
         return [
-            ModelInfo(name, served.context, served.source) for name, served in self._served.items()
+            ModelInfo(name, served.config["max_position_embeddings"], served.source)
+            for name, served in self._served.items()
         ]
 
     # -- adapters
@@ -179,7 +182,9 @@ class TorchEngine:
                 f"{', '.join(sorted(self._served)) or 'none'}."
             )
         if served.base is None:
-            served.base = base_models.load(name, served.source, self._dtype, self._device)
+            served.base = loading.load(
+                name, served.folder, served.config, self._dtype, self._device
+            )
         return served.base
 
     def _adapter(self, model_id: str) -> Adapter:
