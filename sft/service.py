@@ -28,6 +28,16 @@ END_SECONDS = 15.0  # for a service nobody uses to write what it has and go
 LOG_TAIL_LINES = 12
 
 _keys: dict[str, str] = {}  # of services that this process started or joined, by URL
+_held: set[int] = set()  # open users.lock files
+
+
+def _let_go() -> None:
+    """A forked child is no user: it may outlive its parent."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class ServiceUnavailable(Exception):
@@ -93,11 +103,14 @@ def local(
 def _using(root: Path) -> Iterator[int]:
     """Holds the lock that keeps a service alive; waits while an older one is ending."""
     users = os.open(root / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _held.add(users)
     try:
         fcntl.flock(users, fcntl.LOCK_SH)
         yield users
     finally:
-        os.close(users)
+        if users in _held:
+            _held.remove(users)
+            os.close(users)
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def _named(text: str) -> tuple[str, str | None]:
     name, found, folder = text.partition("=")
     if not found and Path(text).is_dir():
         folder = text
-    return name, str(Path(folder).absolute()) if folder else None
+    return name, os.path.abspath(folder) if folder else None
 
 
 def main() -> int:
@@ -68,6 +68,8 @@ def main() -> int:
     except (CannotServe, EngineError, StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt:  # while it loads
+        return 130
 
 
 def run(options: argparse.Namespace, make_engine, **core_options) -> int:

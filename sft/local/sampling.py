@@ -30,7 +30,7 @@ SMALLEST_BATCH = 512  # tokens a batch may have however little is trained
 UNKNOWN_LENGTH = 256  # what a sample without max_tokens is taken to write
 
 
-@dataclass
+@dataclass(eq=False)
 class SampleRequest:
     request_id: str
     sampler: Sampler
@@ -116,7 +116,7 @@ class Sampling:
             try:
                 await self._make_resident(request.sampler)
                 ready.append(request)
-            except (EngineError, StoreError, OSError, ValueError) as error:
+            except (EngineError, StoreError) as error:
                 self._futures.fail(request.request_id, str(error))
         results = []
         if ready:

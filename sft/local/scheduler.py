@@ -216,7 +216,7 @@ class Scheduler:
         async def read() -> None:
             try:
                 load.state = await reading
-            except (StoreError, OSError, ValueError) as error:
+            except StoreError as error:
                 load.error = str(error)
             load.is_read = True
             self.wake()

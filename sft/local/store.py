@@ -188,9 +188,12 @@ class Store:
         with self._lock:
             checkpoint, folder = self.get(path), self.folder(path)
             moments = None
-            if optimizer and _OPTIMIZER in checkpoint.files:
-                moments = load_file(folder / _OPTIMIZER)
-            weights = load_file(folder / _WEIGHTS)
+            try:
+                if optimizer and _OPTIMIZER in checkpoint.files:
+                    moments = load_file(folder / _OPTIMIZER)
+                weights = load_file(folder / _WEIGHTS)
+            except Exception as error:  # safetensors has errors of its own
+                raise StoreError(f"{path} cannot be read: {error}") from error
         return AdapterState(checkpoint.base_model, checkpoint.lora, weights, moments)
 
     def delete(self, path: CheckpointPath) -> None:

@@ -136,6 +136,22 @@ def test_a_harness_that_is_killed_takes_its_service_along(tmp_path, python):
     assert not (tmp_path / "service.json").exists()
 
 
+def test_a_forked_child_of_a_harness_keeps_no_service_alive(tmp_path, python):
+    user = harness(
+        tmp_path, python, "import os; child = os.fork() or time.sleep(60); time.sleep(60)"
+    )
+    user.stdout.readline()
+    pid = announced(tmp_path)["pid"]
+    time.sleep(0.2)
+    (child,) = Path(f"/proc/{user.pid}/task/{user.pid}/children").read_text().split()[-1:]
+    user.kill()
+    try:
+        wait_until_dead(pid)
+        assert is_alive(int(child))
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
 def test_a_harness_killed_while_its_service_starts_leaves_none_behind(tmp_path, python):
     user = harness(tmp_path, python, "pass")
     while not (tmp_path / "service.log").exists():

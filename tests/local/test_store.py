@@ -135,6 +135,14 @@ def test_a_torn_checkpoint_is_not_served(store, harm):
     assert value_of(store) == 5
 
 
+def test_a_checkpoint_whose_bytes_were_changed_says_that_it_cannot_be_read(store):
+    store.write(PATH, state())
+    weights = store.folder(PATH) / "adapter_model.safetensors"
+    weights.write_bytes(b"\xff" * weights.stat().st_size)
+    with pytest.raises(StoreError, match="step-10 cannot be read"):
+        store.read(PATH)
+
+
 def test_a_checkpoint_expires(tmp_path):
     now = [1000.0]
     store = Store(tmp_path, clock=lambda: now[0])
