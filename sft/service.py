@@ -102,10 +102,9 @@ def local(
 @contextlib.contextmanager
 def _using(root: Path) -> Iterator[int]:
     """Holds the lock that keeps a service alive; waits while an older one is ending."""
-    users = os.open(root / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    users = _lock(root / "users.lock", fcntl.LOCK_SH)
     _held.add(users)
     try:
-        fcntl.flock(users, fcntl.LOCK_SH)
         yield users
     finally:
         if users in _held:
@@ -116,12 +115,30 @@ def _using(root: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def _starting(root: Path) -> Iterator[None]:
     """One at a time looks whether there is a service and starts one if not."""
-    lock = os.open(root / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _lock(root / "start.lock", fcntl.LOCK_EX)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
+
+
+def _lock(path: Path, kind: int) -> int:
+    """The open file, locked; raises BlockingIOError where `kind` says not to wait."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ServiceUnavailable(f"cannot open {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        os.close(file)
+        raise
+    except OSError as error:
+        os.close(file)
+        raise ServiceUnavailable(
+            f"cannot lock {path}: {error.strerror}; the service's root must be on a local disk"
+        ) from error
+    return file
 
 
 def _find(root: Path) -> _Running | None:
@@ -142,13 +159,10 @@ def _find_or_wait(root: Path) -> _Running | None:
 
 def _is_taken(root: Path) -> bool:
     """Whether a service holds its lock on the root."""
-    lock = os.open(root / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.close(_lock(root / "server.lock", fcntl.LOCK_SH | fcntl.LOCK_NB))
     except BlockingIOError:
         return True
-    finally:
-        os.close(lock)
     return False
 
 

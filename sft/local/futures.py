@@ -49,7 +49,7 @@ class Futures:
     def __init__(
         self,
         *,
-        keep_bytes: int = 1 << 30,
+        keep_bytes: int = 256 << 20,
         keep_fetched: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ):

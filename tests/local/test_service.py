@@ -184,6 +184,10 @@ def test_a_service_that_crashes_at_its_start_shows_the_end_of_its_log(tmp_path, 
     ):
         with service.local(tmp_path, {"crashing": None}, python=python):
             pass
+    (tmp_path / "file").touch()
+    with pytest.raises(service.ServiceUnavailable, match="cannot make the service's root"):
+        with service.local(tmp_path / "file" / "root", {"m": None}, python=python):
+            pass
     with pytest.raises(service.ServiceUnavailable, match="cannot start"):
         with service.local(tmp_path, {"m": None}, python="/no/such/python"):
             pass
