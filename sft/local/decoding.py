@@ -1,12 +1,14 @@
 """Sampling with a key-value cache: prompts by one prefill each, samples in joint steps.
 
 A step computes one token for a block of samples, whichever requests and adapters they belong to.
-The block has a fixed number of rows, filled up with copies where there are fewer samples: a
-row's numbers then do not depend on how many others are in the block.
+The block's number of rows is fixed, or one of a few between which this machine's matrix products
+are seen to give equal rows; it is filled up with copies where there are fewer samples. So a row's
+numbers do not depend on how many others are in the block.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +24,8 @@ from sft.local.models import BaseModel
 from sft.local.packing import Pack
 from sft.local.workers import Workers
 
-ROWS = 8  # of a block
+SIZES = (4, 8, 16, 32)  # rows of a block, where they agree
+FIXED = 8  # rows of every block, where they do not
 ACTIVE = 64  # samples at a time; the others wait, so that their caches take no memory
 
 
@@ -117,26 +120,27 @@ def prefill(
     return Prefill(samplers, streams, logprobs, topk)
 
 
-def step(base: BaseModel, streams: list[Stream]) -> None:
-    """One more token for at most `ROWS` streams, in one pass."""
-    rows = streams + [streams[-1]] * (ROWS - len(streams))
+def step(base: BaseModel, streams: list[Stream], size: int) -> None:
+    """One more token for at most `size` streams, in one pass over a block of so many rows."""
+    rows = streams + [streams[-1]] * (size - len(streams))
     for stream in streams:
         stream.cache.reserve(1)
     pack = Pack(
         torch.tensor([stream.token for stream in rows], device=base.device),
         torch.tensor([stream.cache.length for stream in rows], device=base.device),
-        [1] * ROWS,
-        _adapter_runs(base, streams),
+        [1] * size,
+        _adapter_runs(base, streams, size),
     )
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = torch.zeros_like(q)
         for row, stream in enumerate(streams):
             keys, values = stream.cache.put(layer, k[row : row + 1], v[row : row + 1])
+            # Query heads that share a key head are its rows: one kernel call, nothing repeated.
             out[row] = functional.scaled_dot_product_attention(
-                q[row][None, :, None], keys[None], values[None],
-                scale=base.attention_scale, enable_gqa=base.heads != base.kv_heads,
-            )[0, :, 0]  # fmt: skip
+                q[row].view(1, base.kv_heads, -1, base.head_dim), keys[None], values[None],
+                scale=base.attention_scale,
+            ).view(base.heads, base.head_dim)  # fmt: skip
         return out.flatten(1)
 
     normal = network.hidden_states(base, pack, attend)
@@ -160,14 +164,17 @@ def sample(
         except RuntimeError as error:  # out of memory, for one
             return EngineError(f"The sampling failed: {error}", user=False)
 
+    sizes = block_sizes(base)
     prefills: list[Prefill | EngineError] = []
     active: list[Stream] = []
 
     def advance(room: int) -> None:
         while len(active) > room:
             active.sort(key=lambda stream: stream.adapter.key)
-            blocks = [active[i : i + ROWS] for i in range(0, len(active), ROWS)]
-            for _ in workers.map(lambda block: step(base, block), blocks):
+            each = -(-len(active) // workers.count)
+            size = next((size for size in sizes if size >= each), sizes[-1])
+            blocks = [active[i : i + size] for i in range(0, len(active), size)]
+            for _ in workers.map(lambda block: step(base, block, size), blocks):  # noqa: B023
                 pass
             active[:] = [stream for stream in active if not stream.sampler.done]
 
@@ -188,7 +195,36 @@ def sample(
     ]
 
 
-def _adapter_runs(base: BaseModel, streams: list[Stream]) -> list[Run]:
+@functools.cache
+def block_sizes(base: BaseModel) -> tuple[int, ...]:
+    """The sizes of blocks in which a row comes out the same, bit for bit, wherever it stands.
+
+    Measured, since no library promises it: the products of each shape in the model and of a few
+    LoRA ranks, with rows compared between blocks of each size and the largest.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def agree(weight: Tensor) -> bool:
+        x = torch.randn(SIZES[-1], weight.shape[1], generator=generator)
+        x = x.to(base.device, base.dtype)
+        whole = functional.linear(x, weight)
+        return all(
+            torch.equal(functional.linear(x[start : start + size], weight), whole[start:][:size])
+            for size in SIZES[:-1]
+            for start in (0, SIZES[-1] - size)
+        )
+
+    shapes = {weight.shape: weight for linear in base.linears for weight in linear.weights}
+    small = []
+    for rank in (1, 8, 16, 32, 64):
+        a = torch.randn(rank, base.embedding.shape[1], generator=generator)
+        b = torch.randn(base.embedding.shape[1], rank, generator=generator)
+        small += [a.to(base.device, base.dtype), b.to(base.device, base.dtype)]
+    with torch.no_grad():
+        return SIZES if all(map(agree, [*shapes.values(), *small])) else (FIXED,)
+
+
+def _adapter_runs(base: BaseModel, streams: list[Stream], size: int) -> list[Run]:
     """One run over the whole block for each adapter, which scales the rows of others to zero.
 
     So the LoRA products are of a fixed shape too, however many rows belong to each adapter.
@@ -198,9 +234,9 @@ def _adapter_runs(base: BaseModel, streams: list[Stream]) -> list[Run]:
     for row, stream in enumerate(streams):
         key = stream.adapter.key
         if key not in scales:
-            scales[key] = torch.zeros(ROWS, 1, device=base.device)
+            scales[key] = torch.zeros(size, 1, device=base.device)
         scales[key][row] = stream.adapter.scale
-    return [Run(0, ROWS, adapters[key].views, scale) for key, scale in scales.items()]
+    return [Run(0, size, adapters[key].views, scale) for key, scale in scales.items()]
 
 
 def _prompt_logprobs(

@@ -50,7 +50,7 @@ class Layer:
     norm_k: Tensor | None
 
 
-@dataclass
+@dataclass(eq=False)
 class BaseModel:
     """A base model ready to compute with. `linears[-1]` is the unembedding."""
 
