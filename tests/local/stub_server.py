@@ -7,9 +7,11 @@ As the `python` of sft.service.local it stands for an interpreter: it is called 
 import os
 import sys
 
-from sft.local.__main__ import parse, run
-from sft.local.engine_api import EngineError
-from tests.local.stub import StubEngine
+sys.modules["torch"] = None  # the SDK does without, and starts in half the time
+
+from sft.local.__main__ import parse, run  # noqa: E402
+from sft.local.engine_api import EngineError  # noqa: E402
+from tests.local.stub import StubEngine  # noqa: E402
 
 
 def make_engine(models: dict[str, str | None]) -> StubEngine:
