@@ -36,6 +36,17 @@ PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STAT
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts on a store that does not answer: doubling from first to longest."""
 
+CLIENT_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""How mlflow talks to a server, where the user has not said so in the environment.
+
+By itself it repeats a request for up to a quarter of an hour, deaf to anything else; the writer
+repeats it just as well. mlflow has no other way to be told.
+"""
+
 
 def check_uri(uri: str) -> None:
     """Raise `BadInput` where `uri` can never be a tracking store. Nothing is made or contacted."""
@@ -161,7 +172,7 @@ class Store:
     def client(self) -> MlflowClient:
         """The client, opened at first use. Raises where the store does not answer.
 
-        A server is knocked at before every use: mlflow itself would go on for minutes.
+        A server is knocked at before every use: a refused connection is known at once.
         """
         parts = urlsplit(self.uri)
         if parts.scheme in ("http", "https") and parts.hostname:
@@ -188,6 +199,9 @@ def open_client(uri: str) -> MlflowClient:
     file = sqlite_file(uri)
     if file is not None:
         _make_sqlite(file)
+    elif uri.startswith(("http://", "https://")):
+        for name, value in CLIENT_DEFAULTS.items():
+            os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -81,7 +81,7 @@ def test_a_server_that_is_down_dies_and_comes_back_has_every_point_once(server, 
         run.step(step, train_nll=1.0 + step)
     run.checkpoint(50, "final", {"eval/nll": 2.0})
     run.end()
-    assert len(tracking.flush(20)) == 1
+    assert len(tracking.flush(30)) == 1
     server.start()
     assert tracking.flush(60) == []
 
