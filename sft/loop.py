@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -246,15 +247,23 @@ class Loop:
         )
 
     async def _collect(self, steps: asyncio.Queue[Submitted | None]) -> None:
-        """Take the results of the steps in order and write their rows."""
+        """Take the results of the steps in order and write their rows, until the loss diverges."""
         last = time.monotonic()
         while (item := await steps.get()) is not None:
             output = await item.forward_backward
-            await item.optim_step
+            batch = item.batch
+            measured = training_metrics(output, batch.data, batch.num_bytes)
+            self._guard(batch.step, measured["train/nll"])
+            if not self.diverged:
+                await self._applied(item)
+            if self.diverged:  # what is still in flight was computed from the same weights
+                async with self.finished_steps:
+                    self.finished_steps.notify_all()
+                self.slots.release()
+                return
             now = time.monotonic()
             seconds, last = now - last, now
-            batch = item.batch
-            row = training_metrics(output, batch.data, batch.num_bytes) | {
+            row = measured | {
                 "lr": item.learning_rate,
                 "epoch": (batch.step + 1) / len(self.plan.data),
                 "progress": (batch.step + 1) / self.plan.total_steps,
@@ -266,11 +275,22 @@ class Loop:
             self._write(batch.step, row)
             for hook in self.hooks:
                 hook.on_progress(batch.step, row)
-            self._guard(batch.step, row["train/nll"])
             async with self.finished_steps:
                 self.applied = batch.step + 1
                 self.finished_steps.notify_all()
             self.slots.release()
+
+    async def _applied(self, item: Submitted) -> None:
+        """Wait until the update of a step is applied."""
+        import tinker
+
+        try:
+            await item.optim_step
+        except tinker.RequestFailedError as error:
+            # The local service takes no step on such a gradient: it would spoil the weights.
+            if "gradient is not finite" not in str(error):
+                raise
+            self._diverge(f"the gradient is not finite at step {item.batch.step}")
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         timestamp = self.state.metrics.merge(step, values)
@@ -285,14 +305,29 @@ class Loop:
         above = config.guard_steps > 0 and nll > self.first_nll + config.guard_rise
         self.steps_above = self.steps_above + 1 if above else 0
         if not math.isfinite(nll):
-            self.diverged = True
-            self.run.stop(f"diverged: train/nll is {nll} at step {step}", "FAILED")
+            self._diverge(f"train/nll is {nll} at step {step}")
         elif config.guard_steps and self.steps_above >= config.guard_steps:
-            self.diverged = True
-            self.run.stop(
-                f"diverged: train/nll rose from {self.first_nll:.3f} to {nll:.3f} at step {step}",
-                "FAILED",
-            )
+            self._diverge(f"train/nll rose from {self.first_nll:.3f} to {nll:.3f} at step {step}")
+
+    async def _beside(self, step: int, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` on the weights after `step` updates; it may fail where the loss diverged."""
+        import tinker
+
+        try:
+            await work
+        except tinker.RequestFailedError:
+            await self._reached(step)
+            if not self.diverged:
+                raise
+
+    async def _reached(self, step: int) -> None:
+        """Wait until `step` updates are applied, or the loss has diverged on the way there."""
+        async with self.finished_steps:
+            await self.finished_steps.wait_for(lambda: self.applied >= step or self.diverged)
+
+    def _diverge(self, what: str) -> None:
+        self.diverged = True
+        self.run.stop(f"diverged: {what}", "FAILED")
 
     async def _evaluate(self, step: int, evaluators: list[Evaluator] | None = None) -> None:
         """Start the evaluations due after `step` updates, on a snapshot taken in the queue."""
@@ -307,7 +342,8 @@ class Loop:
         ):
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         snapshot = self.client.save_weights_and_get_sampling_client()
-        self.evaluations[step] = self.group.create_task(self._measure(step, snapshot, due))
+        work = self._beside(step, self._measure(step, snapshot, due))
+        self.evaluations[step] = self.group.create_task(work)
 
     async def _measure(self, step: int, snapshot: Any, evaluators: list[Evaluator]) -> None:
         sampling_client = await snapshot
@@ -320,7 +356,7 @@ class Loop:
                 self.tables[name] = table
                 for hook in self.hooks:
                     hook.on_table(name, step, table)
-        if not metrics:
+        if not metrics or self.diverged:
             return
         self._write(step, metrics)
         for record in self.state.checkpoints.records:
@@ -347,7 +383,7 @@ class Loop:
         state = self.client.save_state(name, ttl_seconds=ttl)
         sampler = self.client.save_weights_for_sampler(name, ttl_seconds=ttl)
         record = CheckpointRecord(name, step, epoch, next_batch, self.tokens, "", "", kind=kind)
-        self.group.create_task(self._confirm(record, state, sampler))
+        self.group.create_task(self._beside(step, self._confirm(record, state, sampler)))
 
     async def _confirm(self, record: CheckpointRecord, state: Any, sampler: Any) -> None:
         """Record a checkpoint once it is saved and everything before it is known and finite.
@@ -357,8 +393,7 @@ class Loop:
         """
         record.state_path = (await state).path
         record.sampler_path = (await sampler).path
-        async with self.finished_steps:
-            await self.finished_steps.wait_for(lambda: self.applied >= record.step)
+        await self._reached(record.step)
         earlier = [task for step, task in self.evaluations.items() if step < record.step]
         if earlier:
             await asyncio.wait(earlier)
