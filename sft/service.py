@@ -5,54 +5,34 @@
 
 Whoever uses the service holds a shared lock on ROOT/users.lock. The kernel lets go of it when the
 process ends, however it ends, and the service ends itself when nobody holds it any more: there is
-no pipe to inherit by mistake and no thread whose death would count.
+no pipe to inherit by mistake and no thread whose death would count. A service that dies while it
+is used (a machine short of memory kills it) is started again at the same address; its sessions are
+lost, its checkpoints are not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
-import json
+import logging
 import os
 import subprocess
 import sys
+import threading
 import time
-import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-POLL_SECONDS = 0.05
+from sft.service_process import POLL_SECONDS, Running, ServiceUnavailable, Wanted, is_taken, lock
+
+__all__ = ["ServiceUnavailable", "api_key", "local"]
+
 END_SECONDS = 15.0  # for a service nobody uses to write what it has and go
-LOG_TAIL_LINES = 12
+WATCH_SECONDS = 1.0
+MOST_RESTARTS = 5  # that fail, one after another
 
 _keys: dict[str, str] = {}  # of services that this process started or joined, by URL
 _held: set[int] = set()  # open users.lock files
-
-
-def _let_go() -> None:
-    """A forked child is no user: it may outlive its parent."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
-class ServiceUnavailable(Exception):
-    """The local service could not be started or joined; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class _Running:
-    """What ROOT/service.json says (see sft/local/server.py)."""
-
-    url: str
-    key: str
-    models: dict[str, str | None]
-    dtype: str
-    pid: int
 
 
 def api_key(base_url: str | None) -> str | None:
@@ -79,30 +59,25 @@ def local(
     """
     root = Path(root).absolute()
     models = {name: folder and os.path.abspath(folder) for name, folder in models.items()}
-    log = log or root / "service.log"
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ServiceUnavailable(f"cannot make the service's root {root}: {error}") from error
+    wanted = Wanted(root, models, dtype, python, log or root / "service.log")
     with _using(root) as users:
-        child = None
-        with _starting(root):
-            while (running := _find_or_wait(root)) is None:
-                child = _start(root, models, dtype, python, log)
-                _wait_until_ready(root, child, log)
-        if child is None or running.pid != child.pid:
-            _check_fit(root, running, models, dtype)
+        running, child = wanted.obtain()
         _keys[running.url] = running.key
+        watch = _Watch(wanted, running, child)
         try:
             yield running.url
         finally:
-            _leave(users, child)
+            _leave(users, watch.end())
 
 
 @contextlib.contextmanager
 def _using(root: Path) -> Iterator[int]:
     """Holds the lock that keeps a service alive; waits while an older one is ending."""
-    users = _lock(root / "users.lock", fcntl.LOCK_SH)
+    users = lock(root / "users.lock", fcntl.LOCK_SH)
     _held.add(users)
     try:
         yield users
@@ -112,142 +87,46 @@ def _using(root: Path) -> Iterator[int]:
             os.close(users)
 
 
-@contextlib.contextmanager
-def _starting(root: Path) -> Iterator[None]:
-    """One at a time looks whether there is a service and starts one if not."""
-    lock = _lock(root / "start.lock", fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(lock)
+def _let_go() -> None:
+    """A forked child is no user: it may outlive its parent."""
+    while _held:
+        os.close(_held.pop())
 
 
-def _lock(path: Path, kind: int) -> int:
-    """The open file, locked; raises BlockingIOError where `kind` says not to wait."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ServiceUnavailable(f"cannot open {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(file, kind)
-    except BlockingIOError:
-        os.close(file)
-        raise
-    except OSError as error:
-        os.close(file)
-        raise ServiceUnavailable(
-            f"cannot lock {path}: {error.strerror}; the service's root must be on a local disk"
-        ) from error
-    return file
+os.register_at_fork(after_in_child=_let_go)
 
 
-def _find(root: Path) -> _Running | None:
-    """The service that runs on this root, if it answers to its key."""
-    try:
-        running = _Running(**json.loads((root / "service.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return running if _is_healthy(running) else None
+class _Watch:
+    """A thread that starts the service again if it dies, until `end`."""
 
+    def __init__(self, wanted: Wanted, running: Running, child: subprocess.Popen | None):
+        self._wanted = wanted
+        self._running = running
+        self._child = child
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="service-watch", daemon=True)
+        self._thread.start()
 
-def _find_or_wait(root: Path) -> _Running | None:
-    """None only once no service has the root: one may be starting by another hand, or ending."""
-    while (running := _find(root)) is None and _is_taken(root):
-        time.sleep(POLL_SECONDS)
-    return running
+    def end(self) -> subprocess.Popen | None:
+        """Stops watching; returns the service's process if it is this one's child."""
+        self._over.set()
+        self._thread.join()
+        return self._child
 
-
-def _is_taken(root: Path) -> bool:
-    """Whether a service holds its lock on the root."""
-    try:
-        os.close(_lock(root / "server.lock", fcntl.LOCK_SH | fcntl.LOCK_NB))
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _is_healthy(running: _Running) -> bool:
-    address = urllib.parse.urlsplit(running.url)
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
-    try:
-        connection.request("GET", "/api/v1/healthz", headers={"X-API-Key": running.key})
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
-def _check_fit(root: Path, running: _Running, models: dict, dtype: str) -> None:
-    lacking = {
-        name: folder
-        for name, folder in models.items()
-        if name not in running.models or folder not in (None, running.models[name])
-    }
-    if lacking or dtype != running.dtype:
-        wanted = ", ".join(lacking or models)
-        raise ServiceUnavailable(
-            f"a local service (process {running.pid}) runs on {root} and serves "
-            f"{', '.join(running.models)} in dtype {running.dtype}; {wanted} in dtype {dtype} was "
-            "asked for. Wait until its runs have ended, or use another folder (service.root)"
-        )
-
-
-def _start(
-    root: Path, models: dict[str, str | None], dtype: str, python: str, log: Path
-) -> subprocess.Popen:
-    command = [python, "-m", "sft.local", "--root", str(root), "--dtype", dtype, "--until-unused"]
-    for name, folder in models.items():
-        command += ["--model", name if folder is None else f"{name}={folder}"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    environment.pop("TINKER_API_KEY", None)  # of the hosted service: none of a child's business
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as output:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C at the terminal is the harness's alone
+    def _run(self) -> None:
+        failures = 0
+        while failures < MOST_RESTARTS and not self._over.wait(WATCH_SECONDS):
+            if is_taken(self._wanted.root):
+                continue
+            logging.getLogger(__name__).warning(
+                "the local service has died (its log: %s) and is started again", self._wanted.log
             )
-    except OSError as error:
-        raise ServiceUnavailable(f"cannot start the local service: {error}") from error
-
-
-def _wait_until_ready(root: Path, child: subprocess.Popen, log: Path) -> None:
-    """As long as it takes: a first start may load a large model.
-
-    Also returns if the child ended because an older service, whose harness was killed while it
-    was starting, has taken the root.
-    """
-    try:
-        while child.poll() is None:
-            running = _find(root)
-            if running is not None and running.pid == child.pid:
-                return
-            time.sleep(POLL_SECONDS)
-    except BaseException:  # Ctrl-C while it loads
-        child.kill()
-        child.wait()
-        raise
-    if not _is_taken(root):
-        raise ServiceUnavailable(
-            f"the local service ended with code {child.returncode} before it was ready: "
-            f"{_last_words(log)}"
-        )
-
-
-def _last_words(log: Path) -> str:
-    """The error that the service printed, or else the end of its log."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    if lines and lines[-1].startswith("error: "):
-        return f"{lines[-1].removeprefix('error: ')} (its log: {log})"
-    return "\n  ".join([f"the end of its log {log}:", *lines[-LOG_TAIL_LINES:]])
+            try:
+                _, self._child = self._wanted.obtain(like=self._running)
+                failures = 0
+            except ServiceUnavailable as error:
+                logging.getLogger(__name__).error("%s", error)
+                failures += 1
 
 
 def _leave(users: int, child: subprocess.Popen | None) -> None:

@@ -104,7 +104,7 @@ class Futures:
         for future in self._futures.values():
             if future.session_id == session_id:
                 if future.reply is None:
-                    self.resolve(future.request_id, Reply.failure(message, user=True))
+                    self.resolve(future.request_id, Reply.failure(message, user=False))
                 if future.fetched is None:
                     future.fetched = self._clock()
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sft.local.engine_api import AdamStep, AdapterState, LoraSpec, TrainingSequence
+from sft.local.engine_api import AdamStep, AdapterState, EngineError, LoraSpec, TrainingSequence
 from sft.local.store import CheckpointPath
 
 
@@ -127,7 +127,7 @@ class Model:
     lora: LoraSpec | None  # None until a checkpoint has told
     user_metadata: dict[str, str] | None = None
     is_created: bool = False
-    broken: str | None = None
+    broken: EngineError | None = None  # what the requests to come fail of
     next_seq: int = 0
     ready: deque[Request] = field(default_factory=deque)
     early: dict[int, Request] = field(default_factory=dict)  # behind a gap

@@ -263,17 +263,18 @@ class Scheduler:
             self._futures.fail(
                 request.request_id,
                 f"{request.kind} was not done, because an earlier request of this model failed: "
-                f"{model.broken} Create a training client from a saved state to go on.",
+                f"{model.broken.message}. Create a training client from a saved state to go on.",
+                model.broken.user,
             )
         return model.broken is None
 
     def _fail_all(self, part: Slice, message: str) -> None:
         for request in part.requests():
             self._futures.fail(request.request_id, message, user=False)
-        part.model.broken = part.model.broken or message
+        part.model.broken = part.model.broken or EngineError(message, user=False)
 
     def _fail(self, model: Model, request: Request, error: EngineError, breaks: bool) -> None:
         self._futures.fail(request.request_id, error.message, error.user)
         if breaks and model.broken is None:
-            reason = error.message.rstrip(".")
-            model.broken = f"{request.kind} (request {request.seq_id}): {reason}."
+            reason = f"{request.kind} (request {request.seq_id}): {error.message.rstrip('.')}"
+            model.broken = EngineError(reason, error.user)

@@ -163,13 +163,35 @@ def test_a_harness_killed_while_its_service_starts_leaves_none_behind(tmp_path, 
     wait_until_dead(pid)
 
 
-def test_a_killed_service_is_replaced_by_the_next(tmp_path, python):
-    with service.local(tmp_path, {"m": None}, python=python) as first:
-        os.kill(announced(tmp_path)["pid"], signal.SIGKILL)
-        wait_until_dead(announced(tmp_path)["pid"])
+def test_a_killed_service_is_started_again_at_its_address(tmp_path, python, caplog):
+    with service.local(tmp_path, {"stub/model": None}, python=python) as url:
+        key, pid = service.api_key(url), announced(tmp_path)["pid"]
+        client = tinker.ServiceClient(base_url=url, api_key=key)
+        trainer = client.create_lora_training_client("stub/model", rank=4).result()
+        path = trainer.save_state("before").result().path
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(tinker.APIStatusError, match="is not open here") as caught:
+            trainer.save_state("after").result()  # waits until there is a service again
+        assert caught.value.status_code == 410
+        assert "has died" in caplog.text
+        again = announced(tmp_path)
+        assert (again["url"], again["key"]) == (url, key)
+        client = tinker.ServiceClient(base_url=url, api_key=key)
+        client.create_training_client_from_state_with_optimizer(path).result()
+    assert not is_alive(again["pid"])
+
+
+def test_a_service_killed_beside_its_harness_is_replaced_by_the_next(tmp_path, python):
+    user = harness(tmp_path, python, "sys.stdin.read()")
+    user.stdout.readline()
+    said = announced(tmp_path)
+    user.kill()
+    os.kill(said["pid"], signal.SIGKILL)
+    wait_until_dead(said["pid"])
+    user.communicate()
     assert (tmp_path / "service.json").exists()
-    with service.local(tmp_path, {"m": None}, python=python) as second:
-        assert service.api_key(second) != service.api_key(first)
+    with service.local(tmp_path, {"m": None}, python=python) as url:
+        assert service.api_key(url) != said["key"]
 
 
 def test_a_service_that_cannot_start_says_why(tmp_path, python):
