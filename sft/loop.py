@@ -15,107 +15,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sft import schedules
-from sft.batches import Batch, prefetch, steps_in_total
+from sft.batches import Batch, prefetch
 from sft.checkpoints import Cadence, CheckpointRecord, best
-from sft.errors import BadInput
-from sft.evaluators import Evaluator, NLLEvaluator, SamplingEvaluator, held_out_prompts
+from sft.evaluators import Evaluator, NLLEvaluator
 from sft.hooks import Hook, Run, RunResult
 from sft.metrics import training_metrics
 
 if TYPE_CHECKING:
     from sft.client import Connection
+    from sft.plan import Plan
     from sft.rundir import RunDirectory
     from sft.train import Config
-    from sft.types import SupervisedDataset
 
 PENDING_EVALUATIONS = 4
 """Evaluations that may run beside training; a further one waits, for each holds a snapshot."""
-
-
-@dataclass
-class Plan:
-    """What a run is about to do, known once its data has been read."""
-
-    data: SupervisedDataset
-    held_out: SupervisedDataset | None
-    total_steps: int
-    max_length: int | None
-    evaluators: list[Evaluator]
-    infrequent: list[Evaluator]
-    trained_parameters: int | None = None
-
-    @classmethod
-    async def make(cls, config: Config) -> Plan:
-        """Read the data and build the evaluators, in a thread. Raises `BadInput`."""
-        return await asyncio.to_thread(cls._make, config)
-
-    @classmethod
-    def _make(cls, config: Config) -> Plan:
-        data, held_out = config.dataset_builder()
-        total_steps = steps_in_total(data, config.num_epochs, config.max_steps)
-        if total_steps == 0:
-            raise BadInput("the data gives no batch to train on")
-        evaluators = [build() for build in config.evaluator_builders]
-        infrequent = [build() for build in config.infrequent_evaluator_builders]
-        if held_out is not None:
-            evaluators.insert(0, NLLEvaluator(held_out))
-            if config.held_out_answers:
-                infrequent.append(_answers(config, held_out))
-        common = getattr(config.dataset_builder, "common_config", None)
-        return cls(
-            data=data,
-            held_out=held_out,
-            total_steps=total_steps,
-            max_length=getattr(common, "max_length", None),
-            evaluators=evaluators,
-            infrequent=infrequent,
-            trained_parameters=common and _trained_parameters(config, common),
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """What hooks are told: sizes, digest and what the datasets count of themselves."""
-        return {
-            "steps": self.total_steps,
-            "steps_per_epoch": len(self.data),
-            "digest": getattr(self.data, "digest", None),
-            "data": getattr(self.data, "statistics", None),
-            "held_out": getattr(self.held_out, "statistics", None),
-            "held_out_digest": getattr(self.held_out, "digest", None),
-            "trained_parameters": self.trained_parameters,
-        }
-
-    def due(self, config: Config, step: int) -> list[Evaluator]:
-        """The evaluators that measure the weights after `step` updates."""
-        edge = step in (0, self.total_steps)
-        frequent = edge or (config.eval_every and step % config.eval_every == 0)
-        every = config.infrequent_eval_every
-        infrequent = edge or (every and step % every == 0)
-        return (self.evaluators if frequent else []) + (self.infrequent if infrequent else [])
-
-
-def _trained_parameters(config: Config, common: Any) -> int | None:
-    from sft.lora_size import trained_parameters
-    from sft.tokenizers import folder_or_name
-
-    return trained_parameters(
-        folder_or_name(common.model_name_for_tokenizer),
-        config.lora_rank,
-        config.train_attn,
-        config.train_mlp,
-        config.train_unembed,
-    )
-
-
-def _answers(config: Config, held_out: SupervisedDataset) -> SamplingEvaluator:
-    common = config.dataset_builder.common_config
-    tokenizer, renderer = config.dataset_builder.tokenizer, config.dataset_builder.renderer
-    return SamplingEvaluator(
-        prompts=held_out_prompts(held_out, config.held_out_answers, tokenizer),
-        tokenizer=tokenizer,
-        stop=renderer.stop_sequences(),
-        max_tokens=min(config.held_out_answer_tokens, common.max_length or 1 << 30),
-        seed=config.seed,
-    )
 
 
 @dataclass

@@ -136,7 +136,8 @@ async def main(
     """
     from sft import rundir
     from sft.client import Service
-    from sft.loop import Loop, Plan
+    from sft.loop import Loop
+    from sft.plan import Plan
 
     plan = await Plan.make(config)
     async with AsyncExitStack() as stack:
