@@ -162,9 +162,6 @@ def _enqueue(options: Options, study: optuna.Study) -> None:
 def _parent(options: Options, base: Settings, shown: display.Display) -> Parent | None:
     if base.tracking.uri is None:
         return None
-    from sft.mlflow_store import check_uri
-
-    check_uri(base.tracking.uri)
     return Parent(base.tracking.uri, base.tracking.experiment, options.study_name, shown.message)
 
 

@@ -10,6 +10,7 @@ from sft import launch
 from sft.compose import check_overrides, settle, translate
 from sft.config import to_train
 from sft.errors import BadInput
+from sft.mlflow_store import check_uri
 from sft.schema import Settings
 from sweeps import storage
 from sweeps.options import Options
@@ -45,6 +46,8 @@ def check_space(searched: SearchSpace, compose: Compose) -> Settings:
     """Composes the ends (of choices: each, up to twenty) of every parameter, so that a bad value
     is found before anything is trained; returns the settings without any of them."""
     base = compose({})
+    if base.tracking.uri is not None:
+        check_uri(base.tracking.uri)
     for name, distribution in searched.distributions.items():
         choices = getattr(distribution, "choices", None)
         ends = choices[:20] if choices else (distribution.low, distribution.high)
@@ -82,7 +85,7 @@ async def preflight(
     """Reads the data and asks the service once, before a trial begins: what the study is about,
     and the tokens of one trial. Raises BadInput."""
     from sft.client import Service
-    from sft.loop import Plan
+    from sft.plan import Plan
 
     config = to_train(base, str(storage.ROOT), base_url)
     plan = await Plan.make(config)

@@ -24,7 +24,6 @@ from sweeps.ledger import DIVERGED, ERROR, Ledger
 INFRASTRUCTURE = (
     "ServiceLost",
     "ServiceUnavailable",
-    "RequestFailedError",
     "RetryableException",
     "API",
     "InternalServerError",
@@ -89,6 +88,8 @@ class TrialRun:
         )
         await asyncio.gather(*self._reports)
         ending = self._judge(outcomes)
+        if ending.diverged and not self._measured:
+            await self._report_training(outcomes)
         facts = self._facts(outcomes, ending)
         ledger = self.shared.ledger
         if ending.state is None:
@@ -200,6 +201,14 @@ class TrialRun:
             return
         if prune:
             self.stop(f"pruned at step {step}", "PRUNED")
+
+    async def _report_training(self, outcomes: Sequence[Any]) -> None:
+        """A trial that diverged before its first evaluation: a pruned trial needs some report."""
+        key = self.shared.metrics[0].replace("eval/", "train/")
+        values = [o.first[key] for o in outcomes if isinstance(o, RunResult) and key in o.first]
+        finite = [value for value in values if math.isfinite(value)]
+        if finite and len(self.shared.metrics) == 1:
+            await self._report(0, statistics.fmean(finite), last=True)
 
     # How it ended.
 

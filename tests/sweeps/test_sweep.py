@@ -1,0 +1,259 @@
+"""Sweeps from the command line to the answer, on the real local service."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from sft import launch, train
+from sft.__main__ import main
+from sft.client import ServiceLost
+from sft.config import to_saved, to_train
+from sweeps.results import Results
+
+from .conftest import rows_of, study_of
+
+
+def states(name):
+    return [trial.state.name for trial in study_of(name).trials]
+
+
+def test_a_sweep_finds_the_trial_that_mlflow_shows_as_best(
+    monkeypatch, tmp_path, overrides, tiny_model, capsys
+):
+    """On a local service of its own: 12 trials, 4 at a time."""
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    argv = [
+        "--multirun", *overrides, f"model.name={tiny_model}", "service=local",
+        f"service.root={tmp_path}/service", "sweep=lr_rank", "hydra.sweeper.n_trials=12",
+        "hydra.sweeper.n_jobs=4", "hydra.sweeper.study_name=all",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["sft", *argv])
+    assert main(argv) == 0
+
+    study = study_of("all")
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 12
+    client = MlflowClient("sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("sft")
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(r for r in runs if r.data.tags.get("sweep.parent"))
+    trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {r.data.tags["sweep.trial"] for r in trials} == {str(i) for i in range(12)}
+    assert {r.data.tags["sweep.study"] for r in trials} == {"all"}
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    lowest = min(trials, key=lambda r: r.data.metrics["eval/nll"])
+    assert lowest.data.tags["sweep.trial"] == str(study.best_trial.number)
+    assert parent.data.tags["best.trial"] == str(study.best_trial.number)
+    assert parent.data.params["space.lora.rank"] == "choice(4, 16, 64)"
+    names = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert {"report/report.html", "report/learning_rate.png"} <= names
+
+    printed = capsys.readouterr().out
+    assert f"best trial: {study.best_trial.number}" in printed
+    assert "train again: python -m sft" in printed and "sampler_weights" in printed
+
+
+def test_choices_alone_are_a_full_grid_and_a_second_start_adds_nothing(sweep, capsys):
+    arguments = ("lr=1e-3,1e-2", "lora.rank=4,8", "hydra.sweeper.study_name=grid")
+    assert sweep(*arguments) == 0
+    trials = study_of("grid").trials
+    assert {(t.params["lr"], t.params["lora.rank"]) for t in trials} == {
+        (lr, rank) for lr in (1e-3, 1e-2) for rank in (4, 8)
+    }
+    for trial in trials:
+        rows = rows_of("grid", trial.number)
+        assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+        assert rows[-1]["eval/nll"] == trial.value
+    assert sweep(*arguments) == 0
+    assert len(study_of("grid").trials) == 4
+    assert "4 complete" in capsys.readouterr().out
+
+
+def test_a_study_refuses_to_go_on_with_other_data(sweep, tmp_path, chats, capsys):
+    assert sweep("lr=1e-3,1e-2", "hydra.sweeper.study_name=s") == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(chats.read_text().splitlines(keepends=True)[::-1][:24]))
+    assert sweep("lr=1e-3,1e-2", "hydra.sweeper.study_name=s", f"dataset.path={other}") == 2
+    assert sweep("lr=1e-3,1e-2", "hydra.sweeper.study_name=s", "max_steps=3") == 2
+    assert sweep("lr=1e-3,2e-2", "hydra.sweeper.study_name=s") == 2
+    said = capsys.readouterr().err
+    assert "digest was" in said and "steps was 4, now 3" in said and "space was" in said
+
+
+class NotANumber:
+    """Wraps a dataset builder: the first batch ruins the adapter."""
+
+    def __init__(self, builder):
+        self.builder = builder
+
+    def __getattr__(self, name):
+        return getattr(self.builder, name)
+
+    def __call__(self):
+        data, held_out = self.builder()
+        get_batch = data.get_batch
+
+        def poisoned(index):
+            batch = get_batch(index)
+            return [_with_endless_weights(datum) for datum in batch] if index == 0 else batch
+
+        data.get_batch = poisoned
+        return data, held_out
+
+
+def _with_endless_weights(datum):
+    import tinker
+
+    targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
+    weights = np.full(len(targets), 3e38, np.float32)  # an infinite gradient
+    inputs = {"target_tokens": targets, "weights": weights}
+    return tinker.Datum(model_input=datum.model_input, loss_fn_inputs=inputs)
+
+
+def test_one_raises_one_is_not_a_number_one_loses_the_service_and_the_others_finish(
+    sweep, monkeypatch, capsys
+):
+    real, lost = launch.train, []
+
+    async def faulty(settings, directory, hooks, *, base_url=None):
+        if settings.lr == 2e-3:
+            raise RuntimeError("boom")
+        if settings.lr == 3e-3:
+            config = to_train(settings, str(directory), base_url)
+            config = dataclasses.replace(config, dataset_builder=NotANumber(config.dataset_builder))
+            return await train.main(config, hooks=hooks, settings=to_saved(settings))
+        if settings.lr == 4e-3:
+            lost.append(settings.lr)
+            raise ServiceLost("gone away")
+        return await real(settings, directory, hooks, base_url=base_url)
+
+    monkeypatch.setattr(launch, "train", faulty)
+    rates = ",".join(f"{i}e-3" for i in range(1, 13))
+    arguments = ("max_steps=3", "hydra.sweeper.study_name=s", "hydra.sweeper.n_jobs=4")
+    assert sweep(f"lr={rates}", *arguments) == 0
+
+    by_rate = {t.params["lr"]: t for t in study_of("s").trials}
+    assert sum(t.state == TrialState.COMPLETE for t in by_rate.values()) == 9
+    assert by_rate[2e-3].state == by_rate[4e-3].state == TrialState.FAIL
+    assert by_rate[3e-3].state == TrialState.PRUNED
+    assert np.isfinite(by_rate[3e-3].value)  # its last report
+    assert lost == [4e-3, 4e-3]  # an infrastructure error is tried once more
+    printed = capsys.readouterr().out
+    for number, words in ((1, "RuntimeError: boom"), (2, "diverged"), (3, "gone away")):
+        assert any(f"trial {number}: " in line and words in line for line in printed.splitlines())
+
+
+def test_a_sweep_is_given_up_after_max_failures(sweep, monkeypatch):
+    async def broken(*arguments, **options):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(launch, "train", broken)
+    code = sweep(
+        "lr=1e-3,2e-3,3e-3,4e-3,5e-3", "hydra.sweeper.study_name=s", "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.max_failures=2",
+    )  # fmt: skip
+    assert code == 1
+    assert states("s") == ["FAIL", "FAIL"]
+
+
+def test_a_pruned_trial_stops_between_steps_and_keeps_its_checkpoint(sweep):
+    """One trial after the other, the better one first."""
+    code = sweep(
+        "lr=tag(log,interval(1e-6,1e-1))", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.enqueue=[{lr:1e-2},{lr:1e-6}]", "hydra.sweeper.pruner=asha",
+        "hydra.sweeper.pruner_min_steps=2", "hydra.sweeper.study_name=s", "max_steps=60",
+        "epochs=12", "submit_ahead=0", "save_every=0",
+    )  # fmt: skip
+    assert code == 0
+    good, bad = study_of("s").trials
+    assert (good.state, bad.state) == (TrialState.COMPLETE, TrialState.PRUNED)
+    assert bad.user_attrs["steps"] < 60
+    rows = rows_of("s", 1)
+    assert bad.value == pytest.approx(rows[max(bad.intermediate_values)]["eval/nll"])
+    assert bad.user_attrs["checkpoint"]["state"].startswith("tinker://")
+
+
+def test_enqueued_trials_run_first_and_once(sweep):
+    arguments = (
+        "lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.study_name=s",
+        "hydra.sweeper.enqueue=[{lr:0.005}]", "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.sampler=random",
+    )  # fmt: skip
+    assert sweep(*arguments) == 0
+    assert [t.params["lr"] for t in study_of("s").trials][0] == 0.005
+    assert sweep(*arguments[:-2], "hydra.sweeper.n_trials=3") == 0
+    assert [t.params["lr"] for t in study_of("s").trials].count(0.005) == 1
+    assert len(study_of("s").trials) == 3
+
+
+def test_repeats_differ_by_seed_and_their_mean_counts(sweep):
+    assert sweep("lr=1e-2", "hydra.sweeper.repeats=3", "hydra.sweeper.study_name=s") == 0
+    (trial,) = study_of("s").trials
+    finals = [rows_of("s", f"0-{i}")[-1]["eval/nll"] for i in range(3)]
+    assert len(set(finals)) == 3
+    assert trial.value == pytest.approx(np.mean(finals))
+    (result,) = Results.of(study_of("s")).trials
+    assert result.spread == pytest.approx(np.std(finals, ddof=1))
+
+
+def test_several_metrics_give_a_pareto_front(sweep, capsys):
+    code = sweep(
+        "lora.rank=2,8", "lr=1e-2", "hydra.sweeper.metric=[eval/nll,lora.rank]",
+        "hydra.sweeper.study_name=s",
+    )  # fmt: skip
+    assert code == 0
+    assert [t.values[1] for t in study_of("s").trials] == [2, 8]
+    assert "Pareto front" in capsys.readouterr().out
+
+
+def test_no_trial_starts_that_the_budget_of_tokens_cannot_hold(sweep, capsys):
+    assert sweep("lr=1e-3,2e-3,3e-3", "hydra.sweeper.study_name=a", "hydra.sweeper.n_jobs=1") == 0
+    each = study_of("a").trials[0].user_attrs["tokens"]
+    code = sweep(
+        "lr=1e-3,2e-3,3e-3", "hydra.sweeper.study_name=b", "hydra.sweeper.n_jobs=1",
+        f"hydra.sweeper.max_tokens={int(each * 2.5)}",
+    )  # fmt: skip
+    assert code == 0
+    assert states("b") == ["COMPLETE", "COMPLETE"]
+    assert "no whole trial fits any more" in capsys.readouterr().out
+
+
+BAD = [
+    ("lr=interval(1e-5,1e-3)", "n_trials"),
+    ("lr=1e-3,-1", "lr: -1"),
+    ("lora.rank=4,0", "lora.rank: 0"),
+    ("+nonsense=1,2", "nonsense"),
+    ("lr=1e-3,1e-2 hydra.sweeper.pruner=asha", "pruner_min_steps"),
+    (
+        "lr=1e-3,1e-2 hydra.sweeper.metric=[eval/nll,lr] hydra.sweeper.pruner=median",
+        "pruner=median",
+    ),
+    ("lr=1e-3,1e-2 dataset.eval_size=0", "hydra.sweeper.metric=eval/nll"),
+    ("lr=1e-3,1e-2 hydra.sweeper.direction=min", "minimize"),
+    ("lr=1e-3,1e-2 hydra.sweeper.study_name=a/b", "study_name"),
+    ("lr=1e-3,1e-2 model.name=absent", "model.name"),
+    ("lr=1e-3,1e-2 tracking.uri=nonsense", "tracking.uri"),
+    ("lr=1e-3,1e-2 hydra.sweeper.storage=nonsense", "hydra.sweeper.storage"),
+    ("lr=interval(1e-3,1e-2) hydra.sweeper.n_trials=2 hydra.sweeper.enqueue=[{lr:1}]", "outside"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD)
+def test_bad_input_ends_with_exit_code_2_one_sentence_and_no_folder(
+    sweep, arguments, words, capsys, tmp_path
+):
+    *most, last = [a if a.startswith("tracking") else a for a in arguments.split()]
+    tracking = last.partition("=")[2] if last.startswith("tracking") else "null"
+    assert sweep(*most, *([] if last.startswith("tracking") else [last]), tracking=tracking) == 2
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_that_varies_nothing_is_one_trial(sweep):
+    assert sweep("hydra.sweeper.study_name=one") == 0
+    assert states("one") == ["COMPLETE"]
