@@ -16,6 +16,7 @@ from typing import Any
 from sft.config import to_saved, to_train
 from sft.errors import BadInput
 from sft.hooks import BaseHook, Hook, Run, RunResult
+from sft.rundir import LOG_FORMAT
 from sft.schema import Settings
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1, "KILLED": 130}
@@ -33,16 +34,15 @@ def run(settings: Settings, *, overrides: Sequence[str] = (), resumed: Path | No
         settings = replace(settings, run_name=default_name(settings))
     directory = resumed or run_directory(settings)
     signals = Signals()
-    hooks: list[Hook] = [Terminal(settings, directory, list(overrides)), signals]
+    hooks: list[Hook] = [Terminal(settings, directory, list(overrides)), signals, SdkLog()]
     if tracker := tracking_hook(settings, directory):
         hooks.append(tracker)
-    logging.getLogger("tinker").addHandler(logging.NullHandler())
     try:
         result = asyncio.run(_run(settings, directory, hooks, signals))
     except asyncio.CancelledError:
         result = None
-    if tracker:
-        tracker.flush(timeout=30.0)
+    for sentence in tracker.flush(timeout=30.0) if tracker else []:
+        print(f"sft: {sentence}", file=sys.stderr)
     if signals.received == signal.SIGTERM:
         return TERMINATED
     return EXIT_CODES[result.status] if result else EXIT_CODES["KILLED"]
@@ -147,6 +147,19 @@ def default_name(settings: Settings) -> str:
             text = f"{value:g}" if isinstance(value, float) else str(value)
             parts.append(f"{short.get(name, name.rpartition('.')[2])}{text}")
     return "-".join(part.replace("/", "_").replace(" ", "_") for part in parts)[:120]
+
+
+class SdkLog(BaseHook):
+    """What the SDK says goes into the run's log: one process, one run."""
+
+    def on_start(self, run: Run) -> None:
+        self.handler = logging.FileHandler(run.directory / "run.log", encoding="utf-8")
+        self.handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        logging.getLogger("tinker").addHandler(self.handler)
+
+    def on_end(self, result: RunResult) -> None:
+        logging.getLogger("tinker").removeHandler(self.handler)
+        self.handler.close()
 
 
 class Signals(BaseHook):

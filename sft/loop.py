@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sft import schedules
+from sft import pauses, schedules
 from sft.batches import Batch, prefetch
 from sft.checkpoints import Cadence, CheckpointRecord, best
 from sft.evaluators import Evaluator, NLLEvaluator
@@ -98,6 +98,7 @@ class Loop:
         else:
             self.client = await connection.create(self.run.config, metadata)
             start, self.tokens = 0, 0
+        pauses.follow(self.client, self.tell)
         self.state.metrics.truncate(start)
         self.applied = self.run.start_step = start
         series = self.state.metrics.series("train/nll")

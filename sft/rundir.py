@@ -27,6 +27,9 @@ from sft.hooks import RunResult
 from sft.metrics import MetricsFile
 
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
 @dataclass
 class RunDirectory:
     """An open run directory. Only the process that holds its lock writes to it."""
@@ -143,6 +146,6 @@ def _logger(path: Path) -> logging.Logger:
     """A logger that writes to this run's run.log alone, whatever else logs in the process."""
     log = logging.Logger(f"sft.run.{path.name}")
     handler = logging.FileHandler(path / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
     log.addHandler(handler)
     return log

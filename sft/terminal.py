@@ -121,7 +121,8 @@ class Terminal(BaseHook):
     def _closing_table(self, result: RunResult) -> None:
         from rich.table import Table
 
-        table = Table(title=f"{result.name}: {result.steps} steps in {_duration(result.seconds)}")
+        self._line(f"{result.name}: {result.steps} steps in {_duration(result.seconds)}")
+        table = Table()
         for column in ("", "first", "last"):
             table.add_column(column, justify="left" if not column else "right")
         for metric in ("train/nll", "eval/nll", "eval/bpb"):
