@@ -63,9 +63,11 @@ class MetricsFile:
         self._rewrite()
 
     def sync(self) -> None:
-        """Bring the rows to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Bring the rows to the disk. May be called in another thread than `merge`, which may
+        replace the file meanwhile: every row is with the kernel already, so that any open file
+        of this path will do."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         self._file.close()
