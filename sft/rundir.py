@@ -26,7 +26,6 @@ from sft.errors import BadInput
 from sft.hooks import RunResult
 from sft.metrics import MetricsFile
 
-
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 

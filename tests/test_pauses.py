@@ -34,7 +34,7 @@ def test_a_pause_and_its_end_are_each_told_once():
 def test_the_sdk_keeps_its_observer_where_it_is_looked_for():
     import inspect
 
-    from tinker.lib.public_interfaces.training_client import TrainingClient
+    from tinker.lib.public_interfaces import training_client
 
-    source = inspect.getsource(TrainingClient)
+    source = inspect.getsource(training_client)
     assert "queue_state_observer=self._queue_state_logger" in source
