@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sft.local.lora import LoraViews, Run
 from sft.local.models import Linear
@@ -24,7 +23,7 @@ def forward(linear: Linear, index: int, x: Tensor, runs: list[Run]) -> tuple[lis
     """
     biases = linear.biases or [None] * len(linear.weights)
     outputs = [
-        functional.linear(x, weight, bias)
+        linear.multiply(x, weight, bias)
         for weight, bias in zip(linear.weights, biases, strict=True)
     ]
     hidden: Hidden = []
