@@ -62,7 +62,7 @@ class Wanted:
     def obtain(self, like: Running | None = None) -> tuple[Running, subprocess.Popen | None]:
         """The service on the root, and its process if it was started here.
 
-        `like`: one that has died; a new one takes its address and key.
+        `like`: one that has died; a new one takes its address and key, and serves what it did.
         """
         child = None
         with starting(self.root):
@@ -108,7 +108,7 @@ class Wanted:
     def _start(self, like: Running | None) -> subprocess.Popen:
         command = [self.python, "-m", "sft.local", "--until-unused"]
         command += ["--root", str(self.root), "--dtype", self.dtype]
-        for name, folder in self.models.items():
+        for name, folder in (like or self).models.items():
             command += ["--model", name if folder is None else f"{name}={folder}"]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         environment.pop("TINKER_API_KEY", None)  # of the hosted service: none of a child's business

@@ -29,7 +29,7 @@ from sft.local.sessions import Gone
 from sft.local.store import CheckpointPath, StoreError
 
 LONGEST_POLL = 40.0  # seconds; the SDK hangs up after 45
-MOST_SAMPLES = 256  # under way at once, of one sampling client
+MOST_SAMPLES = 64  # under way at once, of one sampling client
 
 
 def make_app(core: Core, key: str) -> Callable:

@@ -28,7 +28,7 @@ from sft.local.core import Core
 from sft.local.http import make_app
 
 GRACE_SECONDS = 2  # for answers under way when the service ends
-KEEP_ALIVE_SECONDS = 300  # longer than clients keep idle connections, so that they hang up first
+KEEP_ALIVE_SECONDS = 30  # more than httpx keeps idle connections, less than piles them up
 MOST_FILES = 65536  # open at once, connections included, where the system allows it
 LOCK_TRIES = 10
 BACKLOG = 1024  # connections that wait to be accepted
