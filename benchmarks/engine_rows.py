@@ -1,0 +1,300 @@
+"""What benchmarks/engine.py measures, one function a process: prints one JSON object.
+
+    python -m benchmarks.engine_rows engine '{"batch": 8, "rank": 16}'
+
+Data: conversations of three questions and answers of the demo data each (about 250 tokens; the
+answers are trained on), the same for every row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+WARM_UP = 2  # steps before the ones that count
+RATE = 1e-4
+
+
+def conversations(count: int) -> list[tuple[list[int], list[int]]]:
+    """Token ids, and for each whether it is of an answer, of `count` conversations."""
+    import importlib.util
+
+    from tokenizers import Tokenizer
+
+    from sft import demo_model
+
+    package = Path(importlib.util.find_spec("zaragoza_construction_faq").origin).parent
+    lines = (package / "data/faq-en-sharegpt.jsonl").read_text().splitlines()
+    pairs = [[part["value"] for part in json.loads(line)["conversations"][:2]] for line in lines]
+    encode = Tokenizer.from_file(str(demo_model.folder() / "tokenizer.json")).encode
+    made = []
+    for index in range(count):
+        tokens, answers = [], []
+        for pair in range(3):
+            question, answer = pairs[(3 * index + pair) % len(pairs)]
+            asked = encode(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n").ids
+            answered = encode(f"{answer}<|im_end|>\n").ids
+            tokens += asked + answered
+            answers += [0] * len(asked) + [1] * len(answered)
+        made.append((tokens, answers))
+    return made
+
+
+def load_engine():
+    from sft import demo_model
+    from sft.local.engine import TorchEngine
+
+    return TorchEngine({"demo": str(demo_model.folder())})
+
+
+def batch(index: int, size: int) -> list:
+    """Batch `index` as the engine takes it."""
+    import numpy as np
+
+    from sft.local.engine_api import TrainingSequence
+
+    chosen = conversations((index + 1) * size)[-size:]
+    return [
+        TrainingSequence(
+            np.array(tokens[:-1]), np.array(tokens[1:]), np.array(answers[1:], np.float32)
+        )
+        for tokens, answers in chosen
+    ]
+
+
+def counts(data: list) -> tuple[int, int]:
+    """All tokens and trained tokens of a batch."""
+    return sum(len(d.tokens) for d in data), sum(int((d.weights != 0).sum()) for d in data)
+
+
+def limit() -> dict:
+    """GFLOP/s of matrix products with all cores, in the dtype that the engine picks; parameters."""
+    import torch
+
+    engine = load_engine()
+    base = engine._base("demo")
+    size = 2048
+    a, b = (torch.randn(size, size).to(base.dtype) for _ in range(2))
+    seconds = []
+    for _ in range(25):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    parameters = base.embedding.numel() + sum(
+        w.numel() for linear in base.linears[:-1] for w in linear.weights
+    )
+    return {
+        "gflops": 2 * size**3 / median(seconds[5:]) / 1e9,
+        "parameters": parameters,
+        "dtype": str(base.dtype).removeprefix("torch."),
+    }
+
+
+def engine(batch_size: int, rank: int, unembed: bool, steps: int) -> dict:
+    """One run alone: forward_backward and optimizer step together."""
+    from sft.local.engine_api import AdamStep, LoraSpec, Work
+
+    served = load_engine()
+    served.create_adapter("run", "demo", LoraSpec(rank, seed=0, train_unembed=unembed))
+    seconds, tokens, trained = [], [], []
+    for step in range(WARM_UP + steps):
+        data = batch(step, batch_size)
+        start = time.perf_counter()
+        (result,) = served.run([Work("run", data, backward=True)])
+        served.optim_step([AdamStep("run", RATE)])
+        seconds.append(time.perf_counter() - start)
+        all_tokens, trained_tokens = counts(data)
+        tokens.append(all_tokens / seconds[-1])
+        trained.append(trained_tokens / seconds[-1])
+        loss = result.loss_sum / trained_tokens
+    return {
+        "tokens/s": median(tokens[WARM_UP:]),
+        "trained/s": median(trained[WARM_UP:]),
+        "seconds": median(seconds[WARM_UP:]),
+        "first/later": seconds[0] / median(seconds[WARM_UP:]),
+        "loss": loss,
+    }
+
+
+def trl(batch_size: int, rank: int, steps: int) -> dict:
+    """TRL's SFTTrainer with peft on the same batches, in the engine's dtype."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from sft import demo_model
+    from sft.local.models import pick_dtype
+
+    folder = demo_model.folder()
+    dtype = pick_dtype("auto", torch.device("cpu"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    total = WARM_UP + steps
+    data = conversations(batch_size * total)
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *arguments, **_):
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *arguments, **_):
+            seconds.append(time.perf_counter() - self.start)
+
+    with tempfile.TemporaryDirectory() as output:
+        trainer = SFTTrainer(
+            model,
+            args=SFTConfig(
+                output, per_device_train_batch_size=batch_size, max_steps=total, use_cpu=True,
+                bf16=dtype == torch.bfloat16, learning_rate=RATE, lr_scheduler_type="constant",
+                gradient_checkpointing=False, report_to="none",
+                save_strategy="no", logging_strategy="no", max_length=None, shuffle_dataset=False,
+                dataset_kwargs={"skip_prepare_dataset": True}, disable_tqdm=True,
+                train_sampling_strategy="sequential",
+            ),
+            train_dataset=Dataset.from_list(
+                [
+                    {
+                        "input_ids": tokens,
+                        "labels": [t if a else -100 for t, a in zip(tokens, answers, strict=True)],
+                    }
+                    for tokens, answers in data
+                ]
+            ),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            peft_config=LoraConfig(
+                r=rank, lora_alpha=32, task_type="CAUSAL_LM",
+                target_modules=["q_proj", "k_proj", "v_proj", "o_proj",
+                                "gate_proj", "up_proj", "down_proj"],
+            ),
+            callbacks=[Clock()],
+        )  # fmt: skip
+        result = trainer.train()
+    per_step = [counts(batch(step, batch_size)) for step in range(total)]
+    pairs = list(zip(per_step, seconds, strict=True))[WARM_UP:]
+    return {
+        "tokens/s": median(tokens / second for (tokens, _), second in pairs),
+        "trained/s": median(trained / second for (_, trained), second in pairs),
+        "seconds": median(seconds[WARM_UP:]),
+        "loss": result.training_loss,
+    }
+
+
+def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
+    """`count` runs on one service: all in each cycle, and the same one after another."""
+    from sft.local.engine_api import AdamStep, LoraSpec, Work
+
+    served = load_engine()
+    for run in range(count):
+        served.create_adapter(f"{run}", "demo", LoraSpec(rank, seed=run))
+    together, apart, memory = [], [], 0
+    for step in range(1 + steps):
+        work = [
+            Work(f"{run}", batch(step * count + run, batch_size), backward=True)
+            for run in range(count)
+        ]
+        start = time.perf_counter()
+        served.run(work)
+        served.optim_step([AdamStep(one.model_id, RATE) for one in work])
+        middle = time.perf_counter()
+        if not step:
+            memory = peak_memory()  # before anything but the cycle has run
+        for one in work:
+            served.run([one])
+            served.optim_step([AdamStep(one.model_id, RATE)])
+        together.append(middle - start)
+        apart.append(time.perf_counter() - middle)
+    return {
+        "together": median(together[1:]),
+        "apart": median(apart[1:]),
+        "cycle MB": memory,
+        "tokens": sum(counts(one.sequences)[0] for one in work),
+    }
+
+
+def start_up() -> dict:
+    """Seconds from the start of `python -m sft.local` until it answers."""
+    from sft import demo_model
+
+    demo_model.folder()
+    seconds = []
+    for _ in range(5):
+        with tempfile.TemporaryDirectory() as root:
+            command = [sys.executable, "-m", "sft.local", "--root", root,
+                       "--model", f"demo={demo_model.folder()}"]  # fmt: skip
+            start = time.perf_counter()
+            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            server.stdout.readline()  # it says its address once it listens
+            seconds.append(time.perf_counter() - start)
+            server.terminate()
+            server.wait()
+    return {"seconds": median(seconds)}
+
+
+def sampling(count: int, tokens: int, prompt: int) -> dict:
+    """Greedy continuations of `count` prompts at once, by the engine; two medians of 5."""
+    from sft.local.engine_api import LoraSpec, SampleWork
+
+    served = load_engine()
+    served.create_adapter("run", "demo", LoraSpec(16, seed=0))
+    served.add_sampler("base", "demo", None)
+    served.add_sampler("adapter", "demo", served.state("run", optimizer=False))
+    rates = {}
+    for sampler in ("base", "adapter"):
+        seconds = []
+        for _ in range(1 + 5):
+            work = [
+                SampleWork(sampler, data[0][:prompt], 1, tokens, 0.0, stop_at_eos=False)
+                for data in conversations(count)
+            ]
+            start = time.perf_counter()
+            served.sample(work)
+            seconds.append(time.perf_counter() - start)
+        rates[sampler] = count * tokens / median(seconds[1:])
+    return rates
+
+
+def generate(count: int, tokens: int, prompt: int) -> dict:
+    """The same by transformers.generate, all prompts in one batch, without an adapter."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from sft import demo_model
+    from sft.local.models import pick_dtype
+
+    dtype = pick_dtype("auto", torch.device("cpu"))
+    model = AutoModelForCausalLM.from_pretrained(demo_model.folder(), dtype=dtype)
+    ids = torch.tensor([data[0][:prompt] for data in conversations(count)])
+    seconds = []
+    for _ in range(1 + 5):
+        start = time.perf_counter()
+        model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
+            min_new_tokens=tokens, do_sample=False,
+        )  # fmt: skip
+        seconds.append(time.perf_counter() - start)
+    return {"base": count * tokens / median(seconds[1:])}
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+MEASURES = {
+    measure.__name__: measure
+    for measure in (limit, engine, trl, runs, start_up, sampling, generate)
+}
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    row = MEASURES[sys.argv[1]](**json.loads(sys.argv[2]))
+    print(json.dumps(row | {"peak MB": peak_memory()}))
