@@ -234,3 +234,23 @@ def is_lost(error: BaseException) -> bool:
             return error.status_code in (404, 408, 409, 410, 429) or error.status_code >= 500
         error = error.__cause__
     return False
+
+
+def optimizer_parameters(config: Config, learning_rate: float) -> Any:
+    """What `optim_step` takes: the SDK's parameters of the run's optimizer."""
+    import tinker
+
+    if config.optimizer == "dimuon":
+        return tinker.types.DimuonParams(
+            learning_rate=learning_rate,
+            beta1=config.adam_beta1,
+            grad_clip_norm=config.grad_clip_norm,
+        )
+    return tinker.AdamParams(
+        learning_rate=learning_rate,
+        beta1=config.adam_beta1,
+        beta2=config.adam_beta2,
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        grad_clip_norm=config.grad_clip_norm,
+    )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sft import pauses, schedules
 from sft.batches import Batch, prefetch
 from sft.checkpoints import Cadence, CheckpointRecord, best
+from sft.client import optimizer_parameters
 from sft.evaluators import Evaluator, NLLEvaluator
 from sft.hooks import Hook, Run, RunResult
 from sft.metrics import training_metrics
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from sft.client import Connection
     from sft.plan import Plan
     from sft.rundir import RunDirectory
-    from sft.train import Config
 
 PENDING_EVALUATIONS = 4
 """Evaluations that may run beside training; a further one waits, for each holds a snapshot."""
@@ -65,6 +65,7 @@ class Loop:
         start = await self._start(connection)
         self.finished_steps = asyncio.Condition()
         self.evaluations: dict[int, asyncio.Task[None]] = {}
+        self.in_flight: set[Any] = set()
         self.connection = connection
         ahead = config.submit_ahead + 1
         self.slots = asyncio.Semaphore(ahead)
@@ -75,12 +76,23 @@ class Loop:
             seed=config.seed,
             ahead=ahead + 1,
         )
-        async with prefetched as batches, asyncio.TaskGroup() as self.group:
-            steps: asyncio.Queue[Submitted | None] = asyncio.Queue()
-            collector = self.group.create_task(self._collect(steps))
-            await self._submit_all(start, batches, steps)
-            await steps.put(None)
-            await collector
+        try:
+            async with prefetched as batches, asyncio.TaskGroup() as self.group:
+                steps: asyncio.Queue[Submitted | None] = asyncio.Queue()
+                collector = self.group.create_task(self._collect(steps))
+                await self._submit_all(start, batches, steps)
+                await steps.put(None)
+                await collector
+        finally:
+            for future in list(self.in_flight):
+                future.cancel()
+
+    def _sent(self, request: Any) -> Any:
+        """Remember a submitted request until it is answered, to be given up if this attempt is."""
+        future = request.future()
+        self.in_flight.add(future)
+        future.add_done_callback(self.in_flight.discard)
+        return request
 
     async def _start(self, connection: Connection) -> int:
         """Make the training client; returns the first step to train."""
@@ -156,8 +168,8 @@ class Loop:
             batch,
             learning_rate,
             self.tokens,
-            self.client.forward_backward(batch.data, "cross_entropy"),
-            self.client.optim_step(_optimizer_parameters(config, learning_rate)),
+            self._sent(self.client.forward_backward(batch.data, "cross_entropy")),
+            self._sent(self.client.optim_step(optimizer_parameters(config, learning_rate))),
         )
 
     async def _collect(self, steps: asyncio.Queue[Submitted | None]) -> None:
@@ -255,7 +267,7 @@ class Loop:
             PENDING_EVALUATIONS
         ):
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        snapshot = self.client.save_weights_and_get_sampling_client()
+        snapshot = self._sent(self.client.save_weights_and_get_sampling_client())
         work = self._beside(step, self._measure(step, snapshot, due))
         self.evaluations[step] = self.group.create_task(work)
 
@@ -294,8 +306,8 @@ class Loop:
         name = "final" if kind == "final" else f"{step:06d}"
         ttl = {"periodic": config.ttl_seconds, "rolling": config.rolling_ttl_seconds}.get(kind)
         epoch, next_batch = divmod(step, len(self.plan.data))
-        state = self.client.save_state(name, ttl_seconds=ttl)
-        sampler = self.client.save_weights_for_sampler(name, ttl_seconds=ttl)
+        state = self._sent(self.client.save_state(name, ttl_seconds=ttl))
+        sampler = self._sent(self.client.save_weights_for_sampler(name, ttl_seconds=ttl))
         record = CheckpointRecord(name, step, epoch, next_batch, self.tokens, "", "", kind=kind)
         self.group.create_task(self._beside(step, self._confirm(record, state, sampler)))
 
@@ -380,22 +392,3 @@ def _describe(error: BaseException | None) -> str | None:
     if error is None or isinstance(error, asyncio.CancelledError):
         return None
     return f"{type(error).__name__}: {error}"
-
-
-def _optimizer_parameters(config: Config, learning_rate: float) -> Any:
-    import tinker
-
-    if config.optimizer == "dimuon":
-        return tinker.types.DimuonParams(
-            learning_rate=learning_rate,
-            beta1=config.adam_beta1,
-            grad_clip_norm=config.grad_clip_norm,
-        )
-    return tinker.AdamParams(
-        learning_rate=learning_rate,
-        beta1=config.adam_beta1,
-        beta2=config.adam_beta2,
-        eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-        grad_clip_norm=config.grad_clip_norm,
-    )

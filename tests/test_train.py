@@ -11,6 +11,7 @@ from sft.client import Connection, Service
 from sft.errors import BadInput
 from sft.hooks import BaseHook
 
+TINY_MODEL = "tiny"
 WORDS = "red green blue black white one two three four five six seven eight nine ten".split()
 
 
@@ -51,7 +52,7 @@ def make_config(chats, tiny_model, local_service, tmp_path):
         )
         fields = dict(
             log_path=str(tmp_path / name),
-            model_name="tiny",
+            model_name=TINY_MODEL,
             dataset_builder=builder,
             learning_rate=1e-2,
             lora_rank=4,
