@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from sft.errors import BadInput
 from sft.schema import Settings
@@ -85,6 +86,8 @@ async def _run(
         stack.callback(shown.close)
         for line in _banner(options, searched, base, study, folder, tokens):
             shown.message(line)
+        if base.tracking.uri is not None:
+            await asyncio.to_thread(_send_what_mlflow_lacks, finished)
         parent = _parent(options, base, shown)
         shared = Shared(
             options.study_name, folder, ledger, shown, options.metrics, options.repeats, base_url
@@ -163,6 +166,16 @@ def _parent(options: Options, base: Settings, shown: display.Display) -> Parent 
     if base.tracking.uri is None:
         return None
     return Parent(base.tracking.uri, base.tracking.experiment, options.study_name, shown.message)
+
+
+def _send_what_mlflow_lacks(finished: Sequence[FrozenTrial]) -> None:
+    """Of trials that ended just before an earlier process was killed."""
+    from sft import tracking
+
+    for trial in finished:
+        for directory in map(Path, trial.user_attrs.get("directories", [])):
+            if directory.is_dir():
+                tracking.sync(directory)
 
 
 async def _start_parent(

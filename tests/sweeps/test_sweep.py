@@ -85,7 +85,7 @@ def test_a_study_refuses_to_go_on_with_other_data(sweep, tmp_path, chats, capsys
 
 
 class NotANumber:
-    """Wraps a dataset builder: the first batch ruins the adapter."""
+    """Wraps a dataset builder: the second batch ruins the adapter."""
 
     def __init__(self, builder):
         self.builder = builder
@@ -99,7 +99,7 @@ class NotANumber:
 
         def poisoned(index):
             batch = get_batch(index)
-            return [_with_endless_weights(datum) for datum in batch] if index == 0 else batch
+            return [_with_endless_weights(datum) for datum in batch] if index == 1 else batch
 
         data.get_batch = poisoned
         return data, held_out
