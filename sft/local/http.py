@@ -26,7 +26,7 @@ from sft.local.bodies import answer, read_body, read_message
 from sft.local.core import Core
 from sft.local.futures import UnknownRequest
 from sft.local.sessions import Gone
-from sft.local.store import CheckpointPath, StoreError
+from sft.local.store import BadTtl, CheckpointPath, StoreError
 
 LONGEST_POLL = 40.0  # seconds; the SDK hangs up after 45
 MOST_SAMPLES = 64  # under way at once, of one sampling client
@@ -62,6 +62,7 @@ def make_app(core: Core, key: str) -> Callable:
         HTTPException: _refuse_http,
         wire.BadRequest: _refuse(422),
         StoreError: _refuse(404),
+        BadTtl: _refuse(422),
         Gone: _refuse(410),
         ClientDisconnect: _refuse(422),  # nobody reads it
     }

@@ -37,6 +37,10 @@ class StoreError(Exception):
     """A checkpoint cannot be written, found or read; the message is for the client's user."""
 
 
+class BadTtl(StoreError):
+    """A time to live out of bounds."""
+
+
 @dataclass(frozen=True)
 class CheckpointPath:
     """tinker://RUN/KIND/NAME, every part safe as a file name."""
@@ -105,7 +109,7 @@ class Checkpoint:
 
 def check_ttl(seconds: int | None) -> None:
     if seconds is not None and not TTL_BOUNDS[0] <= seconds <= TTL_BOUNDS[1]:
-        raise StoreError(
+        raise BadTtl(
             f"ttl_seconds is {seconds}: expected None or {TTL_BOUNDS[0]} (1 hour) to "
             f"{TTL_BOUNDS[1]} (10 years)"
         )

@@ -175,6 +175,8 @@ def test_checkpoints_are_listed_kept_and_deleted(trainer, rest):
     assert [checkpoint.checkpoint_type for checkpoint in listed] == ["sampler", "training"]
     assert listed[0].expires_at is not None
     assert listed[1].user_metadata == {"step": "1"}
+    with pytest.raises(tinker.UnprocessableEntityError, match="ttl_seconds is 60"):
+        rest.set_checkpoint_ttl_from_tinker_path(sampler, 60).result()
     rest.set_checkpoint_ttl_from_tinker_path(sampler, None).result()
     rest.delete_checkpoint_from_tinker_path(state).result()
     (kept,) = rest.list_checkpoints(trainer.model_id).result().checkpoints
