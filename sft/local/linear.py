@@ -2,7 +2,9 @@
 
 y_j = x W_j^T + scale (x A_j^T) B_j^T for the modules j that read the same x. The frozen weights
 take no gradient; A's and B's are added to the run's gradient views. Every LoRA product is made
-within one run, so that it is the same whatever other runs are in the pack.
+within one run, so that it is the same whatever other runs are in the pack. Where the runs of a pack
+are alike (several adapters of one rank, the same number of rows each; on a GPU, where packs are
+joined), their products are batched: a few kernels instead of a few for each run.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sft.local import stacked
 from sft.local.lora import LoraViews, Run
 from sft.local.models import Linear
 
-Hidden = list[Tensor | None]  # per run: scale * x A^T [rows, modules * rank], for the backward
+# For the backward, scale * x A^T: per run [rows, modules * rank], or of alike runs stacked.
+Hidden = list[Tensor | None] | Tensor
 
 
 def forward(linear: Linear, index: int, x: Tensor, runs: list[Run]) -> tuple[list[Tensor], Hidden]:
@@ -26,7 +30,9 @@ def forward(linear: Linear, index: int, x: Tensor, runs: list[Run]) -> tuple[lis
         linear.multiply(x, weight, bias)
         for weight, bias in zip(linear.weights, biases, strict=True)
     ]
-    hidden: Hidden = []
+    if stacked.alike(index, runs):
+        return outputs, stacked.forward(index, x, outputs, runs)
+    hidden: list[Tensor | None] = []
     for run in runs:
         lora = _of(run.lora, index)
         if lora is None:
@@ -46,6 +52,9 @@ def backward(
     dx = dys[0] @ linear.weights[0]
     for dy, weight in zip(dys[1:], linear.weights[1:], strict=True):
         dx.addmm_(dy, weight)
+    if isinstance(hidden, Tensor):
+        stacked.backward(index, x, hidden, dys, dx, runs)
+        return dx
     for run, z in zip(runs, hidden, strict=True):
         lora, gradient = _of(run.lora, index), _of(run.gradient, index)
         if lora is None or z is None:
