@@ -69,4 +69,4 @@ def _keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
         mallopt(m_arena_max, 1)
         mallopt(m_mmap_threshold, 32 << 20)
-        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_trim_threshold, 512 << 20)
