@@ -1,0 +1,126 @@
+"""What a run trains on: datasets that give batches, and the builders that make them.
+
+The names and their meaning are those of the Tinker cookbook's supervised module. A dataset of
+one's own needs `get_batch` and `__len__`; everything else is optional.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tinker
+
+    from sft.renderers import Renderer
+
+
+class SupervisedDataset:
+    """Batches of training sequences, by index.
+
+    A dataset may also have, and the harness then uses:
+        statistics: `DataStatistics`, shown at the start of a run.
+        digest: at most 36 characters that change when the data does.
+        num_bytes(index): UTF-8 bytes of the trained text of batch `index`, for bits per byte. It
+            is asked for right after `get_batch(index)`.
+    """
+
+    def get_batch(self, index: int) -> list[tinker.Datum]:
+        """The sequences of batch `index` (0 to `len(self)` - 1) of the present epoch."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        raise NotImplementedError
+
+    def set_epoch(self, seed: int = 0) -> None:
+        """Begin an epoch in the order that `seed` gives. By default the order never changes."""
+
+
+@dataclass
+class SupervisedDatasetBuilder:
+    """A dataclass of plain values that says which data to train on, and builds it when called.
+
+    The command line sets its fields: `dataset=custom dataset.builder=my_data:MyBuilder
+    dataset.args.path=chats.txt`.
+    """
+
+    def __call__(self) -> tuple[SupervisedDataset, SupervisedDataset | None]:
+        """The data to train on and, where there is some, data held out to evaluate on."""
+        raise NotImplementedError
+
+
+@dataclass
+class ChatDatasetBuilderCommonConfig:
+    """What all chat data has in common: how a conversation becomes sequences, and batches."""
+
+    model_name_for_tokenizer: str
+    """Hub id or folder of the tokenizer, or the demo model's name."""
+    renderer_name: str | None = None
+    """None: the tokenizer's own chat template."""
+    batch_size: int = 8
+    """Sequences a batch; the last one of an epoch may hold fewer."""
+    max_length: int | None = 1024
+    """Tokens of the longest sequence; longer ones are cut. None: no limit."""
+    train_on_what: str = "all_assistant_messages"
+    """The messages that carry loss."""
+    reduction: str = "mean"
+    """`mean`: a sequence's weights sum to 1; `none`: each trained token's weight is 1."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Handed to the chat template, such as `{"enable_thinking": False}`."""
+    seed: int = 0
+    """The run's seed. The held-out set does not depend on it, so that runs of several seeds are
+    measured on the same one; a builder's `split_seed` picks another."""
+
+
+@dataclass
+class ChatDatasetBuilder(SupervisedDatasetBuilder):
+    """Base class for chat data: adds `tokenizer` and `renderer`.
+
+    A subclass may give its `common_config` as a class attribute instead of an argument.
+    """
+
+    common_config: ChatDatasetBuilderCommonConfig = field(default=None, kw_only=True)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.common_config is None:
+            given = type(self).common_config
+            if given is None:
+                raise TypeError(f"{type(self).__name__} needs a common_config")
+            self.common_config = copy.deepcopy(given)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of `common_config.model_name_for_tokenizer` (a transformers one)."""
+        from sft.tokenizers import load_tokenizer
+
+        return load_tokenizer(self.common_config.model_name_for_tokenizer)
+
+    @property
+    def renderer(self) -> Renderer:
+        """What turns a conversation into tokens. Raises `BadInput` where the model has none."""
+        from sft.renderers import get_renderer
+
+        common = self.common_config
+        return get_renderer(common.renderer_name, self.tokenizer, common.chat_template_kwargs)
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What a dataset counts of itself, truncation applied."""
+
+    conversations: int
+    datums: int
+    """Training sequences: a conversation can take several, or none."""
+    dropped: int
+    """Sequences left out because no trained token was left within `max_length`."""
+    truncated: int
+    """Sequences cut at `max_length` (and kept)."""
+    tokens: int
+    trained_tokens: int
+    trained_bytes: int
+    """UTF-8 bytes of the trained text; a cut sequence counts them in proportion to the trained
+    tokens it keeps."""
+    duplicates: int = 0
+    """Conversations left out of training because the held-out set has the same one."""
