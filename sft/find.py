@@ -1,34 +1,148 @@
-"""Finding a run by the word that a user gives for it."""
+"""Finding a run by the word that a user gives for it, on this machine or in MLflow alone."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput
+from sft.mlflow_run import STATE_FILE
+from sft.mlflow_store import absolute, check_uri, open_client, public, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+SWEEPS = Path("outputs", "sweeps")
 WORDS = "a run directory, an MLflow run id, runs:/ID, or STUDY/NUMBER for a sweep's trial"
+MAX_CONFIG_BYTES = 5_000_000
+
+
+@dataclass
+class Found:
+    """A run, by its directory where that is on this machine, and by its MLflow run otherwise."""
+
+    word: str
+    directory: Path | None = None
+    uri: str | None = None
+    run_id: str | None = None
+    config: Path | None = None
+    """A bare config.yaml: a run to be, without a past."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the config was written by a run on this machine, and so by its user."""
+        return self.directory is not None
+
+    @property
+    def source(self) -> str:
+        """Where the config comes from, for messages."""
+        if self.config or self.directory:
+            return str(self.config or self.directory / "config.yaml")
+        return f"config.yaml of run {self.run_id} in {public(self.uri or '')}"
+
+    def saved(self) -> dict[str, Any]:
+        """The saved config, as plain data. Raises `BadInput`."""
+        from sft.config import load_yaml
+
+        if self.config or self.directory:
+            return load_yaml(self.config or self.directory / "config.yaml")
+        return self._artifact("config.yaml", load_yaml) or {}
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json and mlflow.json say; empty where there is none."""
+        from sft.rundir import read_facts
+
+        if self.directory:
+            file = self.directory / STATE_FILE
+            state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            return state.get("facts", {}) | read_facts(self.directory)
+        if self.config:
+            return {}
+        facts = self._artifact("run.json", lambda path: json.loads(path.read_text())) or {}
+        tags = self._client().get_run(self.run_id).data.tags
+        return {"digest": tags.get("sft.data_digest"), "status": tags.get("sft.status")} | facts
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping a step, as in metrics.jsonl, sorted by step.
+
+        From MLflow the value that was logged last counts, where a resumed run measured a step
+        twice.
+        """
+        from sft.metrics import read
+
+        if self.directory:
+            return read(self.directory / "metrics.jsonl")
+        if self.config:
+            return []
+        client = self._client()
+        rows: dict[int, dict[str, Any]] = {}
+        for name in client.get_run(self.run_id).data.metrics:
+            history = client.get_metric_history(self.run_id, name)
+            for metric in sorted(history, key=lambda m: m.timestamp):
+                row = rows.setdefault(metric.step, {"step": metric.step, "timestamp": 0})
+                row[name] = metric.value
+                row["timestamp"] = max(row["timestamp"], metric.timestamp)
+        return [rows[step] for step in sorted(rows)]
+
+    def _client(self) -> MlflowClient:
+        return open_client(self.uri or DEFAULT_URI)
+
+    def _artifact(self, name: str, read: Any) -> Any:
+        """What `read` makes of the run's artifact `name`; None where it has none."""
+        import tempfile
+
+        client = self._client()
+        files = {file.path: file for file in client.list_artifacts(self.run_id)}
+        if name not in files:
+            if name == "config.yaml":
+                raise BadInput(f"{self.word}: the MLflow run has no config.yaml among its files")
+            return None
+        if (files[name].file_size or 0) > MAX_CONFIG_BYTES:
+            raise BadInput(f"{self.source}: {name} has more than {MAX_CONFIG_BYTES} bytes")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return read(Path(client.download_artifacts(self.run_id, name, folder)))
+            except BadInput as error:
+                raise BadInput(str(error).replace(folder + os.sep, f"{self.word}: ")) from None
+
+
+def find(word: str, uri: str | None = None) -> Found:
+    """The run that `word` names: a directory, a config.yaml, a run id, `runs:/ID`, `STUDY/NUMBER`.
+
+    `uri` is the MLflow store in which ids and trials are looked up (default:
+    `MLFLOW_TRACKING_URI`, then the default of `tracking.uri`). A run whose directory is on this
+    machine is taken from there. Raises `BadInput`.
+    """
+    path = Path(word)
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        own = path.name == "config.yaml" and (path.parent / "run.json").is_file()
+        return Found(word, directory=path.parent) if own else Found(word, config=path)
+    for candidate in (path, SWEEPS / word):
+        if (candidate / "config.yaml").is_file():
+            return _of_directory(word, candidate)
+    if path.is_dir():
+        raise BadInput(f"{word}: is no run directory: it has no config.yaml")
+    store = tracking_uri(uri)
+    run_id = re.fullmatch(r"(?:runs:/+)?([0-9a-fA-F]{32})(?:/.*)?", word)
+    trial = re.fullmatch(r"([^/]+)/(\d+)(?:-(\d+))?", word)
+    if not run_id and not trial:
+        raise BadInput(f"{word}: there is no such run; name {WORDS}")
+    client = _open(word, store)
+    found = run_id[1] if run_id else _trial(client, word, *trial.groups())
+    return _of_run(client, word, store, found)
 
 
 def run_directory(word: str, uri: str | None = None) -> Path:
-    """The run directory that `word` names: a directory, a run id, `runs:/ID` or `STUDY/NUMBER`.
-
-    `uri` is the MLflow store that run ids are looked up in (default: `MLFLOW_TRACKING_URI`, then
-    the default of `tracking.uri`). Raises `BadInput`.
-    """
-    path = Path(word)
-    if path.name == "config.yaml":
-        path = path.parent
-    for candidate in (path, Path("outputs", "sweeps", word)):
-        if (candidate / "config.yaml").is_file():
-            return candidate
-    if path.is_dir():
-        raise BadInput(f"{word}: is no run directory: it has no config.yaml")
-    run_id = word.removeprefix("runs:/").strip("/")
-    if not run_id.isalnum():
-        raise BadInput(f"{word}: there is no such run; name {WORDS}")
-    return _directory_of(run_id, uri)
+    """The run directory that `word` names, as `find` does. Raises `BadInput` where it is gone."""
+    found = find(word, uri)
+    if found.directory is None:
+        raise BadInput(f"{word}: its run directory is not on this machine")
+    return found.directory
 
 
 def tracking_uri(uri: str | None = None) -> str:
@@ -36,18 +150,43 @@ def tracking_uri(uri: str | None = None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def _directory_of(run_id: str, uri: str | None) -> Path:
-    from mlflow import MlflowClient
+def _of_directory(word: str, directory: Path) -> Found:
+    file = directory / STATE_FILE
+    state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return Found(word, directory, state.get("uri"), state.get("run_id"))
+
+
+def _open(word: str, store: str) -> MlflowClient:
+    check_uri(store)
+    file = sqlite_file(store)
+    if file is not None and not file.exists():
+        raise BadInput(f"{word}: is no run directory, and there is no MLflow store at {file}")
+    return open_client(absolute(store))
+
+
+def _of_run(client: MlflowClient, word: str, store: str, run_id: str) -> Found:
     from mlflow.exceptions import MlflowException
 
-    store = tracking_uri(uri)
-    if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists():
-        raise BadInput(f"{run_id}: is no run directory, and there is no MLflow store at {store}")
     try:
-        run = MlflowClient(tracking_uri=store).get_run(run_id)
+        run = client.get_run(run_id)
     except MlflowException as error:
-        raise BadInput(f"{run_id}: {store} has no such run ({error.message})") from None
-    directory = Path(run.data.tags.get("sft.run_dir", ""))
-    if not (directory / "config.yaml").is_file():
-        raise BadInput(f"{run_id}: its run directory {directory} is not on this machine")
-    return directory
+        raise BadInput(f"{word}: {public(store)} has no such run ({error.message})") from None
+    named = run.data.tags.get("sft.run_dir")
+    directory = Path(named) if named else None
+    if directory and (directory / "config.yaml").is_file() and (directory / STATE_FILE).is_file():
+        # A store can name any folder: the folder has to know the run, too.
+        if _of_directory(word, directory).run_id == run_id:
+            return Found(word, directory, absolute(store), run_id)
+    return Found(word, None, absolute(store), run_id)
+
+
+def _trial(client: MlflowClient, word: str, study: str, number: str, repeat: str | None) -> str:
+    quoted = study.replace("'", "")
+    query = f"tags.`sweep.study` = '{quoted}' AND tags.`sweep.trial` = '{number}'"
+    if repeat is not None:
+        query += f" AND tags.`sweep.repeat` = '{repeat}'"
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(experiments, filter_string=query, max_results=1)
+    if not runs:
+        raise BadInput(f"{word}: there is no such run directory and no such trial in MLflow")
+    return runs[0].info.run_id

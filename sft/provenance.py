@@ -47,7 +47,7 @@ def collect(
         "command": mask(shlex.join(words)),
         "working_directory": str(Path.cwd()),
         "overrides": [mask(override) for override in overrides or ()],
-        "git": git(Path.cwd()),
+        "git": git(Path.cwd()) or git(Path(__file__).parent),
         "packages": packages(),
         "platform": machine(),
     }

@@ -1,0 +1,214 @@
+"""`python -m sft.reproduce RUN`: train a run again from its saved config, and compare the numbers.
+
+    python -m sft.reproduce outputs/2026-01-31/12-00-00-first     # the same run: do they agree?
+    python -m sft.reproduce RUN lr=3e-4 max_steps=50              # the same run but for these
+
+The saved config is the run: nothing is composed anew. Exit code 0: the numbers agree (or a
+variation finished); 1: they do not, or the run failed; 2: it cannot be run again as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sft.errors import BadInput
+from sft.find import WORDS, Found, find
+from sft.then_and_now import Verdict, compare, default_tolerance, differences
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sft.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help=f"{WORDS}, or a config.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="make a variation")
+    parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let a config from elsewhere import code, and name services, stores and paths",
+    )
+    parser.add_argument(
+        "--anyway", action="store_true", help="run although the data is not the same"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference in nats that agrees (default: 0 on the local service on the "
+        "same kind of CPU with the same threads and torch, else 1e-3)",
+    )
+    options = parser.parse_intermixed_args(argv)
+    try:
+        return reproduce(
+            options.run,
+            options.overrides,
+            uri=options.uri,
+            trust=options.trust,
+            anyway=options.anyway,
+            tolerance=options.tolerance,
+        )
+    except BadInput as error:
+        print(f"sft.reproduce: {error}", file=sys.stderr)
+        return 2
+
+
+def reproduce(
+    word: str,
+    overrides: Sequence[str] = (),
+    *,
+    uri: str | None = None,
+    trust: bool = False,
+    anyway: bool = False,
+    tolerance: float | None = None,
+) -> int:
+    """Train the run that `word` names again; the exit code. Raises `BadInput`."""
+    from sft import launch
+    from sft.config import from_saved, to_saved
+    from sft.rundir import read_facts
+
+    if tolerance is not None and not tolerance >= 0:
+        raise BadInput(f"--tolerance: {tolerance} is below 0")
+    found = find(word, uri)
+    saved = load(found, trust)
+    for override in overrides:
+        saved = vary(saved, override)
+    settings = from_saved(saved, found.source)
+    settings = replace(settings, run_name=_name(settings.run_name or word, bool(overrides)))
+    settings = replace(settings, run_dir=str(launch.run_directory(settings)))
+    then = found.facts()
+    now = _now(settings, then if not overrides else {}, anyway)
+    print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)
+    for line in [*overrides, *differences(then, now)]:
+        print(f"  {line}", flush=True)
+    rows = found.rows()
+    code = launch.run(settings, overrides=list(overrides))
+    directory = Path(settings.run_dir or "")
+    again = read_facts(directory)
+    if tolerance is None:
+        tolerance = default_tolerance(to_saved(settings), then, again)
+    verdict = None
+    if not overrides and rows:
+        from sft.metrics import read
+
+        verdict = compare(rows, read(directory / "metrics.jsonl"), tolerance)
+        if again.get("status") not in ("FINISHED", then.get("status")):
+            verdict = Verdict(False, f"the reproduction ended {again.get('status')}")
+        print(f"verdict: {verdict}")
+    elif not overrides:
+        print("there are no numbers to compare with: a config alone has no past")
+    _link(found, directory, verdict)
+    return code or (0 if verdict is None or verdict.agrees else 1)
+
+
+def load(found: Found, trust: bool = False) -> dict[str, Any]:
+    """The saved config of `found`, checked for what it may do. Raises `BadInput`."""
+    from sft.trust import check_untrusted
+
+    saved = found.saved()
+    if not found.is_own and not trust:
+        check_untrusted(saved, found.source, found.uri)
+    return saved
+
+
+def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:
+    """`saved` with one `KEY=VALUE` applied. Raises `BadInput`.
+
+    `schedule=cosine` and `optimizer=dimuon` change the kind; other groups have to be named by
+    their keys, for nothing is composed here.
+    """
+    import yaml
+
+    from sft.checking import unknown_key
+    from sft.config import _loader
+
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w.]+", key):
+        raise BadInput(f"'{override}': expected KEY=VALUE, such as lr=3e-4")
+    try:
+        value = yaml.load(text, Loader=_loader())
+    except yaml.YAMLError:
+        value = text
+    saved = copy.deepcopy(saved)
+    *groups, name = key.split(".")
+    target = saved
+    for group in groups:
+        target = target.get(group) if isinstance(target, dict) else None
+    if not isinstance(target, dict) or (name not in target and key != "run_name"):
+        known = list(target) if isinstance(target, dict) else list(saved)
+        raise unknown_key(key, [".".join([*groups, k]) for k in known if k != "version"])
+    if isinstance(target[name], dict) and "kind" in target[name] and isinstance(value, str):
+        kept = target[name] if name == "schedule" else {}
+        value = kept | {"kind": value}
+    elif isinstance(target[name], dict) and not isinstance(value, dict):
+        raise BadInput(f"{key}: is a group; nothing is composed here, name its keys ({key}.…=…)")
+    target[name] = value
+    return saved
+
+
+def _name(name: str, variation: bool) -> str:
+    """The new run's name: it becomes a folder's, and may come from elsewhere."""
+    stem = re.sub(r"[^\w.=+-]+", "_", name).strip(".") or "run"
+    return f"{stem[:100]}-{'variation' if variation else 'again'}"
+
+
+def _now(settings: Any, then: dict[str, Any], anyway: bool) -> dict[str, Any]:
+    """This machine's facts, the data's digest among them. Raises `BadInput` on other data."""
+    from sft import provenance
+    from sft.config import dataset_builder
+
+    facts = provenance.collect()
+    if then.get("digest"):
+        data, _ = dataset_builder(settings)()
+        facts["digest"] = getattr(data, "digest", None)
+        if facts["digest"] != then["digest"] and not anyway:
+            raise BadInput(
+                f"the data is not the same: its digest was {then['digest']} and is now "
+                f"{facts['digest']}; add --anyway to run on it nevertheless"
+            )
+    return facts
+
+
+def _link(found: Found, directory: Path, verdict: Verdict | None) -> None:
+    """Tag both runs with each other and the verdict, in run.json and in MLflow."""
+    from sft.checkpoints import replace_durably
+    from sft.rundir import read_facts
+
+    original = found.run_id or str(found.directory or found.config)
+    word = "sft.variation_of" if verdict is None else "sft.reproduces"
+    tags = {word: original} | ({"sft.verdict": str(verdict)} if verdict else {})
+    facts = read_facts(directory) | {key.removeprefix("sft."): v for key, v in tags.items()}
+    replace_durably(directory / "run.json", json.dumps(facts, indent=2) + "\n")
+    new = find(str(directory))
+    back = "sft.varied_by" if verdict is None else "sft.reproduced_by"
+    for run, values in ((new, tags), (found, {back: new.run_id or str(directory)})):
+        if run.run_id and run.uri:
+            _tag(run.uri, run.run_id, values | ({"sft.verdict": str(verdict)} if verdict else {}))
+
+
+def _tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
+    from sft.mlflow_store import open_client
+
+    try:
+        client = open_client(uri)
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
+    except Exception as error:  # MLflow is a view: the run itself is whole
+        logger.warning("the MLflow run %s could not be tagged: %s", run_id, error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
