@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def check(work: SampleWork, vocab: int, context: int) -> None:
             raise EngineError(f"{name} of the sampling request is {value}: expected {expected}.")
 
 
-def check_tokens(what: str, tokens, vocab: int, context: int) -> None:
+def check_tokens(what: str, tokens: Sequence[int] | np.ndarray, vocab: int, context: int) -> None:
     """Raises EngineError if `tokens` are none, too many, or not all in the vocabulary."""
     if len(tokens) == 0:
         raise EngineError(f"{what} is empty: expected at least one token.")
@@ -45,7 +46,7 @@ def check_tokens(what: str, tokens, vocab: int, context: int) -> None:
             f"{what} has {len(tokens)} tokens, more than the model's context of {context}: "
             "shorten it."
         )
-    least, most = int(min(tokens)), int(max(tokens))
+    least, most = int(np.min(tokens)), int(np.max(tokens))
     if least < 0 or most >= vocab:
         wrong = least if least < 0 else most
         raise EngineError(

@@ -260,8 +260,7 @@ def _prompt_logprobs(
     if not work.topk_prompt_logprobs:
         return chosen, None
     topk: list[list[tuple[int, float]] | None] = [None]
-    for start in range(0, count, head.BLOCK):
-        block = normal[start : min(start + head.BLOCK, count)]
+    for block in normal[:count].split(head.BLOCK[base.device.type]):
         logits = head.logits_of(base, block, [adapter.run(0, len(block))])
         values, ids = torch.log_softmax(logits, dim=-1).topk(work.topk_prompt_logprobs, dim=-1)
         topk += [

@@ -11,13 +11,14 @@ from sft.local import linear
 from sft.local.lora import Run
 from sft.local.models import BaseModel
 
-BLOCK = 128  # rows of logits at a time
+# Rows of logits at a time. On a CPU few enough that a block of them is reused from the heap.
+BLOCK = {"cpu": 128, "cuda": 2048}
 
 
 def logprobs(base: BaseModel, normal: Tensor, targets: Tensor, runs: list[Run]) -> Tensor:
     """normal [N, hidden], targets [N] -> float32 logprobs of the targets [N]."""
     result = torch.empty(len(normal), dtype=torch.float32, device=base.device)
-    for rows, part in _blocks(runs):
+    for rows, part in _blocks(runs, BLOCK[base.device.type]):
         logits = logits_of(base, normal[rows], [part])
         result[rows] = _exponentials(logits, targets[rows, None])[0][:, 0]
     return result
@@ -42,7 +43,7 @@ def loss_backward(
     dnormal = torch.zeros_like(normal)
     for run in runs:
         trained = weights[run.rows].nonzero()[:, 0] + run.start
-        for rows in trained.split(BLOCK):
+        for rows in trained.split(BLOCK[base.device.type]):
             part = [_within(run, 0, len(rows))]
             x = normal[rows]
             (logits,), hidden = linear.forward(unembedding, index, x, part)
@@ -79,11 +80,11 @@ def _exponentials(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tens
     return chosen - total.log(), logits, total
 
 
-def _blocks(runs: list[Run]) -> Iterator[tuple[slice, Run]]:
-    """Rows of at most BLOCK within one run, with the run as one of just these rows."""
+def _blocks(runs: list[Run], size: int) -> Iterator[tuple[slice, Run]]:
+    """At most `size` rows within one run, with the run as one of just these rows."""
     for run in runs:
-        for start in range(run.start, run.end, BLOCK):
-            end = min(start + BLOCK, run.end)
+        for start in range(run.start, run.end, size):
+            end = min(start + size, run.end)
             yield slice(start, end), _within(run, 0, end - start)
 
 

@@ -37,7 +37,7 @@ def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor)
         float32 logprobs [N] of the targets; 0.0 where the weight is zero.
     """
     context = _context(base, pack, keep=True)
-    recompute = _kept_bytes(base) * len(pack.tokens) > KEEP_BYTES[base.device.type]
+    recompute = _kept_bytes(base, pack.lengths) > KEEP_BYTES[base.device.type]
     x = functional.embedding(pack.tokens, base.embedding)
     kept: list[layer.Kept | Tensor] = []
     for index in range(len(base.layers)):
@@ -66,11 +66,13 @@ def _context(
     )
 
 
-def _kept_bytes(base: BaseModel) -> int:
-    """About how many bytes the backward keeps for each token."""
+def _kept_bytes(base: BaseModel, lengths: list[int]) -> int:
+    """About how many bytes the backward of a pack keeps."""
     hidden = base.embedding.shape[1]
     heads = (3 * base.heads + 4 * base.kv_heads) * base.head_dim
     inner = 2 * base.linears[base.layers[0].gate_up].modules[0].outputs
-    attention = base.heads * EXPLICIT_TOKENS if base.device.type == "cpu" else 0  # at most
-    size = torch.finfo(base.dtype).bits // 8
-    return (5 * hidden + heads + inner + attention) * size * len(base.layers)
+    numbers = sum(lengths) * (5 * hidden + heads + inner)
+    if base.device.type == "cpu":
+        explicit = [length for length in lengths if length <= EXPLICIT_TOKENS]
+        numbers += sum(base.heads * length**2 for length in explicit)
+    return numbers * (torch.finfo(base.dtype).bits // 8) * len(base.layers)

@@ -33,7 +33,7 @@ def adamw(adapter: Adapter, step: AdamStep) -> dict[str, float]:
     it. The gradient is first scaled down to a global norm of `grad_clip_norm` if that is not 0.
 
     Returns:
-        Metrics: the gradient's norm before clipping, and the weights' norm after the step.
+        Metrics: the gradient's norm before clipping.
 
     Raises:
         EngineError: there is no gradient, or it is not finite; nothing is changed but that a
@@ -66,7 +66,4 @@ def adamw(adapter: Adapter, step: AdamStep) -> dict[str, float]:
     )  # fmt: skip
     adapter.gradient = None
     adapter.refresh()
-    return {
-        "grad_norm": norm,
-        "weight_norm": float(torch.linalg.vector_norm(adapter.weights)),
-    }
+    return {"grad_norm": norm}

@@ -17,7 +17,7 @@ import torch
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-MAX_WORKERS = 4
+MAX_WORKERS = 8
 
 
 class Workers:
