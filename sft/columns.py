@@ -38,8 +38,17 @@ def detect(columns: Iterable[str], where: str) -> str:
             return layout
     raise BadInput(
         f"{where}: has the columns {_names(present)}; expected "
-        + ", or ".join(" and ".join(f"'{name}'" for name in needed) for needed in _NEEDED)
+        + ", or ".join(" and ".join(map(repr, sorted(needed))) for needed, _ in LAYOUTS.values())
     )
+
+
+def require(columns: Iterable[str], layout: str, where: str) -> None:
+    """Raises `BadInput`, naming the columns found, unless they hold those of `layout`."""
+    present = set(columns)
+    if missing := sorted(LAYOUTS[layout][0] - present):
+        raise BadInput(
+            f"{where}: has no '{missing[0]}' (layout {layout}); it has {_names(present)}"
+        )
 
 
 def to_messages(row: Any, layout: str, where: str) -> Messages:
@@ -51,10 +60,8 @@ def to_messages(row: Any, layout: str, where: str) -> Messages:
     if not isinstance(row, dict):
         raise BadInput(f"{where}: expected a JSON object, found {type(row).__name__}")
     needed, convert = LAYOUTS[layout]
-    if missing := sorted(needed - row.keys()):
-        raise BadInput(
-            f"{where}: has no '{missing[0]}' (layout {layout}); the row has {_names(row)}"
-        )
+    if not needed <= row.keys():
+        require(row, layout, where)
     return convert(row, where)
 
 
@@ -136,5 +143,3 @@ LAYOUTS: dict[str, tuple[set[str], Callable[[dict[str, Any], str], Any]]] = {
     "prompt_completion": ({"prompt", "completion"}, _prompt_completion),
 }
 """Per layout the columns it needs and its conversion, in the order in which they are tried."""
-
-_NEEDED = [("messages",), ("conversations",), ("instruction", "output"), ("prompt", "completion")]
