@@ -127,7 +127,7 @@ class Guard:
 class Settings:
     """One run, as composed on the command line and as saved in config.yaml."""
 
-    lr: float = key(1e-4, "peak learning rate", above=0)
+    lr: float = key(5e-4, "peak learning rate", above=0)
     epochs: int = key(1, "passes over the data", minimum=1)
     max_steps: int | None = key(None, "end after so many steps; null: the whole data", minimum=1)
     batch_size: int = key(8, "sequences a step", minimum=1)
