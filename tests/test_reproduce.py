@@ -1,0 +1,247 @@
+"""Training a run again from its saved config, on the real local service."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from sft import reproduce, then_and_now
+from sft.errors import BadInput
+from sft.find import find
+from sft.mlflow_store import open_client
+from sft.trust import check_untrusted
+from tests.finished_run import finished_run
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("place")
+    return finished_run(folder, tiny_model, "run_name=first")
+
+
+@pytest.fixture
+def place(original, monkeypatch):
+    monkeypatch.chdir(original.parent)
+    return original.parent
+
+
+def newest(place):
+    return max(place.glob("outputs/*/*/config.yaml"), key=lambda f: f.stat().st_mtime_ns).parent
+
+
+def edited(place, name, edit):
+    """A copy of the run's directory with its config.yaml edited."""
+    shutil.copytree(place / "run", place / name)
+    file = place / name / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    edit(config)
+    file.write_text(yaml.safe_dump(config))
+    return name
+
+
+def test_a_run_and_its_reproduction_agree_exactly_and_know_each_other(place, capsys):
+    assert reproduce.main(["run"]) == 0
+    verdict = [line for line in capsys.readouterr().out.splitlines() if "verdict" in line]
+    assert verdict == ["verdict: agrees: all 9 values of train/nll and eval/nll are identical"]
+    first, again = find("run"), find(str(newest(place)))
+    client = open_client(first.uri)
+    tags = client.get_run(again.run_id).data.tags
+    assert tags["sft.reproduces"] == first.run_id and tags["sft.verdict"].startswith("agrees")
+    assert client.get_run(first.run_id).data.tags["sft.reproduced_by"] == again.run_id
+    assert json.loads((again.directory / "run.json").read_text())["reproduces"] == first.run_id
+
+
+def test_a_changed_learning_rate_differs_and_the_verdict_says_from_which_step(place, capsys):
+    name = edited(place, "other-lr", lambda config: config.update(lr=2e-2))
+    assert reproduce.main([name]) == 1
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert verdict.startswith("verdict: DIFFERS") and "first at step 1 (train/nll)" in verdict
+
+
+def test_overrides_make_a_variation_without_a_verdict(place, capsys):
+    assert reproduce.main(["run", "lr=2e-2", "max_steps=2", "schedule=cosine"]) == 0
+    assert "verdict" not in capsys.readouterr().out
+    new = find(str(newest(place)))
+    assert new.saved()["lr"] == 2e-2 and new.saved()["schedule"]["kind"] == "cosine"
+    assert open_client(new.uri).get_run(new.run_id).data.tags["sft.variation_of"]
+
+
+def test_a_run_whose_directory_is_gone_is_reproduced_from_mlflow_alone(place, capsys):
+    run_id = find("run").run_id
+    shutil.move(place / "run", place / "hidden")
+    try:
+        assert reproduce.main([run_id]) == 2  # its data is a file of this machine
+        assert "--trust" in capsys.readouterr().err
+        assert reproduce.main([f"runs:/{run_id}", "--trust"]) == 0
+        assert "verdict: agrees: all 9 values" in capsys.readouterr().out
+    finally:
+        shutil.move(place / "hidden", place / "run")
+
+
+def test_other_data_is_refused_unless_told_anyway(place, capsys):
+    chats = place / "chats.jsonl"
+    before = chats.read_text()
+    chats.write_text(before.replace("red", "pink"))
+    count = len(list(place.glob("outputs/*/*")))
+    try:
+        assert reproduce.main(["run"]) == 2
+        assert "the data is not the same" in capsys.readouterr().err
+        assert len(list(place.glob("outputs/*/*"))) == count
+        assert reproduce.main(["run", "--anyway"]) == 1
+        assert "data digest" in (out := capsys.readouterr().out) and "DIFFERS" in out
+    finally:
+        chats.write_text(before)
+
+
+def test_a_config_of_another_version_is_refused_with_the_keys_that_changed(place, capsys):
+    def edit(config):
+        config.update(version=0, warmup=3)
+        del config["submit_ahead"]
+
+    assert reproduce.main([edited(place, "old", edit)]) == 2
+    said = capsys.readouterr().err
+    assert "version 0" in said and "warmup" in said and "submit_ahead" in said
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("lr", "KEY=VALUE"),
+        ("learning_rate=1", "no such key"),
+        ("lora.rnk=4", "did you mean 'lora.rank'"),
+        ("model=qwen3", "is a group"),
+        ("lr=fast", "lr"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_bad_input(place, capsys, override, said):
+    assert reproduce.main(["run", override]) == 2
+    assert said in capsys.readouterr().err
+
+
+HOSTILE = {
+    "target": {"dataset": {"kind": "faq", "_target_": "os.system"}},
+    "target in arguments": {"model": {"chat_template_kwargs": {"x": {"_target_": "os.system"}}}},
+    "import path": {"dataset": {"kind": "custom", "builder": "os:system", "args": {}}},
+    "environment": {"model": {"name": "${oc.env:HOME}"}},
+    "reference in a list": {"model": {"chat_template_kwargs": {"x": ["${lr}"]}}},
+    "service": {"service": {"kind": "custom", "base_url": "http://evil.example"}},
+    "service folder": {"service": {"root": "/etc"}},
+    "service folder above": {"service": {"root": "outputs/service/../../.."}},
+    "tracking": {"tracking": {"uri": "http://evil.example"}},
+    "database elsewhere": {"tracking": {"uri": "sqlite:////root/x.db"}},
+    "model folder": {"model": {"name": "/models/mine"}},
+    "tokenizer folder": {"model": {"name": "a/b", "tokenizer": "~/mine"}},
+    "data file": {"dataset": {"kind": "jsonl", "path": "/etc/passwd"}},
+    "data file beside": {"dataset": {"kind": "jsonl", "path": "private.jsonl"}},
+    "data above": {"dataset": {"kind": "hf_chat", "path": "a/../../b"}},
+    "data by URL": {"dataset": {"kind": "hf_chat", "path": "https://evil.example/x"}},
+    "data by file URL": {"dataset": {"kind": "hf_chat", "path": "file:/etc/passwd"}},
+    "weights": {"checkpoint": {"load": "/weights"}},
+}
+
+
+@pytest.mark.parametrize("config", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_config_from_elsewhere_that_reaches_out_needs_trust(tmp_path, config, capsys):
+    file = tmp_path / "theirs.yaml"
+    file.write_text(yaml.safe_dump({"version": 1, "lr": 1e-4} | config))
+    assert reproduce.main([str(file)]) == 2
+    assert "--trust" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lr: !!python/object/apply:os.system ['touch hacked']",
+        "lr: !!python/name:os.system",
+        "!!python/object:sft.errors.BadInput {}",
+        "- a list",
+        "lr: [1",
+    ],
+)
+def test_yaml_that_is_no_plain_mapping_is_refused_and_runs_nothing(
+    tmp_path, monkeypatch, capsys, text
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.yaml").write_text(text)
+    assert reproduce.main(["theirs.yaml", "--trust"]) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["theirs.yaml"]
+    assert "theirs.yaml" in capsys.readouterr().err
+
+
+def test_trusted_or_not_a_reference_is_only_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    file = tmp_path / "theirs.yaml"
+    file.write_text("version: 1\nmodel: {name: '${oc.env:SECRET}'}\n")
+    saved = reproduce.load(find(str(file)), trust=True)
+    assert saved["model"]["name"] == "${oc.env:SECRET}"
+
+
+def test_an_ordinary_config_from_elsewhere_needs_no_trust():
+    check_untrusted(
+        {
+            "version": 1,
+            "model": {"name": "Qwen/Qwen3-8B", "chat_template_kwargs": {"enable_thinking": False}},
+            "dataset": {"kind": "no_robots", "eval_size": 50},
+            "service": {"kind": "tinker", "base_url": None, "root": "outputs/service"},
+            "tracking": {"uri": "sqlite:////data/mlflow.db", "experiment": "a/b"},
+            "evaluators": {"prompts": ["What is /etc/passwd for?"]},
+            "checkpoint": {"load": "tinker://run:train:0/weights/final"},
+        },
+        "theirs",
+        store="sqlite:////data/mlflow.db",
+    )
+
+
+def test_a_store_cannot_pass_off_a_folder_as_a_runs_directory(place, tmp_path):
+    found = find("run")
+    client = open_client(found.uri)
+    run = client.create_run(client.get_experiment_by_name("sft").experiment_id)
+    client.set_tag(run.info.run_id, "sft.run_dir", str(place / "run"))
+    assert find(run.info.run_id).directory is None
+
+
+NOW = {"platform": {"cpu": "a", "threads": 2, "torch": "2"}}
+
+
+@pytest.mark.parametrize(
+    "service, then, now, tolerance",
+    [
+        ("local", NOW, NOW, 0.0),
+        ("tinker", NOW, NOW, 1e-3),
+        ("local", {}, NOW, 1e-3),
+        ("local", {"platform": NOW["platform"] | {"threads": 4}}, NOW, 1e-3),
+        ("local", {"platform": NOW["platform"] | {"torch": "3"}}, NOW, 1e-3),
+    ],
+)
+def test_the_tolerance_is_zero_only_where_the_bits_are_ours(service, then, now, tolerance):
+    saved = {"service": {"kind": service}}
+    assert then_and_now.default_tolerance(saved, then, now) == tolerance
+
+
+def rows(*values):
+    return [{"step": step, "train/nll": value} for step, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    "then, now, tolerance, agrees",
+    [
+        (rows(1.0, 2.0), rows(1.0, 2.0), 0.0, True),
+        (rows(1.0, 2.0), rows(1.0, 2.0005), 1e-3, True),
+        (rows(1.0, 2.0), rows(1.0, 2.0005), 0.0, False),
+        (rows(1.0, 2.0), rows(1.0), 0.0, False),
+        (rows(float("nan")), rows(float("nan")), 0.0, True),
+        (rows(float("nan")), rows(1.0), 1e9, False),
+        (rows(float("inf")), rows(float("-inf")), 1e9, False),
+        ([], [], 1.0, False),
+    ],
+)
+def test_two_runs_agree_within_the_tolerance_at_every_step(then, now, tolerance, agrees):
+    assert then_and_now.compare(then, now, tolerance).agrees is agrees
+
+
+def test_a_word_that_names_no_run_says_what_would(place):
+    with pytest.raises(BadInput, match="a run directory, an MLflow run id"):
+        find("nothing")
+    with pytest.raises(BadInput, match="no such trial"):
+        find("study/7")
