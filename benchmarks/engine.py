@@ -27,14 +27,18 @@ SAMPLED, PROMPT = 64, 64  # tokens
 
 def measure(row: str, **settings) -> dict | None:
     """Run one function of engine_rows.py in its own process; None (and why) if it fails."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.engine_rows", row]
+    return run(["benchmarks.engine_rows", row, json.dumps(settings)])
+
+
+def run(module_and_arguments: list[str]) -> dict | None:
     done = subprocess.run(
-        [*command, json.dumps(settings)], cwd=ROOT, text=True, capture_output=True,
+        [sys.executable, "-W", "ignore", "-m", *module_and_arguments],
+        cwd=ROOT, text=True, capture_output=True,
         env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
     )  # fmt: skip
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        print(f"{row} {settings} failed: {reason}", file=sys.stderr)
+        print(f"{' '.join(module_and_arguments)} failed: {reason}", file=sys.stderr)
         return None
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -118,10 +122,27 @@ def sampling() -> None:
 
 
 def gpu() -> None:
+    """A random Qwen3 model of 0.6 and of 4 billion parameters, batches of 512 tokens."""
     import torch
 
     if not torch.cuda.is_available():
         line("GPU rows (Qwen3 0.6B and 4B, 1 to 32 adapters)", "skipped", "no GPU at hand")
+        return
+    line("GPU", torch.cuda.get_device_name(), "")
+    for size in ("0.6B", "4B"):
+        for adapters, batch in ((1, 1), (1, 8), (8, 1), (32, 1), (32, 8)):
+            settings = {"size": size, "adapters": adapters, "batch_size": batch, "steps": STEPS}
+            row = run(["benchmarks.engine_gpu", json.dumps(settings)])
+            if row is None:
+                line(f"{size}: {adapters} adapters, batch {batch}", "failed", "see the messages")
+                continue
+            times = row["tokens/s"] / row["peft tokens/s"]
+            line(
+                f"{size}: {adapters} adapters, batch {batch}",
+                f"{row['tokens/s']:.0f} tokens/s, {row['share of peak']:.0%} of "
+                f"{row['peak TFLOP/s']:.0f} TFLOP/s, {row['peak MB']:.0f} MB",
+                f"{times:.1f} x peft one run after another ({row['peft tokens/s']:.0f} tokens/s)",
+            )
 
 
 def machine() -> str:

@@ -118,8 +118,7 @@ def layout(base: BaseModel, lora: LoraSpec) -> Layout:
 class Adapter:
     """One adapter and what training it needs. All vectors are float32 [layout.size].
 
-    `weights` are the truth; `compute` are views of a copy in the base model's dtype. `gradient`,
-    `exp_avg` and `exp_avg_sq` are None until there is something in them.
+    `gradient`, `exp_avg` and `exp_avg_sq` are None until there is something in them.
     """
 
     def __init__(self, base: BaseModel, lora: LoraSpec):
@@ -132,12 +131,10 @@ class Adapter:
         self.exp_avg: Tensor | None = None
         self.exp_avg_sq: Tensor | None = None
         self.step = 0
-        self.compute: list[LoraViews | None] = []
-        self.refresh()
 
-    def refresh(self) -> None:
-        """Take over changed weights into the copy that is computed with."""
-        self.compute = self.layout.views(self.weights.to(self.base.dtype))
+    def compute(self) -> list[LoraViews | None]:
+        """The weights in the base model's dtype; a copy for one pass, kept by nobody after it."""
+        return self.layout.views(self.weights.to(self.base.dtype))
 
     def state(self, optimizer: bool) -> AdapterState:
         """A copy of the weights and, where asked for, of the optimizer's state."""
@@ -171,7 +168,6 @@ class Adapter:
             step = int(state.optimizer["step"])
         self.weights, self.gradient = weights, None
         self.exp_avg, self.exp_avg_sq, self.step = exp_avg, exp_avg_sq, step
-        self.refresh()
 
     def _unpack(self, vector: Tensor) -> dict[str, np.ndarray]:
         host = vector.detach().cpu().numpy().copy()

@@ -65,5 +65,4 @@ def adamw(adapter: Adapter, step: AdamStep) -> dict[str, float]:
         weight_decay=step.weight_decay, eps=step.eps, amsgrad=False, maximize=False,
     )  # fmt: skip
     adapter.gradient = None
-    adapter.refresh()
     return {"grad_norm": norm}

@@ -96,7 +96,7 @@ def compute(group: list[Piece]) -> list[PieceResult]:
         adapter = piece.adapter
         gradient = torch.zeros_like(adapter.weights) if backward else None
         views = None if gradient is None else adapter.layout.views(gradient)
-        runs.append(Run(start, start + piece.tokens, adapter.compute, adapter.scale, views))
+        runs.append(Run(start, start + piece.tokens, adapter.compute(), adapter.scale, views))
         gradients.append(gradient)
         start += piece.tokens
     pack = Pack(
