@@ -1,0 +1,50 @@
+"""Data to train on: the built-in builders by kind, and the parts that builders are made of."""
+
+from __future__ import annotations
+
+from sft.builders import (
+    FaqBuilder,
+    FromConversationFileBuilder,
+    HFChatBuilder,
+    NoRobotsBuilder,
+    Tulu3Builder,
+)
+from sft.custom import custom_builder, import_path
+from sft.datums import (
+    conversation_to_datum,
+    conversation_to_datums,
+    datum_from_model_input_weights,
+)
+from sft.hf_datasets import (
+    StreamingSupervisedDatasetFromHFDataset,
+    SupervisedDatasetFromHFDataset,
+)
+from sft.streaming import HFStreamBuilder
+from sft.types import ChatDatasetBuilder
+
+BUILDERS: dict[str, type[ChatDatasetBuilder]] = {
+    "faq": FaqBuilder,
+    "jsonl": FromConversationFileBuilder,
+    "no_robots": NoRobotsBuilder,
+    "tulu3": Tulu3Builder,
+    "hf_chat": HFChatBuilder,
+    "hf_stream": HFStreamBuilder,
+}
+"""What `dataset=KIND` builds: fields but `common_config` are the keys of `dataset.*`."""
+
+__all__ = [
+    "BUILDERS",
+    "FaqBuilder",
+    "FromConversationFileBuilder",
+    "HFChatBuilder",
+    "HFStreamBuilder",
+    "NoRobotsBuilder",
+    "StreamingSupervisedDatasetFromHFDataset",
+    "SupervisedDatasetFromHFDataset",
+    "Tulu3Builder",
+    "conversation_to_datum",
+    "conversation_to_datums",
+    "custom_builder",
+    "datum_from_model_input_weights",
+    "import_path",
+]

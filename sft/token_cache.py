@@ -1,0 +1,197 @@
+"""Tokenised conversations on disk: made once, shared by every run of the same data, memory-mapped.
+
+An entry is a folder `tokens/KEY` in the cache (`$SFT_CACHE`, else `$XDG_CACHE_HOME/sft`, else
+`~/.cache/sft`). KEY is a digest of the data, the renderer's fingerprint, `max_length` and
+`train_on_what`; what only chooses among the sequences or scales their weights (the held-out
+split, batches, `reduction`) is not in it. An entry is complete or not there: it is made in a
+scratch folder under a lock and renamed. One that has not been used for `UNUSED_DAYS` is deleted
+when another is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.demo_model import cache_folder
+from sft.errors import BadInput
+from sft.tokenising import CHUNK, Pool, Recipe, chunk_file, schema
+
+if TYPE_CHECKING:
+    from sft.renderers import Renderer
+    from sft.sources import Source
+    from sft.token_table import TokenTable
+
+FORMAT = 1
+"""Of an entry and of what is tokenised; raise it where either changes."""
+
+UNUSED_DAYS = 30
+
+
+def tokenised(source: Source, recipe: Recipe, renderer: Renderer) -> TokenTable:
+    """The sequences of `source`, from the cache, tokenising them first if need be.
+
+    Safe to call from several processes and threads at once: one tokenises, the others wait.
+
+    Raises:
+        BadInput: a conversation is not sound, or the cache cannot be written.
+    """
+    entry = cache_folder() / "tokens" / _key(source, recipe, renderer)
+    try:
+        if (table := _open(entry)) is None:
+            _make_once(entry, source, recipe, renderer)
+            table = _open(entry)
+        if table is None:
+            raise OSError(f"{entry.name} was written and cannot be read")
+        return table
+    except OSError as error:
+        raise BadInput(
+            f"the token cache {entry.parent} cannot be used: {error.strerror or error}; "
+            "set SFT_CACHE to a folder with space"
+        ) from error
+
+
+def _key(source: Source, recipe: Recipe, renderer: Renderer) -> str:
+    parts = [
+        FORMAT,
+        source.key(),
+        renderer.fingerprint(),
+        recipe.max_length,
+        recipe.train_on_what,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _open(entry: Path) -> TokenTable | None:
+    """The table in `entry`; None where there is none. One that cannot be read is deleted."""
+    import pyarrow
+
+    from sft.token_table import TokenTable
+
+    try:
+        os.utime(entry)
+        return TokenTable.open(entry)
+    except FileNotFoundError:
+        return None
+    except pyarrow.ArrowInvalid:  # torn: the machine went down before it was on disk
+        shutil.rmtree(entry, ignore_errors=True)
+        return None
+
+
+def _make_once(entry: Path, source: Source, recipe: Recipe, renderer: Renderer) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(entry.with_suffix(".lock")):
+        if entry.exists():
+            return
+        _delete_unused(entry.parent)
+        # Beside the entry, so that the rename is atomic.
+        scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=entry.parent))
+        try:
+            _make(scratch, source, recipe, renderer)
+            scratch.rename(entry)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _delete_unused(folder: Path) -> None:
+    """Delete old entries, and what processes that were killed have left."""
+    oldest = time.time() - UNUSED_DAYS * 86_400
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer) -> None:
+    """Write `tokens.arrow` and `conversations.arrow` into `folder`."""
+    # Braces in a file's name are not places of the format.
+    escaped = source.where(0).replace("{", "{{").replace("}", "}}")
+    recipe = replace(recipe, where=escaped.removesuffix("0") + "{}")
+    digests: list[Any] = []
+    with Pool(folder, recipe, renderer) as pool:
+        chunks = 0
+        for chunk in _chunks(source):
+            digests.append(_write_chunk(chunk_file(folder, chunks, "jsonl"), chunk, source))
+            pool.put(chunks)
+            chunks += 1
+        if not chunks:
+            raise BadInput(f"{source.name}: holds no conversation")
+        pool.finish()
+    _join(folder, chunks)
+    _write_digests(folder / "conversations.arrow", digests)
+
+
+def _chunks(source: Source) -> Iterator[list[tuple[int, Any]]]:
+    chunk: list[tuple[int, Any]] = []
+    for item in source.conversations():
+        chunk.append(item)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _write_chunk(path: Path, chunk: list[tuple[int, Any]], source: Source) -> Any:
+    """Write a chunk's conversations; returns a digest of each, uint64.
+
+    The digest is of the messages alone: two rows that differ in an id are the same conversation.
+    """
+    import numpy as np
+
+    digests = np.empty(len(chunk), dtype=np.uint64)
+    encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+    with open(path, "wb") as file:
+        for index, (number, messages) in enumerate(chunk):
+            try:
+                text = encoder.encode(messages).encode("utf-8")
+            except UnicodeEncodeError:
+                raise BadInput(
+                    f"{source.where(number)}: holds half of a surrogate pair, which is not text"
+                ) from None
+            digest = hashlib.blake2b(text, digest_size=8).digest()
+            digests[index] = int.from_bytes(digest, "little")
+            file.write(b"[%d,%b]\n" % (number, text))
+    return digests
+
+
+def _join(folder: Path, chunks: int) -> None:
+    """Copy the chunks, in order, into one file that can be mapped."""
+    import pyarrow as pa
+
+    with (
+        pa.OSFile(str(folder / "tokens.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, schema()) as writer,
+    ):
+        for index in range(chunks):
+            path = chunk_file(folder, index, "arrow")
+            with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as reader:
+                for batch in reader:
+                    writer.write_batch(batch)
+            path.unlink()
+
+
+def _write_digests(path: Path, digests: list[Any]) -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    batch = pa.record_batch({"digest": pa.array(np.concatenate(digests))})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
