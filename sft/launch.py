@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,30 @@ def service_of(settings: Settings) -> Callable[[], AbstractContextManager[str]] 
     if settings.service.kind != "local":
         return None
 
-    def start() -> AbstractContextManager[str]:
+    @contextmanager
+    def start() -> Iterator[str]:
         from sft import service
 
+        root = Path(settings.service.root)
+        made = _first_missing(root)
         models = {settings.model.name: model_folder(settings.model.name)}
-        return service.local(Path(settings.service.root), models, dtype=settings.service.dtype)
+        try:
+            with service.local(root, models, dtype=settings.service.dtype) as url:
+                yield url
+        except service.ServiceUnavailable as error:
+            raise BadInput(f"service: {error}") from error
+        except BadInput:
+            if made is not None:  # nothing was trained: leave nothing behind
+                shutil.rmtree(made, ignore_errors=True)
+            raise
 
     return start
+
+
+def _first_missing(path: Path) -> Path | None:
+    """The topmost folder that making `path` would make; None where it is there already."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    return missing[-1] if missing else None
 
 
 def model_folder(name: str) -> str | None:
@@ -172,24 +190,19 @@ class Signals(BaseHook):
     def on_start(self, run: Run) -> None:
         self.run = run
 
-    def heeded(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
         """While inside, signals come here; the task that enters is cancelled by the second one."""
-        from contextlib import contextmanager
-
-        @contextmanager
-        def scope() -> Any:
-            loop, task = asyncio.get_running_loop(), asyncio.current_task()
-            assert task is not None
-            numbers = (signal.SIGINT, signal.SIGTERM)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, self._receive, number, task)
+        try:
+            yield
+        finally:
             for number in numbers:
-                loop.add_signal_handler(number, self._receive, number, task)
-            try:
-                yield
-            finally:
-                for number in numbers:
-                    loop.remove_signal_handler(number)
-
-        return scope()
+                loop.remove_signal_handler(number)
 
     def _receive(self, number: int, task: asyncio.Task[Any]) -> None:
         name = signal.Signals(number).name

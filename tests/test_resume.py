@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from tests.test_train import write_chats
 CLOCK = ("timestamp", "time/step", "tokens/per_second")
 
 
-@pytest.fixture
-def place(tmp_path, tiny_model):
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_model):
     """A folder to run commands in, with data, and the overrides of a run that takes seconds."""
-    write_chats(tmp_path / "chats.jsonl", count=44)
+    folder = tmp_path_factory.mktemp("place")
+    write_chats(folder / "chats.jsonl", count=44)
     overrides = [
         "dataset=jsonl",
         "dataset.path=chats.jsonl",
@@ -37,7 +39,7 @@ def place(tmp_path, tiny_model):
         "save_every=3",
         "evaluators=none",
     ]
-    return tmp_path, overrides
+    return folder, overrides
 
 
 def start(module, *arguments, cwd):
@@ -77,7 +79,7 @@ def rows_in(directory):
 def kill_and_resume(place, overrides, ahead, kills, seed):
     """Run to the end through `kills` kills at random moments; the directory."""
     moments = random.Random(seed)
-    directory = place / f"killed-{ahead}"
+    directory = place / f"killed-{ahead}-{kills}"
     arguments = ("sft", *overrides, f"submit_ahead={ahead}", f"run_dir={directory}")
     for _ in range(kills):
         process = start(*arguments, cwd=place)
@@ -95,17 +97,22 @@ def kill_and_resume(place, overrides, ahead, kills, seed):
     return directory
 
 
+@pytest.fixture(scope="module")
+def whole(place):
+    """The directory of a run that nothing disturbed."""
+    folder, overrides = place
+    directory = folder / "whole"
+    code, output = finish("sft", *overrides, f"run_dir={directory}", cwd=folder)
+    assert code == 0, output
+    return directory
+
+
 @pytest.mark.parametrize("ahead", [0, 1, 4])
 @pytest.mark.parametrize(
     "kills", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["once", "ten-times"]
 )
-def test_a_killed_run_resumes_to_the_same_numbers_and_weights(place, ahead, kills):
+def test_a_killed_run_resumes_to_the_same_numbers_and_weights(place, whole, ahead, kills):
     folder, overrides = place
-    whole = folder / "whole"
-    code, output = finish(
-        "sft", *overrides, f"submit_ahead={ahead}", f"run_dir={whole}", cwd=folder
-    )
-    assert code == 0, output
     killed = kill_and_resume(folder, overrides, ahead, kills, seed=ahead)
     steps = [row["step"] for row in comparable(killed)]
     assert steps == sorted(set(steps))
@@ -115,7 +122,7 @@ def test_a_killed_run_resumes_to_the_same_numbers_and_weights(place, ahead, kill
 
 def test_ctrl_c_saves_a_checkpoint_and_the_run_can_be_resumed(place):
     folder, overrides = place
-    directory = folder / "run"
+    directory = folder / "interrupted"
     process = start("sft", *overrides, "epochs=100", f"run_dir={directory}", cwd=folder)
     while process.poll() is None and rows_in(directory) < 5:
         time.sleep(0.05)
@@ -131,7 +138,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_run_can_be_resumed(place):
 
 def test_a_terminated_run_ends_with_143(place):
     folder, overrides = place
-    directory = folder / "run"
+    directory = folder / "terminated"
     process = start("sft", *overrides, "epochs=100", f"run_dir={directory}", cwd=folder)
     while process.poll() is None and rows_in(directory) < 2:
         time.sleep(0.05)
@@ -143,7 +150,7 @@ def test_a_terminated_run_ends_with_143(place):
 
 def test_a_second_process_cannot_train_in_a_directory_that_one_trains_in(place):
     folder, overrides = place
-    directory = folder / "run"
+    directory = folder / "taken"
     process = start("sft", *overrides, "epochs=100", f"run_dir={directory}", cwd=folder)
     try:
         while process.poll() is None and rows_in(directory) < 1:
@@ -157,7 +164,7 @@ def test_a_second_process_cannot_train_in_a_directory_that_one_trains_in(place):
 
 def test_a_run_whose_last_checkpoint_is_gone_resumes_from_the_one_before(place):
     folder, overrides = place
-    directory = folder / "run"
+    directory = folder / "gone"
     process = start("sft", *overrides, "epochs=100", f"run_dir={directory}", cwd=folder)
     file = directory / "checkpoints.jsonl"
     while process.poll() is None and (not file.exists() or len(checkpoints.read(file)) < 3):
@@ -166,12 +173,14 @@ def test_a_run_whose_last_checkpoint_is_gone_resumes_from_the_one_before(place):
     process.communicate()
     records = checkpoints.read(file)
     run = records[-1].state_path.removeprefix("tinker://").split("/")[0]
-    import shutil
-
     for lost in (folder / "outputs" / "service").glob(f"**/{run}/weights/{records[-1].name}"):
         shutil.rmtree(lost)
-    code, output = finish("sft.resume", str(directory), cwd=folder)
-    # 100 epochs would take too long: the resumed run is stopped by its own guard of time.
+    process = start("sft.resume", str(directory), cwd=folder)
+    rows = rows_in(directory)
+    while process.poll() is None and rows_in(directory) <= rows:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
     assert f"checkpoint {records[-1].name} is no longer on the service" in output
 
 
