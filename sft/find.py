@@ -180,13 +180,34 @@ def _of_run(client: MlflowClient, word: str, store: str, run_id: str) -> Found:
     return Found(word, None, absolute(store), run_id)
 
 
-def _trial(client: MlflowClient, word: str, study: str, number: str, repeat: str | None) -> str:
-    quoted = study.replace("'", "")
-    query = f"tags.`sweep.study` = '{quoted}' AND tags.`sweep.trial` = '{number}'"
-    if repeat is not None:
-        query += f" AND tags.`sweep.repeat` = '{repeat}'"
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    runs = client.search_runs(experiments, filter_string=query, max_results=1)
+def find_trials(study: str, uri: str | None = None) -> list[Found]:
+    """The trials of `study` in MLflow, by number. Raises `BadInput` where there are none."""
+    store = tracking_uri(uri)
+    client = _open(study, store)
+    runs = _search(client, f"{_tagged('study', study)} AND tags.`sweep.trial` LIKE '%'")
     if not runs:
+        raise BadInput(f"{study}: there is no such sweep under {SWEEPS}/ or in {public(store)}")
+    runs.sort(key=lambda run: int(run.data.tags["sweep.trial"]))
+    return [
+        _of_run(client, f"{study}/{run.data.tags['sweep.trial']}", store, run.info.run_id)
+        for run in runs
+    ]
+
+
+def _trial(client: MlflowClient, word: str, study: str, number: str, repeat: str | None) -> str:
+    query = f"{_tagged('study', study)} AND {_tagged('trial', number)}"
+    if repeat is not None:
+        query += f" AND {_tagged('repeat', repeat)}"
+    if not (runs := _search(client, query)):
         raise BadInput(f"{word}: there is no such run directory and no such trial in MLflow")
     return runs[0].info.run_id
+
+
+def _tagged(tag: str, value: str) -> str:
+    quoted = value.replace("'", "")
+    return f"tags.`sweep.{tag}` = '{quoted}'"
+
+
+def _search(client: MlflowClient, query: str) -> list[Any]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, filter_string=query, max_results=1_000))
