@@ -34,13 +34,19 @@ def _with_hydra(argv: list[str]) -> int:
     check_overrides(overrides, config_dir)
     if not multirun and (given := [o for o in overrides if o.lstrip("+").startswith("sweep=")]):
         raise BadInput(f"{given[0]}: is for a sweep; add --multirun")
-    codes: list[int] = []
+    composed: list[Any] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def task(composed: Any) -> None:
+    def task(config: Any) -> None:
+        if multirun:  # a launcher that was chosen over the sweeper's own runs its jobs here
+            launch(config)
+        else:
+            composed.append(config)
+
+    def launch(config: Any) -> int:
         from sft.launch import run
 
-        codes.append(run(settle(composed), overrides=overrides))
+        return run(settle(config), overrides=overrides)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed and swallowed
     try:
@@ -51,7 +57,8 @@ def _with_hydra(argv: list[str]) -> int:
         if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf", "antlr4"):
             raise
         raise translate(error) from error
-    return max(codes, default=0)
+    # Outside Hydra, which would announce an error in its own words first.
+    return launch(composed[0]) if composed else 0
 
 
 def _read(argv: list[str]) -> tuple[list[str], str | None, bool]:
