@@ -74,10 +74,14 @@ class NLLEvaluator:
 
 
 def _whole(dataset: SupervisedDataset) -> tuple[list[tinker.Datum], int | None]:
-    data = [datum for index in range(len(dataset)) for datum in dataset.get_batch(index)]
+    """Every sequence of `dataset`, and the bytes of their trained text where it knows them."""
     num_bytes = getattr(dataset, "num_bytes", None)
-    total = sum(num_bytes(index) for index in range(len(dataset))) if num_bytes else None
-    return data, total
+    data: list[tinker.Datum] = []
+    total = 0
+    for index in range(len(dataset)):
+        data += dataset.get_batch(index)
+        total += num_bytes(index) if num_bytes else 0
+    return data, total or None
 
 
 def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:
