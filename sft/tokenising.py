@@ -219,7 +219,11 @@ class Pool:
 
     def _start(self) -> subprocess.Popen:
         # One thread each: the processes are the parallelism.
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": "1",
+            "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        }
         worker = subprocess.Popen(
             [sys.executable, "-m", "sft.tokenising"],
             stdin=subprocess.PIPE,
@@ -261,6 +265,8 @@ def serve(lines: Iterator[str], answer: Any) -> None:
 
 
 def _main() -> None:
+    # transformers imports torch where it finds it: 250 MB and seconds that no tokenizer needs.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     # Nothing that a library prints may be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -1,0 +1,173 @@
+"""Tokenising 100,000 conversations: beside a plain loop, in how much memory, and the second start.
+
+    python benchmarks/tokenising.py [--conversations 100000]
+
+The data is a file of JSON lines with chats of two to six messages, made from the texts of the demo
+data; the tokenizer is SmolLM2's. The plain loop calls `apply_chat_template` for one conversation
+after another: once (rendered and tokenised, no more), and as cookbooks do it for the loss mask,
+once more for the prefix before each answer. Both loops are timed before and after, on a part of
+the data. Memory is the sum over all processes of what is resident, sampled 20 times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+PLAIN = 1500  # conversations of a plain loop: enough for a rate
+
+
+def write_conversations(path: Path, count: int) -> None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("zaragoza_construction_faq")
+    faq = Path(spec.submodule_search_locations[0]) / "data" / "faq-en-sharegpt.jsonl"
+    rows = [json.loads(line)["conversations"] for line in faq.open(encoding="utf-8")]
+    pairs = [(question["value"], answer["value"]) for question, answer in rows]
+    draw = random.Random(0)
+    with path.open("w", encoding="utf-8") as file:
+        for index in range(count):
+            messages = []
+            for question, answer in draw.choices(pairs, k=draw.randint(1, 3)):
+                messages.append({"role": "user", "content": f"{index}: {question}"})
+                messages.append({"role": "assistant", "content": answer})
+            file.write(json.dumps({"messages": messages}) + "\n")
+
+
+def plain_loop(path: Path, count: int, mask: bool) -> float:
+    """Conversations a second, one after another."""
+    from sft import demo_model
+    from sft.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(demo_model.NAME)
+    with path.open(encoding="utf-8") as file:
+        conversations = [json.loads(next(file))["messages"] for _ in range(min(count, PLAIN))]
+    start = time.perf_counter()
+    for messages in conversations:
+        tokens = tokenizer.apply_chat_template(messages, return_dict=False)
+        if mask:
+            weights = [0] * len(tokens)
+            for index, message in enumerate(messages):
+                if message["role"] == "assistant":
+                    before = tokenizer.apply_chat_template(
+                        messages[:index], add_generation_prompt=True, return_dict=False
+                    )
+                    after = tokenizer.apply_chat_template(messages[: index + 1], return_dict=False)
+                    weights[len(before) : len(after)] = [1] * (len(after) - len(before))
+    return len(conversations) / (time.perf_counter() - start)
+
+
+def build(path: Path) -> dict:
+    """Build the dataset in this process; seconds with and without loading the tokenizer."""
+    from sft import demo_model
+    from sft.datasets import FromConversationFileBuilder
+    from sft.types import ChatDatasetBuilderCommonConfig
+
+    common = ChatDatasetBuilderCommonConfig(demo_model.NAME)
+    builder = FromConversationFileBuilder(common_config=common, path=str(path), eval_size=500)
+    start = time.perf_counter()
+    assert builder.renderer  # the tokenizer is loaded
+    loaded = time.perf_counter()
+    train, _ = builder()
+    train.set_epoch(1)
+    train.get_batch(0)
+    end = time.perf_counter()
+    return {"data": end - loaded, "whole": end - start, "tokens": train.statistics.tokens}
+
+
+def in_a_process(path: Path, cache: str) -> tuple[dict, float]:
+    """`build` in a fresh process; its result and the peak memory of it and its children, in GB."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--build", str(path)],
+        env=os.environ | {"SFT_CACHE": cache},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        while process.poll() is None:
+            peak = max(peak, sum(map(resident, tree(process.pid))))
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, _ = process.communicate()
+    watcher.join()
+    return json.loads(output), peak / 1e9
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            for child in task.read_text().split():
+                found += tree(int(child))
+        except OSError:
+            pass
+    return found
+
+
+def resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--conversations", type=int, default=100_000)
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.build:
+        print(json.dumps(build(options.build)))
+        return
+    from sft import demo_model
+
+    count = options.conversations
+    with tempfile.TemporaryDirectory() as folder:
+        path, cache = Path(folder) / "chats.jsonl", Path(folder) / "cache"
+        write_conversations(path, count)
+        # The converted model is not what is measured.
+        (cache / "models").mkdir(parents=True)
+        (cache / "models" / demo_model.NAME).symlink_to(demo_model.folder())
+        size = path.stat().st_size
+        before = {mask: plain_loop(path, count, mask) for mask in (False, True)}
+        first, first_memory = in_a_process(path, str(cache))
+        second, second_memory = in_a_process(path, str(cache))
+        after = {mask: plain_loop(path, count, mask) for mask in (False, True)}
+    once, masked = ((before[mask] + after[mask]) / 2 for mask in (False, True))
+    rate = count / first["data"]
+    machine = platform.processor() or platform.machine()
+    print(
+        f"{machine}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}\n"
+        f"{count:,} conversations, {size / 1e6:.0f} MB of JSONL, {first['tokens']:,} tokens\n"
+    )
+    ratios = f"{rate / once:.1f} x once, {rate / masked:.1f} x with the mask"
+    rows = [
+        ("plain loop, rendered and tokenised once", f"{once:,.0f} conversations/s", ""),
+        ("plain loop, with the mask", f"{masked:,.0f} conversations/s", ""),
+        ("sft, first start", f"{rate:,.0f} conversations/s", ratios),
+        ("  time", f"{first['data']:.1f} s", f"{first['whole']:.1f} s with loading the tokenizer"),
+        ("  memory at most", f"{first_memory:.2f} GB", "all processes"),
+        ("sft, second start", f"{second['data']:.2f} s", f"{second['whole']:.1f} s with loading"),
+        ("  memory at most", f"{second_memory:.2f} GB", ""),
+    ]
+    for name, value, note in rows:
+        print(f"{name:<44}{value:>24}  {note}")
+
+
+if __name__ == "__main__":
+    main()
