@@ -233,7 +233,8 @@ def _make_sqlite(file: Path) -> None:
 def _has_tables(file: Path) -> bool:
     if not file.exists() or file.stat().st_size == 0:
         return False
-    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=20)
+    # Not read-only: what a killed process left half written has to be rolled back first.
+    connection = sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=20)
     try:
         return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     finally:
