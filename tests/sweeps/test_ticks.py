@@ -1,0 +1,22 @@
+"""Side by side on a service that ticks, trials leave no tick unused."""
+
+from tests import tick_service
+
+TRIALS, STEPS = 8, 20
+
+
+def test_eight_trials_side_by_side_use_nine_ticks_in_ten(sweep, monkeypatch):
+    with tick_service.running(tick=0.3, delay=0.3, model="tick") as service:
+        monkeypatch.setenv("TINKER_API_KEY", service.key)
+        rates = ",".join(f"{i}e-4" for i in range(1, TRIALS + 1))
+        code = sweep(
+            f"lr={rates}", "model.name=tick", f"service.base_url={service.url}",
+            f"max_steps={STEPS}", "epochs=4", "eval_every=10", "save_every=10",
+            f"hydra.sweeper.n_jobs={TRIALS}", "hydra.sweeper.study_name=s",
+        )  # fmt: skip
+        assert code == 0
+        assert len(service.engine.ticks) == TRIALS
+        for model in service.engine.ticks:
+            used, missed = service.used(model), service.missed(model)
+            assert used == STEPS
+            assert used / (used + missed) >= 0.9
