@@ -5,9 +5,9 @@
     python benchmarks/engine.py --quick     # fewer runs at once
 
 SmolLM2-135M with LoRA on this machine, every row in a process of its own, on the same data: medians
-of 5 steps after 1 for warming up. The limit is measured in the same call, before and after the rows
-that are held against it: matrix products per second on all cores, at 4 x parameters operations for
-a token (forward, and backward to the inputs; the frozen weights need no gradient).
+of 5 steps after 1 for warming up. One run, TRL and the limit take turns, step by step. The limit:
+matrix products per second on all cores, at 4 x parameters operations for a token (forward, and
+backward to the inputs; the frozen weights need no gradient).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-STEPS = 5
+WARM_UP, STEPS = 1, 5
 SAMPLED, PROMPT = 64, 64  # tokens
 
 
@@ -33,7 +33,7 @@ def measure(row: str, **settings) -> dict | None:
 def run(module_and_arguments: list[str]) -> dict | None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", *module_and_arguments],
-        cwd=ROOT, text=True, capture_output=True,
+        cwd=ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL,
         env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
     )  # fmt: skip
     if done.returncode:
@@ -47,37 +47,78 @@ def line(what: str, *values: str) -> None:
     print(f"| {what} | {' | '.join(values)} |", flush=True)
 
 
-def training() -> None:
+def in_turns(rows: dict[str, list], steps: int) -> dict[str, dict]:
+    """Run rows beside each other, a step of one and then a step of the next, round and round.
+
+    What else this machine does then weighs on all of them alike. One computes at a time.
+    """
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.engine_rows", *arguments],
+            cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        )
+        for name, arguments in rows.items()
+    }  # fmt: skip
+
+    def answer(name: str) -> dict:
+        for text in processes[name].stdout:
+            if text.startswith("{"):
+                try:
+                    return json.loads(text)
+                except ValueError:
+                    continue  # a library's own words
+        raise RuntimeError(f"{name} ended before its time")
+
+    for name in processes:
+        answer(name)  # that it is ready
+    for step in range(steps):
+        for name, process in processes.items():
+            print("go", file=process.stdin, flush=True)
+            print(f"{name}: {answer(name)}", file=sys.stderr, flush=True)
+            if step < steps - 1:
+                answer(name)
+    return {name: answer(name) for name in processes}
+
+
+def training(steps: int) -> None:
     """One run alone against TRL and against the limit."""
-    before = measure("limit")
-    ours = measure("engine", batch_size=8, rank=16, unembed=False, steps=STEPS)
-    trl = measure("trl", batch_size=8, rank=16, steps=STEPS)
-    again = measure("engine", batch_size=8, rank=16, unembed=False, steps=STEPS)
-    full = measure("engine", batch_size=8, rank=16, unembed=True, steps=STEPS)
-    after = measure("limit")
-    gflops = (before["gflops"] + after["gflops"]) / 2
-    bound = gflops * 1e9 / (4 * before["parameters"])
-    line(
-        f"matrix products, {before['dtype']}, before and after",
-        f"{before['gflops']:.0f} and {after['gflops']:.0f} GFLOP/s",
-        f"limit {bound:.0f} tokens/s",
+    turns = WARM_UP + steps
+    settings = {"batch_size": 8, "rank": 16, "steps": steps}
+    rows = in_turns(
+        {
+            "limit": ["limit", json.dumps({"turns": turns})],
+            "TRL SFTTrainer + peft, attention and MLP": ["trl", json.dumps(settings)],
+            "engine, attention and MLP": ["engine", json.dumps(settings | {"unembed": False})],
+            "engine, with the unembedding": ["engine", json.dumps(settings | {"unembed": True})],
+        },
+        turns,
     )
-    for name, row in (
-        ("TRL SFTTrainer + peft, attention and MLP", trl),
-        ("engine, attention and MLP", ours),
-        ("engine, the same after TRL", again),
-        ("engine, with the unembedding", full),
-    ):
-        if row is None:
-            line(f"batch 8, rank 16: {name}", "failed", "see the messages")
-            continue
-        times = f"{row['tokens/s'] / trl['tokens/s']:.1f} x TRL, " if trl else ""
+    limit, (trl, *ours) = rows["limit"], [rows[name] for name in rows if name != "limit"]
+    operations = 4 * limit["parameters"]
+    bound = limit["gflops"] * 1e9 / operations
+    bound_processor = limit["gflop/processor s"] * 1e9 / operations
+    line(
+        f"limit: matrix products, {limit['dtype']}",
+        f"{limit['gflops']:.0f} GFLOP/s: {bound:.0f} tokens/s",
+        f"per processor second {limit['gflop/processor s']:.0f} GFLOP: "
+        f"{bound_processor:.0f} tokens",
+    )
+    for name, row in list(rows.items())[1:]:
+        processor = row["tokens/processor s"]
         line(
             f"batch 8, rank 16: {name}",
-            f"{row['tokens/s']:.0f} tokens/s ({row['trained/s']:.0f} trained)",
-            f"{times}{row['tokens/s'] / bound:.0%} of the limit, {row['peak MB']:.0f} MB",
+            f"{row['tokens/s']:.0f} tokens/s ({row['trained/s']:.0f} trained), "
+            f"{row['tokens/s'] / trl['tokens/s']:.1f} x TRL, {row['tokens/s'] / bound:.0%} of the "
+            f"limit, {row['peak MB']:.0f} MB",
+            f"per processor second {processor:.0f} tokens, "
+            f"{processor / trl['tokens/processor s']:.1f} x TRL, "
+            f"{processor / bound_processor:.0%} of the limit",
         )
-    line("first step against later ones", f"{full['first/later']:.2f} x", "to reach: at most 1.5 x")
+    line(
+        "first step against later ones, processor seconds", f"{ours[-1]['first/later']:.2f} x",
+        "to reach: at most 1.5 x",
+    )  # fmt: skip
 
 
 def many_runs(quick: bool) -> None:
@@ -106,8 +147,12 @@ def many_runs(quick: bool) -> None:
         f"two processes of one each: {2 * single['cycle MB']:.0f} MB",
     )  # fmt: skip
     trl = measure("trl", batch_size=2, rank=32, steps=1)
-    if trl:
-        line("memory: two TRL processes, batch 2", f"{2 * trl['peak MB']:.0f} MB", "")
+    line("memory: two TRL processes, batch 2", f"{2 * trl['peak MB']:.0f} MB", "")
+
+
+def start_up() -> None:
+    row = measure("start_up")
+    line("process start to ready", f"{row['seconds']:.1f} s", "to reach: under 5 s")
 
 
 def sampling() -> None:
@@ -161,14 +206,22 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="leave out more than 16 sequences")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the first rows (%(default)s)")
+    parser.add_argument(
+        "--only", choices=("training", "start", "sampling", "runs", "gpu"), help="one part of it"
+    )
     options = parser.parse_args()
     print(f"{machine()}\n\n| what | measured | beside it |\n| --- | --- | --- |", flush=True)
-    training()
-    start = measure("start_up")
-    line("process start to ready", f"{start['seconds']:.1f} s", "to reach: under 5 s")
-    sampling()
-    many_runs(options.quick)
-    gpu()
+    parts = {
+        "training": lambda: training(options.steps),
+        "start": start_up,
+        "sampling": sampling,
+        "runs": lambda: many_runs(options.quick),
+        "gpu": gpu,
+    }
+    for name, part in parts.items():
+        if options.only in (None, name):
+            part()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from statistics import median
 
 WARM_UP = 1  # steps before the ones that count
 RATE = 1e-4
+PRODUCTS = 40  # in one turn of the limit, about 2 s
 
 
 def conversations(count: int) -> list[tuple[list[int], list[int]]]:
@@ -74,7 +75,39 @@ def counts(data: list) -> tuple[int, int]:
     return sum(len(d.tokens) for d in data), sum(int((d.weights != 0).sum()) for d in data)
 
 
-def limit() -> dict:
+def my_turn() -> None:
+    """Wait until benchmarks/engine.py says that it is this process's turn to step."""
+    print(json.dumps({"ready": True}), flush=True)
+    sys.stdin.readline()
+
+
+class Step:
+    """Wall and processor seconds of one step, said when it ends.
+
+    On a machine that is shared the processor's seconds are the steadier ones.
+    """
+
+    def __init__(self):
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def end(self) -> None:
+        self.wall = time.perf_counter() - self._wall
+        self.processor = time.process_time() - self._processor
+        print(json.dumps({"seconds": self.wall, "processor": self.processor}), flush=True)
+
+
+def summary(sizes: list[tuple[int, int]], steps: list[Step]) -> dict:
+    """Medians after warming up; `sizes` are all and trained tokens of each step."""
+    pairs = list(zip(sizes, steps, strict=True))[WARM_UP:]
+    return {
+        "tokens/s": median(tokens / step.wall for (tokens, _), step in pairs),
+        "trained/s": median(trained / step.wall for (_, trained), step in pairs),
+        "tokens/processor s": median(tokens / step.processor for (tokens, _), step in pairs),
+        "first/later": steps[0].processor / median(step.processor for _, step in pairs),
+    }
+
+
+def limit(turns: int) -> dict:
     """GFLOP/s of matrix products with all cores, in the dtype that the engine picks; parameters."""
     import torch
 
@@ -82,16 +115,20 @@ def limit() -> dict:
     base = engine._base("demo")
     size = 2048
     a, b = (torch.randn(size, size).to(base.dtype) for _ in range(2))
-    seconds = []
-    for _ in range(25):
-        start = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - start)
+    steps = []
+    for _ in range(turns):
+        my_turn()
+        steps.append(Step())
+        for _ in range(PRODUCTS):
+            a @ b
+        steps[-1].end()
+    operations = PRODUCTS * 2 * size**3 / 1e9
     parameters = base.embedding.numel() + sum(
         w.numel() for linear in base.linears[:-1] for w in linear.weights
     )
     return {
-        "gflops": 2 * size**3 / median(seconds[5:]) / 1e9,
+        "gflops": operations / median(step.wall for step in steps[WARM_UP:]),
+        "gflop/processor s": operations / median(step.processor for step in steps[WARM_UP:]),
         "parameters": parameters,
         "dtype": str(base.dtype).removeprefix("torch."),
     }
@@ -103,24 +140,16 @@ def engine(batch_size: int, rank: int, unembed: bool, steps: int) -> dict:
 
     served = load_engine()
     served.create_adapter("run", "demo", LoraSpec(rank, seed=0, train_unembed=unembed))
-    seconds, tokens, trained = [], [], []
+    sizes, done = [], []
     for step in range(WARM_UP + steps):
         data = batch(step, batch_size)
-        start = time.perf_counter()
-        (result,) = served.run([Work("run", data, backward=True)])
+        my_turn()
+        done.append(Step())
+        served.run([Work("run", data, backward=True)])
         served.optim_step([AdamStep("run", RATE)])
-        seconds.append(time.perf_counter() - start)
-        all_tokens, trained_tokens = counts(data)
-        tokens.append(all_tokens / seconds[-1])
-        trained.append(trained_tokens / seconds[-1])
-        loss = result.loss_sum / trained_tokens
-    return {
-        "tokens/s": median(tokens[WARM_UP:]),
-        "trained/s": median(trained[WARM_UP:]),
-        "seconds": median(seconds[WARM_UP:]),
-        "first/later": seconds[0] / median(seconds[WARM_UP:]),
-        "loss": loss,
-    }
+        done[-1].end()
+        sizes.append(counts(data))
+    return summary(sizes, done)
 
 
 def trl(batch_size: int, rank: int, steps: int) -> dict:
@@ -139,14 +168,15 @@ def trl(batch_size: int, rank: int, steps: int) -> dict:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     total = WARM_UP + steps
     data = conversations(batch_size * total)
-    seconds: list[float] = []
+    done: list[Step] = []
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *arguments, **_):
-            self.start = time.perf_counter()
+            my_turn()
+            done.append(Step())
 
         def on_step_end(self, *arguments, **_):
-            seconds.append(time.perf_counter() - self.start)
+            done[-1].end()
 
     with tempfile.TemporaryDirectory() as output:
         trainer = SFTTrainer(
@@ -176,15 +206,8 @@ def trl(batch_size: int, rank: int, steps: int) -> dict:
             ),
             callbacks=[Clock()],
         )  # fmt: skip
-        result = trainer.train()
-    per_step = [counts(batch(step, batch_size)) for step in range(total)]
-    pairs = list(zip(per_step, seconds, strict=True))[WARM_UP:]
-    return {
-        "tokens/s": median(tokens / second for (tokens, _), second in pairs),
-        "trained/s": median(trained / second for (_, trained), second in pairs),
-        "seconds": median(seconds[WARM_UP:]),
-        "loss": result.training_loss,
-    }
+        trainer.train()
+    return summary([counts(batch(step, batch_size)) for step in range(total)], done)
 
 
 def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
