@@ -69,7 +69,7 @@ def _bad_input(error: Exception, path: str, split: str, key: str) -> BadInput:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     text = (str(error) or str(cause)).strip().splitlines()[0]
-    if "Unknown split" in text:
+    if "Unknown split" in text or "Bad split" in text:
         return BadInput(f"dataset.{key}: {path} has no split '{split}': {text}")
     if "Config name is missing" in text or "BuilderConfig" in text:
         return BadInput(f"dataset.name: {' '.join(str(error).split())}")
