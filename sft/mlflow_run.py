@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sft import mlflow_values as values
 from sft.checkpoints import replace_durably
 from sft.mlflow_store import Store, is_permanent, public
+from sft.mlflow_view import dress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -181,18 +182,17 @@ class Mirror:
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
             try:
-                return client.create_experiment(
+                client.create_experiment(
                     self.experiment, self.store.artifact_location(self.experiment)
                 )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = client.get_experiment_by_name(self.experiment)
-                if found is None:
-                    raise
+            found = client.get_experiment_by_name(self.experiment)
         if found.lifecycle_stage == "deleted":
             self._warn("experiment", f"has deleted the experiment {self.experiment}; restored")
             client.restore_experiment(found.experiment_id)
+        dress(client, found)
         return found.experiment_id
 
     def _begin(self, client: MlflowClient) -> None:

@@ -19,6 +19,7 @@ from urllib.request import urlopen
 from sft.errors import BadInput
 from sft.find import tracking_uri
 from sft.mlflow_store import absolute, check_uri, open_client, public, sqlite_file
+from sft.mlflow_view import links
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -83,6 +84,8 @@ def serve(uri: str, port: int) -> int:
             print(_last_words(server), file=sys.stderr)
             return 1
         print(f"MLflow UI: {url}    (Ctrl-C ends it)", flush=True)
+        for name, link in links(open_client(uri), url).items():
+            print(f"runs of {name}: {link}", flush=True)
         for _ in server.stderr or ():  # its log: requests and job runners
             pass
         return server.wait()
