@@ -1,7 +1,6 @@
 """Tokenising once: what the cache's key holds, who shares it, and what it survives."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -158,16 +157,24 @@ def test_a_worker_process_that_dies_is_said_so(common, tmp_path, monkeypatch):
     assert entries(tmp_path) == []
 
 
-def _build_in_a_process(arguments):
-    common, path = arguments
-    train, _ = build(common, path)
-    return train.digest, len(train)
+BUILD = """
+import sys
+sys.modules["torch"] = None  # seconds that a tokenizer does not need
+from sft.datasets import FromConversationFileBuilder
+from sft.types import ChatDatasetBuilderCommonConfig
+model, path = sys.argv[1:]
+common = ChatDatasetBuilderCommonConfig(model)
+print(FromConversationFileBuilder(common_config=common, path=path)()[0].digest)
+"""
 
 
-def test_processes_that_need_the_same_data_at_once_tokenise_it_once(common, chats, tmp_path):
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        found = pool.map(_build_in_a_process, [(common, chats)] * 3)
-    assert len(set(found)) == 1
+def test_processes_that_need_the_same_data_at_once_tokenise_it_once(
+    common, chats, tiny_model, tmp_path
+):
+    command = [sys.executable, "-c", BUILD, str(tiny_model), str(chats)]
+    builds = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {build.communicate()[0] for build in builds}
+    assert len(found) == 1 and found.pop().strip()
     [entry] = entries(tmp_path)
     made = {path.name for path in entry.iterdir()}
     assert made == {"tokens.arrow", "conversations.arrow"}
