@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from sft.errors import BadInput
 from sft.schema import Settings
@@ -84,6 +84,9 @@ async def _run(
             len(finished),
         )  # fmt: skip
         stack.callback(shown.close)
+        for trial in finished:
+            if trial.state == TrialState.COMPLETE:
+                shown.recall(trial.number, trial.params, trial.values[0])
         for line in _banner(options, searched, base, study, folder, tokens):
             shown.message(line)
         if base.tracking.uri is not None:

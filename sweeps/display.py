@@ -12,6 +12,8 @@ KEEP_ENDED = 12  # rows of ended trials that the table keeps
 
 
 class Display(Protocol):
+    finished: int  # trials
+
     def started(self, number: int, params: dict[str, Any], steps: int | None) -> None: ...
 
     def progressed(self, number: int, step: int, row: dict[str, float]) -> None: ...
@@ -75,6 +77,12 @@ class Rows:
             better = self.best is None or (row.value < self.best[0]) == self.minimize
             if better:
                 self.best = (row.value, number)
+
+    def recall(self, number: int, params: dict[str, Any], value: float) -> None:
+        """A trial that an earlier process completed."""
+        self.rows[number] = Row(params, value=value, state="complete")
+        if self.best is None or (value < self.best[0]) == self.minimize:
+            self.best = (value, number)
 
     def left(self) -> float | None:
         """Seconds until the last trial ends, at the pace so far."""

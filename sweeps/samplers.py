@@ -69,6 +69,13 @@ def combinations(space: Space) -> list[dict[str, Any]] | None:
     return [dict(zip(space, point, strict=True)) for point in itertools.product(*values)]
 
 
+def other_trials(study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
+    """All trials of a study but `trial`: also those of other brackets, which Hyperband hides from
+    samplers, so that each bracket would repeat what another one has tried."""
+    everyone = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return [other for other in everyone if other.number != trial.number]
+
+
 class Grid(BaseSampler):
     """Trial n is the n-th combination, so that a grid can be continued by any process."""
 
@@ -125,7 +132,7 @@ class Ordered(BaseSampler):
         return self._space
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space):
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        others = other_trials(study, trial)
         shadow = self._synchronise(study, others)
         seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
         shadow.sampler = self._make(seed)

@@ -68,13 +68,13 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         return optuna.storages.get_storage(url)
     except ImportError as error:
         raise BadInput(
-            f"hydra.sweeper.storage={_without_password(url)}: its driver is not installed "
+            f"hydra.sweeper.storage={without_password(url)}: its driver is not installed "
             f"({error}); pip install {_driver(url)}."
         ) from error
     except Exception as error:  # SQLAlchemy's, by driver
         reason = str(error).splitlines()[0]
         raise BadInput(
-            f"hydra.sweeper.storage={_without_password(url)}: cannot be opened ({reason}); "
+            f"hydra.sweeper.storage={without_password(url)}: cannot be opened ({reason}); "
             "expected an Optuna storage URL such as sqlite:///studies.db or "
             "postgresql://USER@HOST/DATABASE."
         ) from error
@@ -140,7 +140,7 @@ def _short(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if "@" not in rest:
         return url

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from sft.schema import Settings
 from sweeps.display import duration
 from sweeps.options import Options
 from sweeps.parent import Parent
+from sweeps.storage import without_password
 from sweeps.trial import Ending, Shared, TrialRun
 
 
@@ -200,5 +200,7 @@ def closing_words(sweep: Sweep, seconds: float, command: str) -> str:
     lines = [f"study {study.study_name}: {sweep.why_ended} after {duration(seconds)} ({states})"]
     if sweep.why_ended != "every trial is done":
         lines.append(f"to go on: {command}")
-    lines.append(f"report:   {sys.executable} -m sweeps.report {study.study_name}")
+    storage = sweep.options.storage
+    where = f" --storage {without_password(storage)}" if storage else ""
+    lines.append(f"report:   python -m sweeps.report {study.study_name}{where}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.prior import Prior
 from sweeps.published import Cell
+from sweeps.samplers import other_trials
 
 RATE, RANK = "lr", "lora.rank"
 TOLERANCE = 0.005  # log NLL: as good as the best
@@ -112,9 +113,7 @@ class WarmStart(BaseSampler):
         self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
     ) -> Cell | None:
         """The cell for `trial`; None where the prior has nothing more to say."""
-        known = self._known(
-            [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        )
+        known = self._known(other_trials(study, trial))
         started = len(known.finished) + len(known.running)
         if started >= PROPOSALS or any(nll <= 0 for _, nll in known.finished):
             return None
