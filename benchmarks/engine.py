@@ -133,7 +133,11 @@ def many_runs(quick: bool) -> None:
             if quick and (count * batch > 16 or count == 16):
                 continue
             row = measure("runs", count=count, batch_size=batch, rank=16, steps=STEPS)
-            against = f", {row['together'] / one['together']:.2f} x one run of batch 16"
+            against = (
+                f", {row['together'] / one['together']:.2f} x the time and "
+                f"{row['processor'] / one['processor']:.2f} x the processor seconds of one run "
+                "of batch 16"
+            )
             line(
                 f"{count} runs of batch {batch}",
                 f"{row['together']:.2f} s at once, {row['apart']:.2f} s one after another",
