@@ -16,7 +16,7 @@ def check_conversation(messages: Any, where: str) -> None:
     if not messages:
         raise BadInput(f"{where}: the conversation is empty; expected at least one message")
     for number, message in enumerate(messages, start=1):
-        _check_message(message, f"{where}, message {number}")
+        _check_message(message, f"{where}: message {number}")
 
 
 def _check_message(message: Any, where: str) -> None:

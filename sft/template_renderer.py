@@ -16,6 +16,7 @@ from typing import Any
 from sft.chat import carries_loss
 from sft.errors import BadInput
 from sft.renderers import Messages, Rendered
+from sft.segments import SegmentEncoder
 from sft.spans import render_spans
 
 
@@ -45,6 +46,8 @@ class TemplateRenderer:
         self.template = template
         self.kwargs = kwargs
         self._stop = stop
+        self.encode = SegmentEncoder(tokenizer)
+        """What the template wrote is all there is: nothing is added to it."""
         markers = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         self.markers = tuple(sorted(markers, key=len, reverse=True))
 
@@ -137,17 +140,6 @@ class TemplateRenderer:
             )
         except jinja2.TemplateError as error:
             raise BadInput(f"the chat template refuses the conversation: {error}") from error
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """The tokens of each text; what the template wrote is all there is, nothing is added."""
-        if not texts:
-            return []
-        return self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
 
     def generation_prompt(self, messages: Messages) -> list[int]:
         return self.encode(self.texts([messages], prompt=True))[0]
