@@ -1,0 +1,176 @@
+"""`python -m sft.preview [OVERRIDES]`: the first examples as the model will see them.
+
+Trained tokens stand out in colour and bold; masked ones are dim. Where there is no terminal,
+trained text stands in ⟦double brackets⟧.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.errors import BadInput
+
+if TYPE_CHECKING:
+    from sft.types import SupervisedDatasetBuilder
+
+TRAINED = "bold #0072b2"  # blue of the Okabe-Ito palette: told from grey by all
+MASKED = "#767676"
+
+
+@dataclass
+class Example:
+    """One sequence as runs of text, trained or masked."""
+
+    runs: list[tuple[str, bool]]
+    tokens: int
+    trained: int
+    cut: bool
+    """Whether it reaches `max_length`, so that its end may be missing."""
+
+
+@dataclass
+class Preview:
+    """The first sequences of the data, and what it counts in all."""
+
+    examples: list[Example]
+    summary: str
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sft.preview", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="those of a run")
+    parser.add_argument("--n", type=int, default=3, help="examples (%(default)s)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        from sft.compose import compose
+        from sft.config import dataset_builder
+
+        shown = preview(dataset_builder(compose(arguments.overrides)), arguments.n)
+        if arguments.html:
+            arguments.html.write_text(page(shown), encoding="utf-8")
+            print(f"wrote {arguments.html}")
+        else:
+            show(shown)
+    except BadInput as error:
+        print(f"sft.preview: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"sft.preview: --html: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def preview(builder: SupervisedDatasetBuilder, n: int) -> Preview:
+    """The first `n` sequences that `builder` gives. Raises `BadInput`."""
+    dataset, _ = builder()
+    dataset.set_epoch(0)
+    tokenizer = builder.tokenizer
+    max_length = builder.common_config.max_length
+    examples: list[Example] = []
+    for index in range(len(dataset)):
+        for datum in dataset.get_batch(index):
+            if len(examples) == n:
+                break
+            examples.append(_example(datum, tokenizer, max_length))
+        if len(examples) == n:
+            break
+    return Preview(examples, _summary(getattr(dataset, "statistics", None)))
+
+
+def _example(datum: Any, tokenizer: Any, max_length: int | None) -> Example:
+    from sft.evaluators import full_sequence
+
+    tokens = full_sequence(datum).to_ints()
+    trained = [False, *(datum.loss_fn_inputs["weights"].to_numpy() > 0).tolist()]
+    runs: list[tuple[str, bool]] = []
+    start = 0
+    for index in range(1, len(tokens) + 1):
+        if index == len(tokens) or trained[index] != trained[start]:
+            runs.append((tokenizer.decode(tokens[start:index]), trained[start]))
+            start = index
+    cut = max_length is not None and len(tokens) >= max_length
+    return Example(runs, len(tokens), sum(trained), cut)
+
+
+def _summary(statistics: Any) -> str:
+    if statistics is None:
+        return ""
+    share = statistics.trained_tokens / max(1, statistics.tokens)
+    return (
+        f"{statistics.conversations:,} conversations, {statistics.datums:,} sequences, "
+        f"{statistics.tokens:,} tokens, {share:.0%} of them trained; "
+        f"{statistics.truncated:,} cut at max_length, {statistics.dropped:,} dropped "
+        "(no trained token left)"
+    )
+
+
+def title(number: int, example: Example) -> str:
+    """The line above an example: its tokens, the share that is trained, whether it was cut."""
+    share = example.trained / example.tokens
+    cut = ", cut at max_length" if example.cut else ""
+    return (
+        f"example {number}: {example.tokens} tokens, {example.trained} trained ({share:.0%}){cut}"
+    )
+
+
+def show(shown: Preview) -> None:
+    """Print to the terminal, or as plain text where there is none."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for number, example in enumerate(shown.examples, start=1):
+        console.print(Text(title(number, example), style="bold"))
+        if console.is_terminal:
+            text = Text()
+            for run, trained in example.runs:
+                text.append(run, style=TRAINED if trained else MASKED)
+            console.print(text)
+        else:
+            print("".join(f"⟦{run}⟧" if trained else run for run, trained in example.runs))
+        console.print()
+    if shown.summary:
+        console.print(shown.summary, soft_wrap=True)
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>What the model will see</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto;
+        padding: 1rem; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .75rem;
+       border-radius: .4rem; color: #595959; font-size: .9rem; }}
+mark {{ background: #d6eaf8; color: #003f66; font-weight: 600; }}
+h2 {{ font-size: 1rem; margin: 1.5rem 0 .3rem; }}
+</style></head><body>
+<h1>What the model will see</h1>
+<p>{summary}</p>
+<p>Text that carries loss looks <mark>like this</mark>; the rest is context.</p>
+{examples}
+</body></html>
+"""
+
+
+def page(shown: Preview) -> str:
+    """The preview as one page that needs nothing beside it."""
+    sections = []
+    for number, example in enumerate(shown.examples, start=1):
+        body = "".join(
+            f"<mark>{html.escape(run)}</mark>" if trained else html.escape(run)
+            for run, trained in example.runs
+        )
+        sections.append(f"<h2>{html.escape(title(number, example))}</h2>\n<pre>{body}</pre>")
+    return PAGE.format(summary=html.escape(shown.summary), examples="\n".join(sections))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
