@@ -14,22 +14,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft.chat import carries_loss
-from sft.errors import BadInput
+from sft.encoding import Encoder
 from sft.renderers import Messages, Rendered
-from sft.segments import SegmentEncoder
-from sft.spans import render_spans
+from sft.template_text import TemplateText
 
 
 @dataclass
-class Turn:
-    """A trained answer: its prompt, and what the template writes behind it."""
+class Target:
+    """A trained message: the text before it, and its own words with the end of its turn."""
 
-    conversation: int
-    prompt_text: str
-    answer_text: str
-    num_bytes: int
-    prompt: list[int]
-    answer: list[int]
+    before: str
+    words: str
+    is_answer: bool
+    """Sampled behind exactly the tokens of `before`; other messages are only read."""
+
+    @property
+    def text(self) -> str:
+        return self.before + self.words
 
 
 class TemplateRenderer:
@@ -43,13 +44,9 @@ class TemplateRenderer:
         stop: list[str] | None = None,
     ):
         self.tokenizer = tokenizer
-        self.template = template
-        self.kwargs = kwargs
+        self.template = TemplateText(tokenizer, template, kwargs)
+        self.encoder = Encoder(tokenizer)
         self._stop = stop
-        self.encode = SegmentEncoder(tokenizer)
-        """What the template wrote is all there is: nothing is added to it."""
-        markers = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        self.markers = tuple(sorted(markers, key=len, reverse=True))
 
     def render(self, messages: Messages, train_on_what: str) -> list[Rendered]:
         return self.render_batch([messages], train_on_what)[0]
@@ -57,140 +54,111 @@ class TemplateRenderer:
     def render_batch(
         self, conversations: list[Messages], train_on_what: str
     ) -> list[list[Rendered]]:
-        trained = [carries_loss(messages, train_on_what) for messages in conversations]
-        by_answer = [
-            all(m["role"] == "assistant" for m, yes in zip(messages, flags, strict=True) if yes)
-            for messages, flags in zip(conversations, trained, strict=True)
-        ]
-        rendered: list[list[Rendered]] = [[] for _ in conversations]
-        for turns in self._turns(conversations, trained, by_answer):
-            rendered[turns[0].conversation] = _fewest(turns)
-        for number, (messages, flags) in enumerate(zip(conversations, trained, strict=True)):
-            if not by_answer[number]:
-                rendered[number] = [render_spans(self, messages, flags, train_on_what)]
-        return rendered
+        targets = [self._targets(messages, train_on_what) for messages in conversations]
+        wanted = {text: [] for group in targets for t in group for text in (t.before, t.text)}
+        tokens = dict(zip(wanted, self.encoder.encode(list(wanted)), strict=True))
+        for target in (t for group in targets for t in group):
+            before, text = tokens[target.before], tokens[target.text]
+            if target.is_answer and text[: len(before)] != before:
+                # A token would reach over the border; the model is sampled from the border on.
+                tokens[target.text] = before + self.encoder.encode_behind(target.words)
+        every = train_on_what == "all_tokens"
+        return [self._sequences(group, tokens, every) for group in targets]
 
-    def _turns(
-        self, conversations: list[Messages], trained: list[list[bool]], wanted: list[bool]
-    ) -> list[list[Turn]]:
-        """The trained answers of the `wanted` conversations, grouped by conversation."""
-        places = [
-            (number, index)
-            for number, flags in enumerate(trained)
-            if wanted[number]
-            for index, yes in enumerate(flags)
-            if yes and index > 0  # an answer to nothing has no prompt
-        ]
-        prompts = self.texts([conversations[n][:i] for n, i in places], prompt=True)
-        wholes = self.texts([conversations[n][: i + 1] for n, i in places])
-        answers = [
-            self._answer(prompt, whole, conversations[n][i]["content"])
-            for (n, i), prompt, whole in zip(places, prompts, wholes, strict=True)
-        ]
-        tokens = self.encode([*prompts, *answers])
-        groups: dict[int, list[Turn]] = {}
-        for k, (number, _) in enumerate(places):
-            turn = Turn(
-                number,
-                prompts[k],
-                answers[k],
-                len(self.without_marker(answers[k]).encode()),
-                tokens[k],
-                tokens[len(places) + k],
-            )
-            groups.setdefault(number, []).append(turn)
-        return list(groups.values())
+    def _targets(self, messages: Messages, train_on_what: str) -> list[Target]:
+        """What is trained of a conversation, in order. Raises `BadInput`."""
+        if train_on_what == "all_tokens":
+            return [Target("", self.template.write(messages), False)]
+        targets = []
+        for index, yes in enumerate(carries_loss(messages, train_on_what)):
+            if not yes:
+                continue
+            if messages[index]["role"] == "assistant":
+                prompt = self.template.prompt(messages, index)
+                words = self.template.answer(messages, index, prompt)
+                targets.append(Target(prompt, words, True))
+            elif found := self.template.words(messages, index):
+                targets.append(Target(*found, False))
+        return targets
 
-    def _answer(self, prompt: str, whole: str, content: str) -> str:
-        """What the model is to write behind `prompt`: the answer and the end of its turn."""
-        if whole.startswith(prompt):
-            return self.up_to_marker(whole[len(prompt) :])
-        # The generation prompt opens something that the finished turn does not show (a block of
-        # thinking): the answer's own words follow it.
-        start = whole.rfind(content.strip())
-        if start < 0:
-            raise BadInput("the chat template does not show the answer's own words")
-        return self.up_to_marker(whole[start:])
+    def _sequences(
+        self, targets: list[Target], tokens: dict[str, list[int]], every: bool
+    ) -> list[Rendered]:
+        """The fewest sequences in which each target is trained once, in order.
 
-    def up_to_marker(self, text: str) -> str:
-        """`text` without the white space that a template writes behind the end of a turn."""
-        stripped = text.rstrip()
-        return stripped if stripped.endswith(self.markers) else text
-
-    def without_marker(self, text: str) -> str:
-        """`text` without the marker that ends its turn."""
-        for marker in self.markers:
-            if text.endswith(marker):
-                return text[: -len(marker)]
-        return text
-
-    def texts(self, conversations: list[Messages], *, prompt: bool = False) -> list[str]:
-        """Each conversation as the template writes it. Raises `BadInput` where it refuses one."""
-        import jinja2
-
-        if not conversations:
-            return []
-        try:
-            return self.tokenizer.apply_chat_template(
-                conversations,
-                chat_template=self.template,
-                add_generation_prompt=prompt,
-                tokenize=False,
-                **self.kwargs,
-            )
-        except jinja2.TemplateError as error:
-            raise BadInput(f"the chat template refuses the conversation: {error}") from error
+        A sequence ends with a target and holds every earlier one that stands in it as it should.
+        Going from the last target to the first and making a sequence for each that no later one
+        holds gives the fewest: what holds a target also holds all that its own sequence does.
+        """
+        sequences: list[Rendered] = []
+        left = targets[::-1]
+        while left:
+            text, sequence = left[0].text, tokens[left[0].text]
+            trained = [every] * len(sequence)
+            num_bytes, later = 0, []
+            for target in left:
+                span = _span(target, text, sequence, tokens)
+                if span is None:
+                    later.append(target)
+                    continue
+                start, end = span
+                trained[start:end] = [True] * (end - start)
+                num_bytes += self.template.num_bytes(target.words)
+            sequences.append(Rendered(list(sequence), trained, num_bytes))
+            left = later
+        return sequences[::-1]
 
     def generation_prompt(self, messages: Messages) -> list[int]:
-        return self.encode(self.texts([messages], prompt=True))[0]
+        return self.encoder.encode([self.template.write(messages, prompt=True)])[0]
 
     def stop_sequences(self) -> list[int] | list[str]:
         if self._stop is not None:
             return list(self._stop)
-        question = {"role": "user", "content": "a"}
-        turn = self.render([question, {"role": "assistant", "content": "b"}], "all_messages")
         stops = {self.tokenizer.eos_token_id}
-        last = turn[0].tokens[max(i for i, yes in enumerate(turn[0].trained) if yes)]
-        if self.tokenizer.decode([last]).strip() in self.markers:
-            stops.add(last)
+        if end := self.template.end_of_turn:
+            stops.add(self.encoder.encode([end])[0][-1])
         return sorted(stop for stop in stops if stop is not None)
 
     def fingerprint(self) -> str:
+        """Of the template, its arguments and the tokenizer; and of today, where it is written."""
+        import datetime
+
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            backend.no_truncation()  # what the last call left set is no part of the tokenizer
+            backend.no_padding()
+        template = self.template.template
+        today = datetime.date.today().isoformat() if "strftime_now" in template else None
         parts = [
-            self.template or self.tokenizer.chat_template,
-            self.kwargs,
+            template,
+            self.template.kwargs,
+            self.tokenizer.special_tokens_map,
             backend.to_str() if backend is not None else self.tokenizer.name_or_path,
+            today,
         ]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _fewest(turns: list[Turn]) -> list[Rendered]:
-    """The fewest sequences in which each answer stands behind its own prompt, in order.
+def _span(
+    target: Target, text: str, sequence: list[int], tokens: dict[str, list[int]]
+) -> tuple[int, int] | None:
+    """Where `target` stands in `sequence`, which `text` is tokenised to; None: not as it should."""
+    if not text.startswith(target.text):
+        return None
+    before, whole = tokens[target.before], tokens[target.text]
+    if target.is_answer:
+        if sequence[: len(whole)] == whole:
+            return len(before), len(whole)
+        return None
+    # A token that reaches over the border of words that are only read counts as theirs.
+    end = _common(sequence, whole)
+    return _common(sequence, before), end if end == len(whole) else end + 1
 
-    The sequence of an answer holds every earlier one that the template still writes as it was
-    sampled. Going from the last answer to the first and making a sequence for each that no later
-    one holds gives the fewest: what holds an answer also holds all that its own sequence does.
-    """
-    sequences: list[Rendered] = []
-    covered: set[int] = set()
-    for index in reversed(range(len(turns))):
-        if index in covered:
-            continue
-        turn = turns[index]
-        tokens = [*turn.prompt, *turn.answer]
-        trained = [False] * len(turn.prompt) + [True] * len(turn.answer)
-        num_bytes = turn.num_bytes
-        for earlier in (k for k in range(index) if k not in covered):
-            other = turns[earlier]
-            start, end = len(other.prompt), len(other.prompt) + len(other.answer)
-            if (
-                turn.prompt_text.startswith(other.prompt_text)
-                and turn.prompt[:start] == other.prompt
-                and turn.prompt[start:end] == other.answer
-            ):
-                trained[start:end] = [True] * len(other.answer)
-                covered.add(earlier)
-                num_bytes += other.num_bytes
-        sequences.append(Rendered(tokens, trained, num_bytes))
-    return sequences[::-1]
+
+def _common(first: list[int], second: list[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    for count, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return count
+    return min(len(first), len(second))

@@ -1,0 +1,121 @@
+"""Encoding many rendered conversations: the tokens a fast tokenizer gives, sooner.
+
+Rendered conversations repeat themselves: headers, system prompts, the prompt of one answer within
+that of the next. A byte-level BPE tokenizer works on the text between two markers (added tokens
+such as `<|im_start|>`) by itself, and there on one word at a time; so each stretch between markers
+is encoded once a batch, and each word once. Tokenizers of other kinds encode whole texts.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # what the `ByteLevel` pre-tokenizer splits by when it is given no pattern
+UNSURE = "[^\t\n\r -~\xa0-\u024f\u2010-\u2027\u20ac]"
+"""Characters whose class may depend on the version of Unicode: not split into words here."""
+PROBE = "I'll say: it's  12345 words,\n\n \t(“naïve”…) a.b\n  x\r\n\n!?  'S'LL 9a_b\n"
+WORD_CACHE_CHARACTERS = 4_000_000
+
+
+class Encoder:
+    """`encode(texts)` equals `tokenizer(texts, add_special_tokens=False)["input_ids"]`."""
+
+    def __init__(self, tokenizer: Any):
+        import re
+
+        self.tokenizer = tokenizer
+        self.words: dict[str, list[int]] = {}
+        self._held = 0  # characters in `words`
+        self._unsure = re.compile(UNSURE)
+        self._pattern = _word_pattern(tokenizer)
+        self._markers = {token: i for token, i in tokenizer.get_added_vocab().items() if token}
+        longest_first = sorted(self._markers, key=len, reverse=True)
+        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})").split
+        if self._pattern and self.encode([PROBE]) != self._plain([PROBE]):
+            self._pattern = None
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text; what is written there is all there is, nothing is added."""
+        if not texts:
+            return []
+        if self._pattern is None:
+            return self._plain(texts)
+        pieces = [self._split(text) for text in texts]  # [stretch, marker, stretch, …, stretch]
+        known = self._stretches({stretch for row in pieces for stretch in row[::2]})
+        known |= {marker: [token] for marker, token in self._markers.items()}
+        return [[token for piece in row for token in known[piece]] for row in pieces]
+
+    def encode_behind(self, text: str) -> list[int]:
+        """The tokens of `text` as it stands behind other text, from its own border on."""
+        if self._pattern is not None:
+            return self.encode([text])[0]
+        # SentencePiece puts a space before what it takes for a beginning: not behind a new line.
+        line, both = self._plain(["\n", "\n" + text])
+        return both[len(line) :] if both[: len(line)] == line else self._plain([text])[0]
+
+    def _stretches(self, stretches: set[str]) -> dict[str, list[int]]:
+        if self._held > WORD_CACHE_CHARACTERS:
+            self.words, self._held = {}, 0
+        unsure = [stretch for stretch in stretches if self._unsure.search(stretch)]
+        split = {s: self._pattern.findall(s) for s in stretches.difference(unsure)}
+        new = list({word for words in split.values() for word in words}.difference(self.words))
+        tokens = self._plain([*unsure, *new])
+        self.words.update(zip(new, tokens[len(unsure) :], strict=True))
+        self._held += sum(map(len, new))
+        known = dict(zip(unsure, tokens, strict=False))
+        for stretch, words in split.items():
+            known[stretch] = [token for word in words for token in self.words[word]]
+        return known
+
+    def _plain(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        return self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+
+
+def _word_pattern(tokenizer: Any) -> Any:
+    """What splits text into the words that the tokenizer encodes one by one; None: not known.
+
+    Known are byte-level BPE without a prefix space, as GPT-2's, Llama 3's and Qwen's: words are
+    then encoded the same wherever they stand.
+    """
+    import regex
+    from tokenizers import models
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not isinstance(backend.model, models.BPE) or backend.model.dropout:
+        return None
+    normal = _state(backend.normalizer)
+    added = tokenizer.added_tokens_decoder.values()
+    if normal not in (None, {"type": "NFC"}) or any(
+        token.lstrip or token.rstrip or token.single_word for token in added
+    ):
+        return None
+    steps = _state(backend.pre_tokenizer) or {}
+    steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
+    *splits, last = steps
+    if last.get("type") != "ByteLevel" or last["add_prefix_space"]:
+        return None
+    if not splits and last["use_regex"]:
+        return regex.compile(GPT2_WORDS)
+    if len(splits) != 1 or last["use_regex"] or splits[0]["type"] != "Split":
+        return None
+    split = splits[0]
+    if split["behavior"] != "Isolated" or split["invert"] or "Regex" not in split["pattern"]:
+        return None
+    try:
+        # Whatever stands between two matches is a word too.
+        return regex.compile(f"{split['pattern']['Regex']}|.", regex.DOTALL)
+    except regex.error:
+        return None
+
+
+def _state(part: Any) -> dict[str, Any] | None:
+    return json.loads(part.__getstate__()) if part is not None else None
