@@ -39,7 +39,8 @@ def write_conversations(path: Path, count: int) -> None:
             messages = []
             for question, answer in draw.choices(pairs, k=draw.randint(1, 3)):
                 messages.append({"role": "user", "content": f"{index}: {question}"})
-                messages.append({"role": "assistant", "content": answer})
+                # Numbered: other data does not repeat its answers as this would.
+                messages.append({"role": "assistant", "content": f"{answer} ({index})"})
             file.write(json.dumps({"messages": messages}) + "\n")
 
 

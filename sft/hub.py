@@ -44,7 +44,7 @@ def load(
             arguments["sep"] = "\t"
     elif file.is_dir():
         arguments["path"] = str(file)
-    elif path.startswith(("/", ".", "~")) or path.count("/") > 1:
+    elif path.startswith(("/", ".", "~")) or path.count("/") > 1 or file.suffix in READERS:
         raise BadInput(f"dataset.path: there is no file or folder {path}")
     try:
         if file.is_dir() and (file / "state.json").exists():

@@ -94,8 +94,11 @@ def _make_once(entry: Path, source: Source, recipe: Recipe, renderer: Renderer) 
         if entry.exists():
             return
         _delete_unused(entry.parent)
+        prefix = f".{entry.name}-"
+        for left in entry.parent.glob(f"{prefix}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         # Beside the entry, so that the rename is atomic.
-        scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=entry.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
         try:
             _make(scratch, source, recipe, renderer)
             scratch.rename(entry)
@@ -111,7 +114,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _delete_unused(folder: Path) -> None:
-    """Delete old entries, and what processes that were killed have left."""
+    """Delete what nobody has touched for long."""
     oldest = time.time() - UNUSED_DAYS * 86_400
     for path in folder.iterdir():
         with contextlib.suppress(OSError):

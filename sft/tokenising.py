@@ -33,6 +33,9 @@ CHUNK = 1024
 PARALLEL_FROM = 12
 """Chunks from which on worker processes are worth the seconds that they take to start."""
 
+MOST_PROCESSES = 4
+"""Each takes 150 MB."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -146,6 +149,12 @@ def _to_arrow(rendered: Iterable[list], max_length: int | None) -> pyarrow.Recor
     return pa.RecordBatch.from_arrays(arrays, schema=types)
 
 
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass
 class Pool:
     """Tokenises chunks: the first ones are kept back until it is known whether there are many."""
@@ -153,7 +162,7 @@ class Pool:
     folder: Path
     recipe: Recipe
     renderer: Renderer
-    processes: int = field(default_factory=lambda: min(8, len(os.sched_getaffinity(0))))
+    processes: int = field(default_factory=lambda: min(MOST_PROCESSES, _cores()))
     waiting: list[int] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     workers: list[subprocess.Popen] = field(default_factory=list)
@@ -176,6 +185,9 @@ class Pool:
             ]
             for thread in self.threads:
                 thread.start()
+            if sys.stderr.isatty():  # it takes a while, and nothing else is shown yet
+                where = self.recipe.where.format("").strip()
+                print(f"tokenising {where} … (once: it is cached)", file=sys.stderr)
             for early in self.waiting:
                 self._put(early)
 

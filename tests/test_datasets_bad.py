@@ -35,7 +35,7 @@ BAD_LINES = {
     "content that is a number": (json.dumps({"messages": [message(content=3)]}), "content"),
     "content that is null": (json.dumps({"messages": [message(content=None)]}), "content"),
     "no content": ('{"messages": [{"role": "user"}]}', "content"),
-    "a message that is text": ('{"messages": ["hello"]}', "message"),
+    "a message that is text": ('{"messages": ["hello"]}', "message 1.*str"),
     "half a pair": (r'{"messages": [{"role": "user", "content": "\ud800"}]}', "surrogate"),
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_a_bad_line_is_named_by_file_and_number(case, common, tmp_path):
     with path.open("a") as file:
         file.write(f"\n{line}\n")
     for builder in (FromConversationFileBuilder, HFChatBuilder):
-        with pytest.raises(BadInput, match=f"chats.jsonl line 5: .*(?i:{words})") as error:
+        with pytest.raises(BadInput, match=f"chats.jsonl line 5.*(?i:{words})") as error:
             builder(common_config=common, path=str(path))()
         assert "\n" not in str(error.value)
     left = [path.name for path in (tmp_path / "cache" / "tokens").iterdir() if path.is_dir()]
@@ -81,6 +81,8 @@ def test_an_empty_file_is_said_so(common, tmp_path):
         (FromConversationFileBuilder, "none.jsonl", "dataset.path: there is no file .*none.jsonl"),
         (FromConversationFileBuilder, ".", "is a folder.*hf_chat"),
         (HFChatBuilder, "./none.jsonl", "dataset.path: there is no file or folder ./none.jsonl"),
+        (HFChatBuilder, "data/none.csv", "dataset.path: there is no file or folder data/none.csv"),
+        (HFChatBuilder, "broken.json", "dataset.path: .*broken.json cannot be read"),
         (HFChatBuilder, "some/dataset", "dataset.path: some/dataset"),
         (HFChatBuilder, "notes.txt", "notes.txt is no file that can be read.*parquet"),
         (HFChatBuilder, "broken.parquet", "dataset.path: .*broken.parquet cannot be read"),
@@ -90,6 +92,7 @@ def test_an_empty_file_is_said_so(common, tmp_path):
 def test_a_path_that_cannot_be_read_is_named(builder, path, words, common, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "broken.json").write_text('{"messages": [')
     (tmp_path / "broken.parquet").write_text("hello")
     (tmp_path / "empty-folder").mkdir()
     with pytest.raises(BadInput, match=words) as error:

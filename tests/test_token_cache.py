@@ -206,6 +206,15 @@ def test_entries_that_nobody_has_used_for_long_are_deleted(common, chats, tmp_pa
     assert old not in entries(tmp_path) and kept in entries(tmp_path)
 
 
+def test_what_a_killed_process_left_is_deleted_by_the_next(common, chats, tmp_path):
+    build(common, chats)
+    [entry] = entries(tmp_path)
+    left = entry.with_name(f".{entry.name}-killed")
+    entry.rename(left)
+    build(common, chats)
+    assert entries(tmp_path) == [entry]
+
+
 def test_a_worker_ends_with_the_process_that_asked():
     worker = subprocess.Popen(
         [sys.executable, "-m", "sft.tokenising"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
