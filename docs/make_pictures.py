@@ -84,7 +84,7 @@ def run_page(page: Any, url: str, experiment_id: str, run_id: str) -> None:
 def chart(page: Any, link: str) -> None:
     """Open the chart view of the runs list at `link` and wait for curves in it."""
     page.goto(link.replace("/runs?", "/runs?compareRunsMode=CHART&"))
-    page.locator("path.js-line").first.wait_for()
+    page.locator("path.js-line").first.wait_for(state="attached")
 
 
 def main(uri: str) -> None:
