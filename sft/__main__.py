@@ -27,13 +27,15 @@ def main(argv: list[str] | None = None) -> int:
 def _with_hydra(argv: list[str]) -> int:
     import hydra
 
-    from sft.compose import CONF, check_overrides, settle, translate
+    from sft.compose import CONF, admitted, check_overrides, settle, translate
     from sft.errors import BadInput
 
     overrides, config_dir, multirun = _read(argv)
     check_overrides(overrides, config_dir)
     if not multirun and (given := [o for o in overrides if o.lstrip("+").startswith("sweep=")]):
         raise BadInput(f"{given[0]}: is for a sweep; add --multirun")
+    written = dict(zip(overrides, admitted(overrides), strict=True))
+    sys.argv[1:] = [written.get(word, word) for word in argv]
     composed: list[Any] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

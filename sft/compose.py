@@ -20,7 +20,7 @@ def compose(overrides: list[str]) -> Settings:
     check_overrides(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return settle(hydra_compose("config", overrides))
+            return settle(hydra_compose("config", admitted(overrides)))
     except Exception as error:
         raise translate(error) from error
 
@@ -67,6 +67,19 @@ def check_overrides(overrides: list[str], config_dir: str | None = None) -> None
             _check_choice(name, override, options[name])
         elif not _is_key(name, known):
             raise _no_such(name, known, options)
+
+
+def admitted(overrides: list[str]) -> list[str]:
+    """`overrides` with those that set a key of the user's own (`dataset.args.path=…`) written as
+    Hydra wants an addition written."""
+    known = key_names(groups()["dataset"])
+
+    def written(text: str) -> str:
+        name = text.partition("=")[0]
+        own = name not in known and "." in name and _is_key(name, known)
+        return f"++{text}" if own else text
+
+    return [written(text) for text in overrides]
 
 
 def _check_choice(group: str, override: Any, options: list[str]) -> None:

@@ -1,11 +1,13 @@
 """What the documents name exists."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from sft.compose import check_overrides
+from sft import config
+from sft.compose import check_overrides, compose
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +21,40 @@ def test_every_test_that_the_api_table_names_exists():
         if not (ROOT / file).exists() or f"def {name}(" not in (ROOT / file).read_text()
     ]
     assert missing == []
+
+
+def test_the_readmes_own_builder_trains_on_the_answers(tiny_model, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (code,) = [block for block in blocks if "class MyBuilder" in block]
+    (tmp_path / "my_data.py").write_text(code)
+    (tmp_path / "notes.txt").write_text("One?\tUn.\nTwo?\tDeux.\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.delitem(sys.modules, "my_data", raising=False)
+    builder = config.dataset_builder(
+        compose(
+            [
+                "model=folder",
+                f"model.name={tiny_model}",
+                "batch_size=2",
+                "dataset=custom",
+                "dataset.builder=my_data:MyBuilder",
+                "dataset.args.path=notes.txt",
+            ]
+        )
+    )
+    dataset, held_out = builder()
+    assert len(dataset) == 1 and held_out is None
+    trained = [
+        builder.tokenizer.decode(
+            datum.loss_fn_inputs["target_tokens"].to_numpy()[
+                datum.loss_fn_inputs["weights"].to_numpy() > 0
+            ]
+        )
+        for datum in dataset.get_batch(0)
+    ]
+    sys.modules.pop("my_data")
+    assert trained == ["Un.<|im_end|>", "Deux.<|im_end|>"]
 
 
 def commands(module):
