@@ -35,7 +35,7 @@ class TemplateText:
 
         try:
             if self._compiled is not None and all(map(_is_plain, messages)):
-                return self._compiled(messages=messages, add_generation_prompt=prompt)
+                return self._compiled({"messages": messages, "add_generation_prompt": prompt})
             return self.tokenizer.apply_chat_template(
                 messages,
                 chat_template=self.template,
@@ -49,14 +49,26 @@ class TemplateText:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        """The compiled template, for messages that are role and text: twice as fast."""
+        """The compiled template, for messages that are role and text: several times as fast."""
         from transformers.utils import chat_template_utils
 
         if any(not isinstance(value, str | int | float) for value in self.kwargs.values()):
             return None  # tools, documents: transformers prepares them
         compiled = chat_template_utils._compile_jinja_template(self.template)
-        names = {**self.tokenizer.special_tokens_map, **self.kwargs}
-        return functools.partial(compiled.render, tools=None, documents=None, **names)
+        names = {
+            **compiled.globals,
+            "tools": None,
+            "documents": None,
+            **self.tokenizer.special_tokens_map,
+            **self.kwargs,
+        }
+
+        def write(variables: dict[str, Any]) -> str:
+            # As compiled.render, which would copy the globals at every call.
+            context = compiled.new_context({**names, **variables}, shared=True)
+            return "".join(compiled.root_render_func(context))
+
+        return write
 
     def prompt(self, messages: Messages, index: int) -> str:
         """What the service is prompted with for message `index`."""
@@ -68,23 +80,38 @@ class TemplateText:
     def answer(self, messages: Messages, index: int, prompt: str) -> str:
         """What the model is to write behind `prompt`: the words of message `index`, end of turn.
 
-        Mostly the template goes on from the prompt. Where it does not, the prompt opens or closes
-        something that the finished turn shows otherwise (a block of thinking): what stands behind
-        the close, else the words as the template writes them.
+        Mostly the template goes on from the prompt. Raises `BadInput` where nothing in what it
+        writes is a continuation of its generation prompt.
         """
         whole = self.write(messages[: index + 1])
-        if whole.startswith(prompt):
-            return self.up_to_end(whole[len(prompt) :])
-        common = len(os.path.commonprefix([whole, prompt]))
-        extra, rest = prompt[common:], whole[common:]
-        if extra.strip() and extra in rest:
-            return self.up_to_end(rest.partition(extra)[2])
-        before, after = self.place(messages[: index + 1], index)
-        if whole.startswith(before):
-            return self.up_to_end(whole[len(before) :])
+        if not whole.startswith(prompt):
+            return self.up_to_end(self._rewritten(messages, index, prompt, whole))
+        return self.up_to_end(whole[len(prompt) :])
+
+    def _rewritten(self, messages: Messages, index: int, prompt: str, whole: str) -> str:
+        """The answer in `whole`, which does not go on from `prompt`.
+
+        The history may be written otherwise behind the answer, and the generation prompt may open
+        or close what the finished turn shows otherwise (a block of thinking). What stands behind
+        the same close is the answer, else its words as the template writes them.
+        """
+        before, _ = self.place(messages[: index + 1], index)
+        history = self.write(messages[:index]) if index else ""
+        header = prompt.removeprefix(history)
+        start = _start_of_header(header, before)
+        turn = whole[start:]
+        common = len(os.path.commonprefix([turn, header]))
+        left, rest = header[common:], turn[common:]
+        if whole[:start] == before[:start] and common:
+            if not left:
+                return rest
+            if left.strip() and left in rest:
+                return rest.partition(left)[2]
+        if before and whole.startswith(before):
+            return whole[len(before) :]
         raise BadInput(
             f"message {index + 1}: the chat template does not write it behind its own generation "
-            f"prompt (it ends with {prompt[-40:]!r}); model.chat_template_kwargs may change that"
+            f"prompt (which ends with {prompt[-40:]!r}); model.chat_template_kwargs may change that"
         )
 
     def place(self, messages: Messages, index: int) -> tuple[str, str]:
@@ -121,8 +148,8 @@ class TemplateText:
         found = text.rfind(self.end_of_turn) if self.end_of_turn else -1
         if found >= 0:
             return text[: found + len(self.end_of_turn)]
-        markers = list(self.marker.finditer(text))
-        return text.rstrip() if markers and not text[markers[-1].end() :].strip() else text
+        specials = list(self._special.finditer(text))
+        return text.rstrip() if specials and not text[specials[-1].end() :].strip() else text
 
     @functools.cached_property
     def end_of_turn(self) -> str:
@@ -138,6 +165,14 @@ class TemplateText:
     def num_bytes(self, text: str) -> int:
         """UTF-8 bytes of `text` without the special tokens in it."""
         return len(self._special.sub("", text).encode("utf-8", "replace"))
+
+
+def _start_of_header(header: str, text: str) -> int:
+    """Where the last place begins that has as much of `header` as `text` has anywhere."""
+    for length in range(len(header), 0, -1):
+        if (start := text.rfind(header[:length])) >= 0:
+            return start
+    return len(text)
 
 
 def _is_plain(message: dict[str, Any]) -> bool:
