@@ -61,14 +61,15 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture
-def check(start_sweep, tmp_path, service_root, undisturbed):
+def check(sweep, monkeypatch, tmp_path, service_root, undisturbed):
     """Compares a disturbed sweep, now finished, with one that nothing disturbed."""
 
     def compare():
         folder = undisturbed["folder"]
         if not undisturbed["done"]:
-            quiet = start_sweep(*GRID, "tracking.uri=null", folder=folder)
-            assert quiet.wait(180) == 0
+            with monkeypatch.context() as elsewhere:
+                elsewhere.chdir(folder)
+                assert sweep(*GRID) == 0
             undisturbed["done"] = True
         study, reference = study_of("s", tmp_path), study_of("s", folder)
         assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
@@ -108,7 +109,22 @@ def kill_and_go_on(start_sweep, tmp_path, kills: int, seed: int) -> None:
     assert process.wait(180) == 0, log.read_text()
 
 
-def test_a_killed_sweep_goes_on_where_it_was(start_sweep, tmp_path, check):
+def test_a_sweep_interrupted_by_ctrl_c_and_then_killed_goes_on_where_it_was(
+    start_sweep, tmp_path, check
+):
+    process = start_sweep(*GRID)
+    assert wait_for_rows(process, tmp_path, 3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    said = (tmp_path / "sweep.log").read_text()
+    assert "no new trials" in said and "to go on: python -m sft --multirun" in said
+    begun = [t for t in study_of("s", tmp_path).trials if t.state == TrialState.RUNNING]
+    assert begun
+    for trial in begun:  # each has saved what it had
+        if rows_of("s", trial.number, tmp_path):
+            folder = tmp_path / storage.ROOT / "s" / str(trial.number)
+            assert read(folder / "checkpoints.jsonl")
+
     kill_and_go_on(start_sweep, tmp_path, kills=1, seed=1)
     check()
     assert mlflow_runs(tmp_path) == FINISHED
@@ -121,25 +137,6 @@ def test_a_sweep_killed_five_times_gives_what_an_undisturbed_one_gives(
     kill_and_go_on(start_sweep, tmp_path, kills=5, seed=2)
     check()
     assert mlflow_runs(tmp_path) == FINISHED
-
-
-def test_ctrl_c_saves_checkpoints_ends_with_130_and_the_sweep_can_be_continued(
-    start_sweep, tmp_path, check
-):
-    process = start_sweep(*GRID, "tracking.uri=null")
-    assert wait_for_rows(process, tmp_path, 3)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    said = (tmp_path / "sweep.log").read_text()
-    assert "no new trials" in said and "to go on: python -m sft --multirun" in said
-    begun = [t for t in study_of("s", tmp_path).trials if t.state == TrialState.RUNNING]
-    assert begun
-    for trial in begun:
-        folder = tmp_path / storage.ROOT / "s" / str(trial.number)
-        if rows_of("s", trial.number, tmp_path):
-            assert read(folder / "checkpoints.jsonl")
-    assert start_sweep(*GRID, "tracking.uri=null").wait(180) == 0
-    check()
 
 
 @pytest.mark.slow
