@@ -269,6 +269,17 @@ class Mirror:
                 raise
             self._warn("files", f"has no place for the files of {self.directory}: {error}")
 
+    def _record_models(self) -> None:
+        """Write the ended run's model ids into its checkpoints.jsonl: the loop is done with it."""
+        from sft.checkpoints import CheckpointFile
+
+        file = CheckpointFile(self.directory / "checkpoints.jsonl")
+        ids = {name: model["id"] for name, model in self.state["models"].items()}
+        if any(record.mlflow_model_id != ids.get(record.name) for record in file.records):
+            for record in file.records:
+                record.mlflow_model_id = ids.get(record.name)
+            file.update()
+
     def _send_end(self, client: MlflowClient) -> None:
         end = self.end or {}
         status = end["status"]
@@ -282,6 +293,7 @@ class Mirror:
             client.set_terminated(
                 self.run_id, MLFLOW_STATUS.get(status, status), end_time=end.get("time")
             )
+        self._record_models()
         self.save(ended=True)
         self.closed = True
 

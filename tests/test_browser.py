@@ -1,13 +1,14 @@
 """The MLflow UI in a real browser, on a store that real runs filled; and the comparison's page."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 
 import pytest
 
 from docs import make_pictures as pictures
-from sft import checkpoints, compare
+from sft import compare
 from sft.find import find
 from sft.mlflow_store import open_client
 from tests.finished_run import finished_run, overrides
@@ -64,8 +65,9 @@ def test_the_ui_shows_runs_columns_curves_sweeps_and_checkpoints(place):
         page.goto(f"{url}/#/experiments/{experiment}/models?workflowType=machine_learning")
         page.get_by_text("fast-final", exact=True).first.wait_for()
         page.get_by_text("slow-000003", exact=True).first.wait_for()
-        model_id = checkpoints.read(place / "fast" / "checkpoints.jsonl")[-1].mlflow_model_id
-        page.goto(f"{url}/#/experiments/{experiment}/models/{model_id}")
+        state = json.loads((place / "fast" / "mlflow.json").read_text())
+        model = f"{url}/#/experiments/{experiment}/models/{state['models']['final']['id']}"
+        page.goto(f"{model}?workflowType=machine_learning")
         page.get_by_text("eval/nll", exact=True).first.wait_for()
         page.get_by_text("chats.jsonl").first.wait_for()
 

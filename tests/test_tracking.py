@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sft import tracking
+from sft import checkpoints, tracking
 from sft.errors import BadInput
 from sft.mlflow_store import open_client
 from tests.tracked_run import SETTINGS, TrackedRun, fresh_store
@@ -116,7 +116,9 @@ def test_each_checkpoint_is_an_external_model_with_paths_evaluation_and_data(uri
     client, found = only_run(uri)
     outputs = {o.model_id: o.step for o in found.outputs.model_outputs}
     assert sorted(outputs.values()) == [2, 4]
-    model = client.get_logged_model(first.mlflow_model_id)
+    written = checkpoints.read(tmp_path / "run" / "checkpoints.jsonl")
+    assert {record.mlflow_model_id for record in written} == set(outputs)
+    model = client.get_logged_model(written[0].mlflow_model_id)
     assert outputs[model.model_id] == 2 and model.status == "READY"
     assert model.tags["mlflow.model.isExternal"] == "true"
     assert model.tags["sft.state_path"] == "tinker://run:train:0/weights/000002"
