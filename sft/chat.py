@@ -7,6 +7,15 @@ from typing import Any
 from sft.errors import BadInput, nearest
 
 ROLES = ("system", "user", "assistant", "tool")
+TRAIN_ON_WHAT = (
+    "last_assistant_message",
+    "last_assistant_turn",
+    "all_assistant_messages",
+    "all_messages",
+    "all_tokens",
+    "all_user_and_system_messages",
+    "customized",
+)
 
 
 def check_conversation(messages: Any, where: str) -> None:
@@ -62,4 +71,7 @@ def carries_loss(messages: list[dict[str, Any]], train_on_what: str) -> list[boo
                 "true or false in every message"
             )
         return [bool(message["trainable"]) for message in messages]
-    raise BadInput(f"train_on_what: '{train_on_what}' is not known")
+    raise BadInput(
+        f"train_on_what: '{train_on_what}' is not one of {', '.join(TRAIN_ON_WHAT)}"
+        f"{nearest(train_on_what, list(TRAIN_ON_WHAT))}"
+    )

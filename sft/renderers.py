@@ -56,9 +56,12 @@ TEMPLATE = ("template", "chatml", "gemma", "gpt_oss", "kimi_k2", "llama3", "deep
 
 ROLE_COLON = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ message.role | capitalize }}: {{ message.content }}\n\n"
-    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    "{{ message.role | capitalize }}: {{ message.content | trim }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:"
+    "{% elif messages and messages[-1].role == 'assistant' %}User:{% endif %}"
 )
+"""An answer ends its turn by giving the floor back: that is what sampling stops at."""
+ROLE_COLON_STOP = "\n\nUser:"
 
 
 def get_renderer(
@@ -75,7 +78,8 @@ def get_renderer(
 
     kwargs = dict(chat_template_kwargs or {})
     if name == "role_colon":
-        return TemplateRenderer(tokenizer, ROLE_COLON, kwargs, stop=["\n\nUser:"])
+        kwargs = {"bos_token": _beginning(tokenizer), **kwargs}
+        return TemplateRenderer(tokenizer, ROLE_COLON, kwargs, stop=[ROLE_COLON_STOP])
     if name == "qwen3_disable_thinking":
         name, kwargs = None, {"enable_thinking": False, **kwargs}
     if name is not None and name not in TEMPLATE:
@@ -90,3 +94,9 @@ def get_renderer(
             "for a base model set model.renderer=role_colon"
         )
     return TemplateRenderer(tokenizer, None, kwargs)
+
+
+def _beginning(tokenizer: Any) -> str:
+    """The token that the tokenizer itself begins every text with; "" where there is none."""
+    first = tokenizer("")["input_ids"][:1]
+    return tokenizer.bos_token if first and first == [tokenizer.bos_token_id] else ""

@@ -228,7 +228,7 @@ def test_a_base_model_is_trained_with_role_colon(tokenizer):
     )
     ((start, end),) = spans(rendered)
     assert tokenizer.decode(rendered.tokens[:start]).endswith("User: Hi.\n\nAssistant:")
-    assert tokenizer.decode(rendered.tokens[start:end]) == " Yes.\n\n"
+    assert tokenizer.decode(rendered.tokens[start:end]) == " Yes.\n\nUser:"
     assert renderer.stop_sequences() == ["\n\nUser:"]
 
 
@@ -274,11 +274,13 @@ def test_the_fingerprint_changes_with_template_and_its_arguments(tokenizer):
     )
 
 
-def test_a_tokenizer_that_is_not_to_be_had_is_said_at_once():
-    with pytest.raises(BadInput, match="model.tokenizer: 'no/such-model' is neither a folder"):
-        load_tokenizer("no/such-model")
+def test_role_colon_begins_a_text_as_the_tokenizer_itself_does(tokenizer):
+    messages = [{"role": "user", "content": "Hi."}]
+    assert tokenizer.bos_token  # which this tokenizer does not begin texts with
+    prompt = get_renderer("role_colon", tokenizer).generation_prompt(messages)
+    assert prompt == tokenizer.encode("User: Hi.\n\nAssistant:")
 
 
-def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(BadInput, match="no tokenizer can be read from the folder"):
-        load_tokenizer(str(tmp_path))
+def test_an_unknown_train_on_what_is_answered_with_the_nearest(tokenizer):
+    with pytest.raises(BadInput, match="did you mean 'all_assistant_messages'"):
+        get_renderer(None, tokenizer).render(MESSAGES, "assistant_messages")
