@@ -176,7 +176,12 @@ def _tokenised(builder: ChatDatasetBuilder, source: Source) -> TokenTable:
         common.max_length,
         common.train_on_what,
     )
-    return tokenised(source, recipe, builder.renderer)
+    # Another process can make the renderer of a config, not what a subclass puts in its place.
+    plain = all(
+        getattr(type(builder), name) is getattr(ChatDatasetBuilder, name)
+        for name in ("renderer", "tokenizer")
+    )
+    return tokenised(source, recipe, builder.renderer, parallel=plain)
 
 
 def _dataset(

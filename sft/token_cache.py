@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.demo_model import cache_folder
 from sft.errors import BadInput
-from sft.tokenising import CHUNK, Pool, Recipe, chunk_file, schema
+from sft.tokenising import CHUNK, Pool, Recipe, chunk_file, processes, schema
 
 if TYPE_CHECKING:
     from sft.renderers import Renderer
@@ -38,8 +38,13 @@ FORMAT = 1
 UNUSED_DAYS = 30
 
 
-def tokenised(source: Source, recipe: Recipe, renderer: Renderer) -> TokenTable:
+def tokenised(
+    source: Source, recipe: Recipe, renderer: Renderer, *, parallel: bool = True
+) -> TokenTable:
     """The sequences of `source`, from the cache, tokenising them first if need be.
+
+    `renderer` is what `recipe` makes, or, not `parallel`, any other: large data is then tokenised
+    in this process alone.
 
     Safe to call from several processes and threads at once: one tokenises, the others wait.
 
@@ -49,7 +54,7 @@ def tokenised(source: Source, recipe: Recipe, renderer: Renderer) -> TokenTable:
     entry = cache_folder() / "tokens" / _key(source, recipe, renderer)
     try:
         if (table := _open(entry)) is None:
-            _make_once(entry, source, recipe, renderer)
+            _make_once(entry, source, recipe, renderer, parallel)
             table = _open(entry)
         if table is None:
             raise OSError(f"{entry.name} was written and cannot be read")
@@ -88,7 +93,9 @@ def _open(entry: Path) -> TokenTable | None:
         return None
 
 
-def _make_once(entry: Path, source: Source, recipe: Recipe, renderer: Renderer) -> None:
+def _make_once(
+    entry: Path, source: Source, recipe: Recipe, renderer: Renderer, parallel: bool
+) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     with _locked(entry.with_suffix(".lock")):
         if entry.exists():
@@ -100,7 +107,7 @@ def _make_once(entry: Path, source: Source, recipe: Recipe, renderer: Renderer) 
         # Beside the entry, so that the rename is atomic.
         scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
         try:
-            _make(scratch, source, recipe, renderer)
+            _make(scratch, source, recipe, renderer, parallel)
             scratch.rename(entry)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -122,13 +129,13 @@ def _delete_unused(folder: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer) -> None:
+def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, parallel: bool) -> None:
     """Write `tokens.arrow` and `conversations.arrow` into `folder`."""
     # Braces in a file's name are not places of the format.
     escaped = source.where(0).replace("{", "{{").replace("}", "}}")
     recipe = replace(recipe, where=escaped.removesuffix("0") + "{}")
     digests: list[Any] = []
-    with Pool(folder, recipe, renderer) as pool:
+    with Pool(folder, recipe, renderer, processes() if parallel else 1) as pool:
         chunks = 0
         for chunk in _chunks(source):
             digests.append(_write_chunk(chunk_file(folder, chunks, "jsonl"), chunk, source))

@@ -149,10 +149,11 @@ def _to_arrow(rendered: Iterable[list], max_length: int | None) -> pyarrow.Recor
     return pa.RecordBatch.from_arrays(arrays, schema=types)
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def processes() -> int:
+    """Processes to tokenise large data in: one a core that this process may use, and not many."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(MOST_PROCESSES, cores)
 
 
 @dataclass
@@ -162,7 +163,7 @@ class Pool:
     folder: Path
     recipe: Recipe
     renderer: Renderer
-    processes: int = field(default_factory=lambda: min(MOST_PROCESSES, _cores()))
+    processes: int
     waiting: list[int] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     workers: list[subprocess.Popen] = field(default_factory=list)

@@ -141,6 +141,6 @@ def test_the_command_line_composes_a_builder_of_ones_own(my_data):
     from sft.config import dataset_builder
 
     settings = compose(
-        ["dataset=custom", "dataset.builder=my_data:MyBuilder", "+dataset.args.path=words.txt"]
+        ["dataset=custom", "dataset.builder=my_data:MyBuilder", "dataset.args.path=words.txt"]
     )
     assert len(dataset_builder(settings)()[0]) == 3

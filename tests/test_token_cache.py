@@ -12,7 +12,7 @@ from sft import token_cache, tokenising
 from sft.datasets import FromConversationFileBuilder
 from sft.errors import BadInput
 from tests.chat_data import common as common
-from tests.chat_data import conversation, sequences, write_jsonl
+from tests.chat_data import conversation, sequences, texts, write_jsonl
 
 
 @pytest.fixture
@@ -125,6 +125,28 @@ def test_worker_processes_give_the_same_as_this_one(common, tmp_path, monkeypatc
     for one, other in zip(here, there, strict=True):
         assert sequences(one) == sequences(other)
         assert (one.statistics, one.digest) == (other.statistics, other.digest)
+
+
+def test_a_renderer_of_a_subclass_is_used_whatever_the_size_of_the_data(
+    common, tmp_path, monkeypatch
+):
+    class Loud(FromConversationFileBuilder):
+        @property
+        def renderer(self):
+            renderer = super().renderer
+            written = renderer.render_batch
+            renderer.render_batch = lambda conversations, what: written(
+                [[m | {"content": m["content"].upper()} for m in c] for c in conversations], what
+            )
+            renderer.fingerprint = lambda: "loud"
+            return renderer
+
+    monkeypatch.setattr(token_cache, "CHUNK", 16)
+    monkeypatch.setattr(tokenising, "PARALLEL_FROM", 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    path = write_jsonl(tmp_path / "many.jsonl", [conversation(i) for i in range(50)])
+    builder = Loud(common_config=common, path=str(path))
+    assert all("WHAT IS" in text for text in texts(builder()[0], builder.tokenizer))
 
 
 def test_an_error_in_a_worker_process_is_the_users_to_read(
