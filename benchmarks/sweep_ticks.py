@@ -28,7 +28,7 @@ def write_chats(path: Path) -> Path:
     rows = [
         {
             "messages": [
-                {"role": "user", "content": f"Say {WORDS[i % 15]} and {WORDS[i * 7 % 15]}."},
+                {"role": "user", "content": f"{i}: {WORDS[i % 15]} and {WORDS[i * 7 % 15]}."},
                 {"role": "assistant", "content": f"{WORDS[i % 15]} {WORDS[i * 7 % 15]}"},
             ]
         }
