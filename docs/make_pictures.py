@@ -37,10 +37,10 @@ def served(uri: str) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         url, links = None, {}
         for line in process.stdout or ():
-            if found := re.match(r"MLflow UI: (\S+)", line):
-                url = found[1]
             if found := re.match(r"runs of (.+): (\S+)$", line):
                 links[found[1]] = found[2]
+            if found := re.match(r"MLflow UI: (\S+)", line):
+                url = found[1]
                 break
         if url is None:
             raise SystemExit("the MLflow UI did not start")
@@ -90,6 +90,7 @@ def chart(page: Any, link: str) -> None:
 def main(uri: str) -> None:
     """Write the pictures of the store at `uri`."""
     from sft.mlflow_store import absolute, open_client
+    from sft.mlflow_view import dress
 
     client = open_client(absolute(uri))
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}
@@ -97,6 +98,7 @@ def main(uri: str) -> None:
     alone = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
     run = next(r for r in alone if {"eval/nll", "train/nll"} <= r.data.metrics.keys())
     experiment_id = run.info.experiment_id
+    dress(client, client.get_experiment(experiment_id))
     with served(uri) as (url, links), browser() as page:
         link = links[experiments[experiment_id]]
         runs_list(page, link, run.info.run_name)

@@ -83,9 +83,9 @@ def serve(uri: str, port: int) -> int:
             print("error: the MLflow UI did not start", file=sys.stderr)
             print(_last_words(server), file=sys.stderr)
             return 1
-        print(f"MLflow UI: {url}    (Ctrl-C ends it)", flush=True)
         for name, link in links(open_client(uri), url).items():
             print(f"runs of {name}: {link}", flush=True)
+        print(f"MLflow UI: {url}    (Ctrl-C ends it)", flush=True)
         for _ in server.stderr or ():  # its log: requests and job runners
             pass
         return server.wait()
