@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # what the `ByteLevel` pre-tokenizer splits by when it is given no pattern
+GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""What the `ByteLevel` pre-tokenizer splits by when it is given no pattern."""
 UNSURE = "[^\t\n\r -~\xa0-\u024f\u2010-\u2027\u20ac]"
 """Characters whose class may depend on the version of Unicode: not split into words here."""
 PROBE = "I'll say: it's  12345 words,\n\n \t(“naïve”…) a.b\n  x\r\n\n!?  'S'LL 9a_b\n"
@@ -32,14 +33,19 @@ class Encoder:
         self._markers = {token: i for token, i in tokenizer.get_added_vocab().items() if token}
         longest_first = sorted(self._markers, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})").split
-        if self._pattern and self.encode([PROBE]) != self._plain([PROBE]):
+        if self.by_words and self.encode([PROBE]) != self._plain([PROBE]):
             self._pattern = None
+
+    @property
+    def by_words(self) -> bool:
+        """Whether texts are encoded by their parts and words, rather than whole."""
+        return self._pattern is not None
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text; what is written there is all there is, nothing is added."""
         if not texts:
             return []
-        if self._pattern is None:
+        if not self.by_words:
             return self._plain(texts)
         pieces = [self._split(text) for text in texts]  # [stretch, marker, stretch, …, stretch]
         known = self._stretches({stretch for row in pieces for stretch in row[::2]})
@@ -48,7 +54,7 @@ class Encoder:
 
     def encode_behind(self, text: str) -> list[int]:
         """The tokens of `text` as it stands behind other text, from its own border on."""
-        if self._pattern is not None:
+        if self.by_words:
             return self.encode([text])[0]
         # SentencePiece puts a space before what it takes for a beginning: not behind a new line.
         line, both = self._plain(["\n", "\n" + text])
@@ -110,11 +116,13 @@ def _word_pattern(tokenizer: Any) -> Any:
     split = splits[0]
     if split["behavior"] != "Isolated" or split["invert"] or "Regex" not in split["pattern"]:
         return None
+    words = split["pattern"]["Regex"]
     try:
         # Whatever stands between two matches is a word too.
-        return regex.compile(f"{split['pattern']['Regex']}|.", regex.DOTALL)
+        pattern = regex.compile(rf"(?:{words})|(?:(?!{words})[\s\S])+")
     except regex.error:
         return None
+    return None if pattern.groups else pattern
 
 
 def _state(part: Any) -> dict[str, Any] | None:
