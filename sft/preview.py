@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sft.errors import BadInput
 
 if TYPE_CHECKING:
-    from sft.types import SupervisedDatasetBuilder
+    from sft.schema import Settings
 
 TRAINED = "bold #0072b2"  # blue of the Okabe-Ito palette: told from grey by all
 MASKED = "#767676"
@@ -50,9 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     try:
         from sft.compose import compose
-        from sft.config import dataset_builder
 
-        shown = preview(dataset_builder(compose(arguments.overrides)), arguments.n)
+        if arguments.n < 1:
+            raise BadInput(f"--n: {arguments.n} is below 1")
+        shown = preview(compose(arguments.overrides), arguments.n)
         if arguments.html:
             arguments.html.write_text(page(shown), encoding="utf-8")
             print(f"wrote {arguments.html}")
@@ -67,12 +68,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def preview(builder: SupervisedDatasetBuilder, n: int) -> Preview:
-    """The first `n` sequences that `builder` gives. Raises `BadInput`."""
-    dataset, _ = builder()
-    dataset.set_epoch(0)
-    tokenizer = builder.tokenizer
-    max_length = builder.common_config.max_length
+def preview(settings: Settings, n: int) -> Preview:
+    """The first `n` sequences that a run with `settings` would train on. Raises `BadInput`."""
+    from sft.config import dataset_builder
+    from sft.tokenizers import load_tokenizer
+
+    dataset, _ = dataset_builder(settings)()
+    dataset.set_epoch(settings.seed)
+    # Not the builder's own: one of the user's need not have any.
+    tokenizer = load_tokenizer(settings.model.tokenizer or settings.model.name)
+    max_length = settings.max_length
     examples: list[Example] = []
     for index in range(len(dataset)):
         for datum in dataset.get_batch(index):

@@ -50,3 +50,30 @@ def test_bad_data_is_one_sentence(tiny_model, tmp_path, capsys):
     assert preview.main(overrides(missing, tiny_model)) == 2
     error = capsys.readouterr().err
     assert str(missing) in error and error.count("\n") == 1
+
+
+def test_a_builder_of_the_users_own_needs_no_tokenizer(tiny_model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "previewed_data.py").write_text(
+        """
+from dataclasses import dataclass
+from sft.datums import datum
+from sft.types import SupervisedDataset, SupervisedDatasetBuilder
+
+class Data(SupervisedDataset):
+    def get_batch(self, index): return [datum([72, 105, 33], [0, 0, 1])]
+    def __len__(self): return 1
+
+@dataclass
+class Builder(SupervisedDatasetBuilder):
+    def __call__(self): return Data(), None
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    chosen = ["dataset=custom", "dataset.builder=previewed_data:Builder"]
+    assert preview.main([*chosen, "model=folder", f"model.name={tiny_model}"]) == 0
+    assert "example 1: 3 tokens, 1 trained (33%)" in capsys.readouterr().out
+
+
+def test_no_example_is_bad_input(capsys):
+    assert preview.main(["--n", "0"]) == 2
+    assert "--n: 0 is below 1" in capsys.readouterr().err
