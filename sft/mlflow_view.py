@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 KEY = "sft"
 KIND, VIEW = "mlflow.experimentKind", f"mlflow.sharedViewState.{KEY}"
 COLUMNS = (
-    *(f"params.`{name}`" for name in ("lr", "lora.rank", "batch_size", "max_steps")),
-    *(f"metrics.`{name}`" for name in ("eval/nll", "train/nll", "tokens/total", "time/step")),
+    *(f"params.`{name}`" for name in ("lr", "lora.rank", "batch_size")),
+    *(f"metrics.`{name}`" for name in ("eval/nll", "train/nll")),
     *(f"params.`{name}`" for name in ("model.name", "dataset.kind")),
 )
 
