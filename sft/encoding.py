@@ -9,12 +9,21 @@ is encoded once a batch, and each word once. Tokenizers of other kinds encode wh
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
+from itertools import chain
 from typing import Any
 
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the `ByteLevel` pre-tokenizer splits by when it is given no pattern."""
-UNSURE = "[^\t\n\r -~\xa0-\u024f\u2010-\u2027\u20ac]"
-"""Characters whose class may depend on the version of Unicode: not split into words here."""
+_RANGES = ("\t\n", "\r\r", " ~", "\xa0\u024f", "\u2010\u2027", "\u20ac\u20ac")
+SURE = "".join(
+    chr(code)
+    for first, last in _RANGES
+    for code in range(ord(first), ord(last) + 1)
+    if chr(code) not in "\u0130\u0131\u017f"  # whose case depends on who folds it
+)
+"""Characters of the same class in every version of Unicode: texts of these alone are split here."""
 PROBE = "I'll say: it's  12345 words,\n\n \t(“naïve”…) a.b\n  x\r\n\n!?  'S'LL 9a_b\n"
 WORD_CACHE_CHARACTERS = 4_000_000
 
@@ -23,12 +32,10 @@ class Encoder:
     """`encode(texts)` equals `tokenizer(texts, add_special_tokens=False)["input_ids"]`."""
 
     def __init__(self, tokenizer: Any):
-        import re
-
         self.tokenizer = tokenizer
         self.words: dict[str, list[int]] = {}
         self._held = 0  # characters in `words`
-        self._unsure = re.compile(UNSURE)
+        self._unsure = re.compile(f"[^{re.escape(SURE)}]")
         self._pattern = _word_pattern(tokenizer)
         self._markers = {token: i for token, i in tokenizer.get_added_vocab().items() if token}
         longest_first = sorted(self._markers, key=len, reverse=True)
@@ -50,7 +57,13 @@ class Encoder:
         pieces = [self._split(text) for text in texts]  # [stretch, marker, stretch, …, stretch]
         known = self._stretches({stretch for row in pieces for stretch in row[::2]})
         known |= {marker: [token] for marker, token in self._markers.items()}
-        return [[token for piece in row for token in known[piece]] for row in pieces]
+        encoded = []
+        for row in pieces:
+            tokens: list[int] = []
+            for piece in row:
+                tokens += known[piece]
+            encoded.append(tokens)
+        return encoded
 
     def encode_behind(self, text: str) -> list[int]:
         """The tokens of `text` as it stands behind other text, from its own border on."""
@@ -65,13 +78,13 @@ class Encoder:
             self.words, self._held = {}, 0
         unsure = [stretch for stretch in stretches if self._unsure.search(stretch)]
         split = {s: self._pattern.findall(s) for s in stretches.difference(unsure)}
-        new = list({word for words in split.values() for word in words}.difference(self.words))
+        new = list(set(chain.from_iterable(split.values())).difference(self.words))
         tokens = self._plain([*unsure, *new])
         self.words.update(zip(new, tokens[len(unsure) :], strict=True))
         self._held += sum(map(len, new))
         known = dict(zip(unsure, tokens, strict=False))
         for stretch, words in split.items():
-            known[stretch] = [token for word in words for token in self.words[word]]
+            known[stretch] = list(chain.from_iterable(map(self.words.__getitem__, words)))
         return known
 
     def _plain(self, texts: list[str]) -> list[list[int]]:
@@ -92,7 +105,6 @@ def _word_pattern(tokenizer: Any) -> Any:
     Known are byte-level BPE without a prefix space, as GPT-2's, Llama 3's and Qwen's: words are
     then encoded the same wherever they stand.
     """
-    import regex
     from tokenizers import models
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -110,19 +122,36 @@ def _word_pattern(tokenizer: Any) -> Any:
     if last.get("type") != "ByteLevel" or last["add_prefix_space"]:
         return None
     if not splits and last["use_regex"]:
-        return regex.compile(GPT2_WORDS)
+        return re.compile(_for_re(GPT2_WORDS))
     if len(splits) != 1 or last["use_regex"] or splits[0]["type"] != "Split":
         return None
     split = splits[0]
     if split["behavior"] != "Isolated" or split["invert"] or "Regex" not in split["pattern"]:
         return None
-    words = split["pattern"]["Regex"]
     try:
+        words = _for_re(split["pattern"]["Regex"])
         # Whatever stands between two matches is a word too.
-        pattern = regex.compile(rf"(?:{words})|(?:(?!{words})[\s\S])+")
-    except regex.error:
+        pattern = re.compile(rf"(?:{words})|(?:(?!{words})[\s\S])+")
+    except re.error:
         return None
     return None if pattern.groups else pattern
+
+
+def _for_re(pattern: str) -> str:
+    """`pattern` for Python's `re`, which has no `\\p{L}`, on texts of `SURE` characters."""
+    within = False  # brackets
+
+    def spelled(match: re.Match) -> str:
+        nonlocal within
+        if category := match[1]:
+            members = (c for c in SURE if unicodedata.category(c).startswith(category))
+            text = re.escape("".join(members))
+            return text if within else f"[{text}]" if text else "(?!)"
+        if match[0] in ("[", "]"):
+            within = match[0] == "["
+        return match[0]
+
+    return re.sub(r"\\p\{(\w+)\}|\\.|[\[\]]", spelled, pattern, flags=re.DOTALL)
 
 
 def _state(part: Any) -> dict[str, Any] | None:

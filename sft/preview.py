@@ -70,11 +70,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def preview(settings: Settings, n: int) -> Preview:
     """The first `n` sequences that a run with `settings` would train on. Raises `BadInput`."""
+    from sft.batches import epoch_seed
     from sft.config import dataset_builder
     from sft.tokenizers import load_tokenizer
 
     dataset, _ = dataset_builder(settings)()
-    dataset.set_epoch(settings.seed)
+    dataset.set_epoch(epoch_seed(settings.seed, 0))
     # Not the builder's own: one of the user's need not have any.
     tokenizer = load_tokenizer(settings.model.tokenizer or settings.model.name)
     max_length = settings.max_length
