@@ -9,10 +9,10 @@ run: $(READY)  ## fine-tune SmolLM2 on a question-and-answer set, on this machin
 	$(BIN)/python -m sft
 
 test: $(READY)  ## the tests, without those that take minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 ui: $(READY)  ## the MLflow UI on 127.0.0.1
 	$(BIN)/python -m sft.ui

@@ -107,3 +107,9 @@ def import_path(builder: type) -> str:
         getattr(module, builder.__qualname__, None) is builder
     )
     return path if importable else NOT_IMPORTABLE + path
+
+
+def reproducible(settings: dict[str, Any]) -> bool:
+    """Whether the dataset builder that a saved config names can be imported again."""
+    builder = (settings.get("dataset") or {}).get("builder") or ""
+    return not builder.startswith(NOT_IMPORTABLE)

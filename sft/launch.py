@@ -159,6 +159,7 @@ def default_name(settings: Settings) -> str:
     parts = [Path(settings.model.name).name, settings.dataset.kind]
     short = {"lora.rank": "rank", "max_steps": "steps", "batch_size": "batch"}
     said = ("model.", "dataset.", "service.", "tracking.", "evaluators.", "run_", "optimizer")
+    said += ("checkpoint.", "guard.", "eval_every", "save_every", "max_length", "submit_ahead")
     defaults = dict(keys())
     for name, value in keys(settings):
         if not name.startswith(said) and value != defaults.get(name, value):

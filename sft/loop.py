@@ -18,6 +18,7 @@ from sft import pauses, schedules
 from sft.batches import Batch, prefetch
 from sft.checkpoints import Cadence, CheckpointRecord, best
 from sft.client import optimizer_parameters
+from sft.custom import reproducible
 from sft.evaluators import Evaluator, NLLEvaluator
 from sft.hooks import Hook, Run, RunResult
 from sft.metrics import training_metrics
@@ -127,6 +128,11 @@ class Loop:
             self.started = True
             for hook in self.hooks:
                 hook.on_start(self.run)
+            if not reproducible(self.run.settings):
+                self.tell(
+                    "this run cannot be reproduced: its dataset builder was made in a script or a "
+                    "function; move it to a module of its own"
+                )
         return start
 
     async def _submit_all(self, start: int, batches: Any, steps: Any) -> None:

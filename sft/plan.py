@@ -42,7 +42,7 @@ class Plan:
         infrequent = [build() for build in config.infrequent_evaluator_builders]
         if held_out is not None:
             evaluators.insert(0, NLLEvaluator(held_out))
-            if config.held_out_answers:
+            if config.held_out_answers and hasattr(config.dataset_builder, "common_config"):
                 infrequent.append(_answers(config, held_out))
         common = getattr(config.dataset_builder, "common_config", None)
         return cls(

@@ -248,3 +248,22 @@ def _path(config):
     from pathlib import Path
 
     return Path(config.log_path)
+
+
+def test_a_builder_that_cannot_be_imported_again_is_said_at_the_start(make_config):
+    from sft.datasets import FromConversationFileBuilder
+
+    class Local(FromConversationFileBuilder):
+        pass
+
+    config = make_config()
+    fields = vars(config.dataset_builder)
+    config.dataset_builder = Local(**fields)
+    told = []
+
+    class Listen(BaseHook):
+        def on_message(self, text):
+            told.append(text)
+
+    assert run(config, hooks=[Listen()]).status == "FINISHED"
+    assert any("cannot be reproduced" in text for text in told)
