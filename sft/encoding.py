@@ -33,7 +33,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
-        self.words: dict[str, list[int]] = {}
+        self.words: dict[str, tuple[int, ...]] = {}  # tuples: none of the garbage collector's work
         self._held = 0  # characters in `words`
         self._unsure = re.compile(f"[^{re.escape(SURE)}]")
         self._pattern = _word_pattern(tokenizer)
@@ -80,7 +80,7 @@ class Encoder:
         split = {s: self._pattern.findall(s) for s in stretches.difference(unsure)}
         new = list(set(chain.from_iterable(split.values())).difference(self.words))
         tokens = self._plain([*unsure, *new])
-        self.words.update(zip(new, tokens[len(unsure) :], strict=True))
+        self.words.update(zip(new, map(tuple, tokens[len(unsure) :]), strict=True))
         self._held += sum(map(len, new))
         known = dict(zip(unsure, tokens, strict=False))
         for stretch, words in split.items():

@@ -8,9 +8,12 @@ rewrite it (Qwen3 drops its thinking): that answer gets a sequence of its own.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from sft.chat import carries_loss
@@ -27,6 +30,9 @@ class Target:
     words: str
     is_answer: bool
     """Sampled behind exactly the tokens of `before`; other messages are only read."""
+    tokens_before: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    """Those of `text`, the ones before it included."""
 
     @property
     def text(self) -> str:
@@ -54,16 +60,20 @@ class TemplateRenderer:
     def render_batch(
         self, conversations: list[Messages], train_on_what: str
     ) -> list[list[Rendered]]:
-        targets = [self._targets(messages, train_on_what) for messages in conversations]
-        wanted = {text: [] for group in targets for t in group for text in (t.before, t.text)}
-        tokens = dict(zip(wanted, self.encoder.encode(list(wanted)), strict=True))
-        for target in (t for group in targets for t in group):
-            before, text = tokens[target.before], tokens[target.text]
-            if target.is_answer and text[: len(before)] != before:
+        with _no_collecting():
+            targets = [self._targets(messages, train_on_what) for messages in conversations]
+            self._encode([target for group in targets for target in group])
+            return [self._sequences(group, train_on_what == "all_tokens") for group in targets]
+
+    def _encode(self, targets: list[Target]) -> None:
+        texts = {text: None for target in targets for text in (target.before, target.text)}
+        tokens = dict(zip(texts, self.encoder.encode(list(texts)), strict=True))
+        for target in targets:
+            before, whole = tokens[target.before], tokens[target.text]
+            if target.is_answer and whole[: len(before)] != before:
                 # A token would reach over the border; the model is sampled from the border on.
-                tokens[target.text] = before + self.encoder.encode_behind(target.words)
-        every = train_on_what == "all_tokens"
-        return [self._sequences(group, tokens, every) for group in targets]
+                whole = before + self.encoder.encode_behind(target.words)
+            target.tokens_before, target.tokens = before, whole
 
     def _targets(self, messages: Messages, train_on_what: str) -> list[Target]:
         """What is trained of a conversation, in order. Raises `BadInput`."""
@@ -81,9 +91,7 @@ class TemplateRenderer:
                 targets.append(Target(*found, False))
         return targets
 
-    def _sequences(
-        self, targets: list[Target], tokens: dict[str, list[int]], every: bool
-    ) -> list[Rendered]:
+    def _sequences(self, targets: list[Target], every: bool) -> list[Rendered]:
         """The fewest sequences in which each target is trained once, in order.
 
         A sequence ends with a target and holds every earlier one that stands in it as it should.
@@ -93,18 +101,18 @@ class TemplateRenderer:
         sequences: list[Rendered] = []
         left = targets[::-1]
         while left:
-            text, sequence = left[0].text, tokens[left[0].text]
-            trained = [every] * len(sequence)
+            last = left[0]
+            trained = [every] * len(last.tokens)
             num_bytes, later = 0, []
             for target in left:
-                span = _span(target, text, sequence, tokens)
+                span = _span(target, last)
                 if span is None:
                     later.append(target)
                     continue
                 start, end = span
                 trained[start:end] = [True] * (end - start)
                 num_bytes += self.template.num_bytes(target.words)
-            sequences.append(Rendered(list(sequence), trained, num_bytes))
+            sequences.append(Rendered(list(last.tokens), trained, num_bytes))
             left = later
         return sequences[::-1]
 
@@ -140,20 +148,28 @@ class TemplateRenderer:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _span(
-    target: Target, text: str, sequence: list[int], tokens: dict[str, list[int]]
-) -> tuple[int, int] | None:
-    """Where `target` stands in `sequence`, which `text` is tokenised to; None: not as it should."""
-    if not text.startswith(target.text):
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Without garbage collection, which would go through a batch's many lists again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _span(target: Target, last: Target) -> tuple[int, int] | None:
+    """Where `target` stands in the sequence that ends with `last`; None: not as it should."""
+    if not last.text.startswith(target.text):
         return None
-    before, whole = tokens[target.before], tokens[target.text]
+    before, whole = target.tokens_before, target.tokens
     if target.is_answer:
-        if sequence[: len(whole)] == whole:
-            return len(before), len(whole)
-        return None
+        return (len(before), len(whole)) if last.tokens[: len(whole)] == whole else None
     # A token that reaches over the border of words that are only read counts as theirs.
-    end = _common(sequence, whole)
-    return _common(sequence, before), end if end == len(whole) else end + 1
+    end = _common(last.tokens, whole)
+    return _common(last.tokens, before), end if end == len(whole) else end + 1
 
 
 def _common(first: list[int], second: list[int]) -> int:
