@@ -140,8 +140,7 @@ class Loop:
         plan = self.plan
         step = start
         recorded = {record.step for record in self.state.checkpoints.records}
-        if start < plan.total_steps or start not in recorded:
-            await self._evaluate(start)
+        await self._evaluate(start)  # also after the last step: that evaluation may be missing
         saved_at = start if start in recorded else -1
         while step < plan.total_steps:
             await self.slots.acquire()

@@ -146,6 +146,19 @@ def test_a_run_stopped_between_steps_resumes_as_if_nothing_had_happened(make_con
     assert comparable(parts) == comparable(whole)
 
 
+def test_a_run_that_died_before_its_last_evaluation_makes_it_when_resumed(make_config):
+    config = make_config()
+    whole = run(config)
+    file = _path(config) / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert "eval/nll" in lines[-1]
+    file.write_text("".join(lines[:-1]))
+    resumed = run(config)
+    assert resumed.status == "FINISHED", resumed.error
+    assert resumed.last["eval/nll"] == whole.last["eval/nll"]
+    assert resumed.best.evaluation == whole.best.evaluation
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_without_a_checkpoint_of_it(make_config):
     result = run(make_config(learning_rate=1e30, num_epochs=4))
     assert result.status == "FAILED" and result.diverged, result.error
