@@ -129,7 +129,7 @@ HOSTILE = {
     "service folder": {"service": {"root": "/etc"}},
     "service folder above": {"service": {"root": "outputs/service/../../.."}},
     "tracking": {"tracking": {"uri": "http://evil.example"}},
-    "database elsewhere": {"tracking": {"uri": "sqlite:////root/x.db"}},
+    "database elsewhere": {"tracking": {"uri": "sqlite:////elsewhere/x.db"}},
     "model folder": {"model": {"name": "/models/mine"}},
     "tokenizer folder": {"model": {"name": "a/b", "tokenizer": "~/mine"}},
     "data file": {"dataset": {"kind": "jsonl", "path": "/etc/passwd"}},
