@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from sft.chat import TRAIN_ON_WHAT
+
 VERSION = 1
 """Of the saved config. A key that changes its meaning or its name raises it."""
 
@@ -135,15 +137,7 @@ class Settings:
     train_on_what: str = key(
         "all_assistant_messages",
         "messages that carry loss",
-        choices=(
-            "last_assistant_message",
-            "last_assistant_turn",
-            "all_assistant_messages",
-            "all_messages",
-            "all_tokens",
-            "all_user_and_system_messages",
-            "customized",
-        ),
+        choices=TRAIN_ON_WHAT,
     )
     reduction: str = key(
         "mean", "mean: every sequence counts the same; none: every token", choices=("mean", "none")
