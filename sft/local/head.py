@@ -11,16 +11,18 @@ from sft.local import linear
 from sft.local.lora import Run
 from sft.local.models import BaseModel
 
-# Rows of logits at a time. On a CPU few enough that a block of them is reused from the heap.
+# Rows of logits at a time, and how many of those in float32. On a CPU so few that the former are
+# reused from the heap and the latter stay in the cache.
 BLOCK = {"cpu": 128, "cuda": 2048}
+FEW = {"cpu": 4, "cuda": 2048}
 
 
 def logprobs(base: BaseModel, normal: Tensor, targets: Tensor, runs: list[Run]) -> Tensor:
     """normal [N, hidden], targets [N] -> float32 logprobs of the targets [N]."""
     result = torch.empty(len(normal), dtype=torch.float32, device=base.device)
     for rows, part in _blocks(runs, BLOCK[base.device.type]):
-        logits = logits_of(base, normal[rows], [part])
-        result[rows] = _exponentials(logits, targets[rows, None])[0][:, 0]
+        (logits,), _ = linear.forward(base.linears[-1], len(base.linears) - 1, normal[rows], [part])
+        result[rows] = _chosen(logits, targets[rows])
     return result
 
 
@@ -59,25 +61,38 @@ def logits_of(base: BaseModel, normal: Tensor, runs: list[Run]) -> Tensor:
     return logits.float()
 
 
+def _chosen(logits: Tensor, targets: Tensor) -> Tensor:
+    """float32 logprobs of the targets [N] under the logits [N, vocab]."""
+    parts = zip(_few(logits), _few(targets[:, None]), strict=True)
+    return torch.cat([_exponentials(part.float(), chosen)[0] for part, chosen in parts])[:, 0]
+
+
 def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Logprobs of the targets, and the gradient of sum(weight * -logprob), put in `logits`."""
     targets, weights = targets[:, None], weights[:, None]
-    logprobs, exponentials, total = _exponentials(logits.float(), targets)
-    # weight * (softmax - onehot); at the target from the logprob, where the softmax may be near 1
-    logits.copy_(exponentials.mul_(weights / total))
-    logits.scatter_(1, targets, (weights * torch.expm1(logprobs)).to(logits.dtype))
-    return logprobs[:, 0], logits
+    result = []
+    parts = zip(_few(logits), _few(targets), _few(weights), strict=True)
+    for part, target, weight in parts:
+        logprobs, exponentials, total = _exponentials(part.float(), target)
+        # weight * (softmax - onehot); at the target from the logprob: there it may be near 1
+        part.copy_(exponentials.mul_(weight / total))
+        at_target = (weight * torch.expm1(logprobs)).to(part.dtype)
+        part[torch.arange(len(part), device=part.device), target[:, 0]] = at_target[:, 0]
+        result.append(logprobs)
+    return torch.cat(result)[:, 0], logits
 
 
 def _exponentials(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logprobs of the targets [N, 1], and exp(logits - largest), in place, with its sum [N, 1].
-
-    In place, since a fresh block of logits costs more time in page faults than in arithmetic.
-    """
+    """Logprobs of the targets [N, 1], and exp(logits - largest), in place, with its sum [N, 1]."""
     logits.sub_(logits.amax(dim=-1, keepdim=True))
     chosen = logits.gather(1, targets)
     total = logits.exp_().sum(dim=-1, keepdim=True)
     return chosen - total.log(), logits, total
+
+
+def _few(rows: Tensor) -> tuple[Tensor, ...]:
+    """So few rows at a time that their float32 logits stay in a core's cache."""
+    return rows.split(FEW[rows.device.type])
 
 
 def _blocks(runs: list[Run], size: int) -> Iterator[tuple[slice, Run]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sft.local import head, layer, norm
-from sft.local.attention import EXPLICIT_TOKENS
+from sft.local.attention import BLOCK, EXPLICIT_TOKENS
 from sft.local.models import BaseModel
 from sft.local.packing import Pack
 
@@ -74,5 +74,5 @@ def _kept_bytes(base: BaseModel, lengths: list[int]) -> int:
     numbers = sum(lengths) * (5 * hidden + heads + inner)
     if base.device.type == "cpu":
         explicit = [length for length in lengths if length <= EXPLICIT_TOKENS]
-        numbers += sum(base.heads * length**2 for length in explicit)
+        numbers += sum(base.heads * length * (length + BLOCK) // 2 for length in explicit)
     return numbers * (torch.finfo(base.dtype).bits // 8) * len(base.layers)
