@@ -18,6 +18,7 @@ import torch
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 MAX_WORKERS = 8
+MAX_KERNELS = 128
 
 
 class Workers:
@@ -29,6 +30,7 @@ class Workers:
         each = max(1, cores // self.count)
         if device.type == "cpu":
             _keep_freed_memory()
+            _keep_few_kernels()
         self._pool = ThreadPoolExecutor(
             self.count, "engine-worker", initializer=lambda: torch.set_num_threads(each)
         )
@@ -54,6 +56,17 @@ class Workers:
 def _without_gradients(compute: Callable[[Item], Answer], item: Item) -> Answer:
     with torch.no_grad():
         return compute(item)
+
+
+def _keep_few_kernels() -> None:
+    """Have oneDNN keep the kernels of about the last five packs instead of the last fifty.
+
+    Every length of pack has its own, with working memory of their own: left alone they grow to
+    more than a gigabyte, and a pack of a length seen before is rare. Read when the first product is
+    made; a value that the user has set stands.
+    """
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(MAX_KERNELS))
 
 
 def _keep_freed_memory() -> None:
