@@ -66,6 +66,11 @@ def _context(
     )
 
 
+def tokens_kept(base: BaseModel) -> int:
+    """About how many tokens, in sequences of 256, a backward can keep everything of."""
+    return 256 * KEEP_BYTES[base.device.type] // _kept_bytes(base, [256])
+
+
 def _kept_bytes(base: BaseModel, lengths: list[int]) -> int:
     """About how many bytes the backward of a pack keeps."""
     hidden = base.embedding.shape[1]

@@ -20,9 +20,11 @@ from sft.local.lora import Adapter, Run
 from sft.local.packing import Pack
 from sft.local.workers import Workers
 
-# Tokens in one piece and in one pass, and the least worth a piece of its own.
-PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
+# Most tokens in one piece, of which a large model gets fewer, and in one pass; and the least worth a
+# piece of its own.
+PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}
 PASS_TOKENS = {"cpu": 0, "cuda": 16384}
+LEAST_TOKENS = 256
 SMALLEST_PIECE = 64
 
 
@@ -54,9 +56,12 @@ class PieceResult:
 
 def pieces(request: int, adapter: Adapter, work: Work, workers: Workers) -> list[Piece]:
     """Cut one request; the same request is always cut the same way."""
+    base = adapter.base
+    # Smaller pieces for a larger model, rather than to compute its layers once more.
+    tokens = min(PIECE_TOKENS[base.device.type], max(network.tokens_kept(base), LEAST_TOKENS))
     parts = packing.split(
         [len(sequence.tokens) for sequence in work.sequences],
-        budget=PIECE_TOKENS[adapter.base.device.type],
+        budget=tokens,
         workers=workers.count,
         smallest=SMALLEST_PIECE,
     )
