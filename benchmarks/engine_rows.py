@@ -97,13 +97,14 @@ class Step:
 
 
 def summary(sizes: list[tuple[int, int]], steps: list[Step]) -> dict:
-    """Medians after warming up; `sizes` are all and trained tokens of each step."""
-    pairs = list(zip(sizes, steps, strict=True))[WARM_UP:]
+    """Medians after the first step; `sizes` are all and trained tokens of each step."""
+    first, *pairs = zip(sizes, steps, strict=True)
     return {
         "tokens/s": median(tokens / step.wall for (tokens, _), step in pairs),
         "trained/s": median(trained / step.wall for (_, trained), step in pairs),
         "tokens/processor s": median(tokens / step.processor for (tokens, _), step in pairs),
-        "first/later": steps[0].processor / median(step.processor for _, step in pairs),
+        "first/later": median(tokens / step.wall for (tokens, _), step in pairs)
+        / (first[0][0] / first[1].wall),
     }
 
 

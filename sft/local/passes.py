@@ -20,12 +20,11 @@ from sft.local.lora import Adapter, Run
 from sft.local.packing import Pack
 from sft.local.workers import Workers
 
-# Most tokens in one piece, of which a large model gets fewer, and in one pass; and the least worth a
-# piece of its own.
+# Most tokens in one piece (a large model gets fewer, but no fewer than the least) and in one pass.
 PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}
 PASS_TOKENS = {"cpu": 0, "cuda": 16384}
 LEAST_TOKENS = 256
-SMALLEST_PIECE = 64
+SMALLEST_PIECE = 64  # tokens worth a piece of their own where another worker is free
 
 
 @dataclass(frozen=True)
