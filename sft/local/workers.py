@@ -73,13 +73,13 @@ def _keep_freed_memory() -> None:
     """Have glibc reuse freed blocks up to 32 MB instead of handing them back to the system.
 
     Activations come and go thousands of times in a pass; fresh pages for each cost a tenth of it.
-    One arena, so that the workers share what is kept. The names are those of malloc.h.
+    Each worker keeps its own (an arena shared by all would have them wait for each other, at a
+    twelfth of the time). The names are those of malloc.h.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
-        mallopt(m_arena_max, 1)
+        m_trim_threshold, m_mmap_threshold = -1, -3
         mallopt(m_mmap_threshold, 32 << 20)
         mallopt(m_trim_threshold, 512 << 20)
