@@ -1,7 +1,7 @@
 """The local service's engine beside TRL, beside itself and beside the machine's limit: one table.
 
     pip install '.[benchmark]'
-    python benchmarks/engine.py             # about half an hour on 2 cores
+    python benchmarks/engine.py             # about 45 minutes on 2 cores
     python benchmarks/engine.py --quick     # fewer runs at once
 
 SmolLM2-135M with LoRA on this machine, every row in a process of its own, on the same data: medians
@@ -126,7 +126,7 @@ def many_runs(quick: bool) -> None:
     one = measure("runs", count=1, batch_size=16, rank=16, steps=STEPS)
     line(
         "1 run of batch 16", f"{one['together']:.2f} s a step, {one['tokens']} tokens",
-        f"{one['cycle MB']:.0f} MB",
+        f"{one['peak MB']:.0f} MB",
     )  # fmt: skip
     for batch in (2, 8):
         for count in (1, 2, 4, 8, 16):
@@ -141,17 +141,18 @@ def many_runs(quick: bool) -> None:
             line(
                 f"{count} runs of batch {batch}",
                 f"{row['together']:.2f} s at once, {row['apart']:.2f} s one after another",
-                f"{row['tokens']} tokens, {row['cycle MB']:.0f} MB"
+                f"{row['tokens']} tokens, {row['peak MB']:.0f} MB"
                 + (against if count * batch == 16 else ""),
             )
-    many = measure("runs", count=16, batch_size=2, rank=32, steps=1)
-    single = measure("runs", count=1, batch_size=2, rank=32, steps=1)
-    line(
-        "memory: 16 adapters of rank 32, batch 2", f"{many['cycle MB']:.0f} MB",
-        f"two processes of one each: {2 * single['cycle MB']:.0f} MB",
-    )  # fmt: skip
-    trl = measure("trl", batch_size=2, rank=32, steps=1)
-    line("memory: two TRL processes, batch 2", f"{2 * trl['peak MB']:.0f} MB", "")
+    for batch in (2, 8):
+        settings = {"batch_size": batch, "rank": 32, "steps": 2}
+        many, single = measure("runs", count=16, **settings), measure("runs", count=1, **settings)
+        trl = measure("trl", **settings)
+        line(
+            f"memory: 16 adapters of rank 32, batch {batch}", f"{many['peak MB']:.0f} MB",
+            f"two processes of one each: {2 * single['peak MB']:.0f} MB, of TRL: "
+            f"{2 * trl['peak MB']:.0f} MB",
+        )  # fmt: skip
 
 
 def start_up() -> None:
@@ -166,7 +167,8 @@ def sampling() -> None:
         line(
             f"sampling, {count} at once, {PROMPT} + {SAMPLED} tokens",
             f"{ours['base']:.0f} tokens/s, through an adapter {ours['adapter']:.0f}",
-            f"transformers.generate, batch {count}: {theirs['base']:.0f}",
+            f"transformers.generate, batch {count}: {theirs['base']:.0f}, "
+            f"with peft {theirs['adapter']:.0f}",
         )
 
 

@@ -20,6 +20,7 @@ from statistics import median
 
 WARM_UP = 1  # steps before the ones that count
 RATE = 1e-4
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PRODUCTS = 40  # in one turn of the limit, about 2 s
 
 
@@ -202,8 +203,7 @@ def trl(batch_size: int, rank: int, steps: int) -> dict:
             processing_class=AutoTokenizer.from_pretrained(folder),
             peft_config=LoraConfig(
                 r=rank, lora_alpha=32, task_type="CAUSAL_LM",
-                target_modules=["q_proj", "k_proj", "v_proj", "o_proj",
-                                "gate_proj", "up_proj", "down_proj"],
+                target_modules=TARGETS,
             ),
             callbacks=[Clock()],
         )  # fmt: skip
@@ -218,7 +218,7 @@ def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
     served = load_engine()
     for run in range(count):
         served.create_adapter(f"{run}", "demo", LoraSpec(rank, seed=run))
-    together, apart, processor, memory = [], [], [], 0
+    together, apart, processor = [], [], []
     for step in range(1 + steps):
         work = [
             Work(f"{run}", batch(step * count + run, batch_size), backward=True)
@@ -229,8 +229,6 @@ def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
         served.optim_step([AdamStep(one.model_id, RATE) for one in work])
         middle = time.perf_counter()
         processor.append(time.process_time() - before)
-        if not step:
-            memory = peak_memory()  # before anything but the cycle has run
         together.append(middle - start)
         if count == 1:  # together and apart are the same
             apart.append(middle - start)
@@ -243,7 +241,6 @@ def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
         "together": median(together[1:]),
         "apart": median(apart[1:]),
         "processor": median(processor[1:]),
-        "cycle MB": memory,
         "tokens": sum(counts(one.sequences)[0] for one in work),
     }
 
@@ -291,8 +288,9 @@ def sampling(count: int, tokens: int, prompt: int) -> dict:
 
 
 def generate(count: int, tokens: int, prompt: int) -> dict:
-    """The same by transformers.generate, all prompts in one batch, without an adapter."""
+    """The same by transformers.generate, all prompts in one batch: the base model, then with peft."""
     import torch
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     from sft import demo_model
@@ -301,15 +299,20 @@ def generate(count: int, tokens: int, prompt: int) -> dict:
     dtype = pick_dtype("auto", torch.device("cpu"))
     model = AutoModelForCausalLM.from_pretrained(demo_model.folder(), dtype=dtype)
     ids = torch.tensor([data[0][:prompt] for data in conversations(count)])
-    seconds = []
-    for _ in range(1 + 5):
-        start = time.perf_counter()
-        model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
-            min_new_tokens=tokens, do_sample=False,
-        )  # fmt: skip
-        seconds.append(time.perf_counter() - start)
-    return {"base": count * tokens / median(seconds[1:])}
+    rates = {}
+    for which in ("base", "adapter"):
+        if which == "adapter":
+            model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS))
+        seconds = []
+        for _ in range(1 + 5):
+            start = time.perf_counter()
+            model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
+                min_new_tokens=tokens, do_sample=False,
+            )  # fmt: skip
+            seconds.append(time.perf_counter() - start)
+        rates[which] = count * tokens / median(seconds[1:])
+    return rates
 
 
 def peak_memory() -> float:
