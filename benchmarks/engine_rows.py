@@ -288,7 +288,7 @@ def sampling(count: int, tokens: int, prompt: int) -> dict:
 
 
 def generate(count: int, tokens: int, prompt: int) -> dict:
-    """The same by transformers.generate, all prompts in one batch: the base model, then with peft."""
+    """The same by transformers.generate, in one batch; base model, then with peft."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

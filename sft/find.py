@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from sft.errors import BadInput
 from sft.mlflow_run import STATE_FILE
@@ -37,6 +38,11 @@ class Found:
     def is_own(self) -> bool:
         """Whether the config was written by a run on this machine, and so by its user."""
         return self.directory is not None
+
+    @property
+    def name(self) -> str:
+        """What other runs call this one: its MLflow run id, or else its place."""
+        return self.run_id or str(self.directory or self.config)
 
     @property
     def source(self) -> str:
@@ -96,8 +102,11 @@ class Found:
         """What `read` makes of the run's artifact `name`; None where it has none."""
         import tempfile
 
-        client = self._client()
-        files = {file.path: file for file in client.list_artifacts(self.run_id)}
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = self._client().get_run(self.run_id).info.artifact_uri
+        store = get_artifact_repository(moved(uri, self.uri or DEFAULT_URI), self.uri)
+        files = {file.path: file for file in store.list_artifacts()}
         if name not in files:
             if name == "config.yaml":
                 raise BadInput(f"{self.word}: the MLflow run has no config.yaml among its files")
@@ -106,7 +115,7 @@ class Found:
             raise BadInput(f"{self.source}: {name} has more than {MAX_CONFIG_BYTES} bytes")
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return read(Path(client.download_artifacts(self.run_id, name, folder)))
+                return read(Path(store.download_artifacts(name, folder)))
             except BadInput as error:
                 raise BadInput(str(error).replace(folder + os.sep, f"{self.word}: ")) from None
 
@@ -178,6 +187,21 @@ def _of_run(client: MlflowClient, word: str, store: str, run_id: str) -> Found:
         if _of_directory(word, directory).run_id == run_id:
             return Found(word, directory, absolute(store), run_id)
     return Found(word, None, absolute(store), run_id)
+
+
+def moved(artifact_uri: str, store: str) -> str:
+    """Where the artifacts are of an SQLite store that was copied together with its `mlartifacts`.
+
+    MLflow knows them by the absolute path that they had when the store was made; a copy has them
+    beside its database. Any other URI is returned as it is.
+    """
+    file = sqlite_file(store)
+    path = Path(unquote(urlsplit(artifact_uri).path))
+    if file is None or not artifact_uri.startswith("file:") or path.exists():
+        return artifact_uri
+    _, found, inner = path.as_posix().rpartition("/mlartifacts/")
+    here = file.parent / "mlartifacts" / inner
+    return here.as_uri() if found and ".." not in inner and here.is_dir() else artifact_uri
 
 
 def find_trials(study: str, uri: str | None = None) -> list[Found]:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +24,17 @@ EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1, "KILLED": 130}
 TERMINATED = 143
 
 
-def run(settings: Settings, *, overrides: Sequence[str] = (), resumed: Path | None = None) -> int:
+def run(
+    settings: Settings,
+    *,
+    overrides: Sequence[str] = (),
+    resumed: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> int:
     """Train as a command does: shows progress, logs to MLflow, heeds signals; the exit code.
 
-    `resumed` is the directory of an earlier run to continue. Raises `BadInput`.
+    `resumed` is the directory of an earlier run to continue; `tags` are for the MLflow run. Raises
+    `BadInput`.
     """
     from sft.terminal import Terminal
 
@@ -36,7 +43,7 @@ def run(settings: Settings, *, overrides: Sequence[str] = (), resumed: Path | No
     directory = resumed or run_directory(settings)
     signals = Signals()
     hooks: list[Hook] = [Terminal(settings, directory, list(overrides)), signals, SdkLog()]
-    if tracker := tracking_hook(settings, directory):
+    if tracker := tracking_hook(settings, directory, tags=tags):
         hooks.append(tracker)
     try:
         result = asyncio.run(_run(settings, directory, hooks, signals))

@@ -40,8 +40,9 @@ CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""How mlflow talks to a server, where the user has not said so in the environment.
+"""How mlflow talks to a store, where the user has not said so in the environment.
 
 By itself it repeats a request for up to a quarter of an hour, deaf to anything else; the writer
 repeats it just as well. mlflow has no other way to be told.
@@ -199,9 +200,8 @@ def open_client(uri: str) -> MlflowClient:
     file = sqlite_file(uri)
     if file is not None:
         _make_sqlite(file)
-    elif uri.startswith(("http://", "https://")):
-        for name, value in CLIENT_DEFAULTS.items():
-            os.environ.setdefault(name, value)
+    for name, value in CLIENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

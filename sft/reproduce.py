@@ -95,7 +95,8 @@ def reproduce(
     for line in [*overrides, *differences(then, now)]:
         print(f"  {line}", flush=True)
     rows = found.rows()
-    code = launch.run(settings, overrides=list(overrides))
+    tags = {"sft.variation_of" if overrides else "sft.reproduces": found.name}
+    code = launch.run(settings, overrides=list(overrides), tags=tags)
     directory = Path(settings.run_dir or "")
     again = read_facts(directory)
     if tolerance is None:
@@ -110,7 +111,7 @@ def reproduce(
         print(f"verdict: {verdict}")
     elif not overrides:
         print("there are no numbers to compare with: a config alone has no past")
-    _link(found, directory, verdict)
+    _link(found, directory, tags, verdict)
     return code or (0 if verdict is None or verdict.agrees else 1)
 
 
@@ -182,21 +183,20 @@ def _now(settings: Any, then: dict[str, Any], anyway: bool) -> dict[str, Any]:
     return facts
 
 
-def _link(found: Found, directory: Path, verdict: Verdict | None) -> None:
-    """Tag both runs with each other and the verdict, in run.json and in MLflow."""
+def _link(found: Found, directory: Path, tags: dict[str, str], verdict: Verdict | None) -> None:
+    """Say in run.json what `tags` say in MLflow since the start; tag both runs with the end."""
     from sft.checkpoints import replace_durably
     from sft.rundir import read_facts
 
-    original = found.run_id or str(found.directory or found.config)
-    word = "sft.variation_of" if verdict is None else "sft.reproduces"
-    tags = {word: original} | ({"sft.verdict": str(verdict)} if verdict else {})
-    facts = read_facts(directory) | {key.removeprefix("sft."): v for key, v in tags.items()}
+    ending = {"sft.verdict": str(verdict)} if verdict else {}
+    facts = {key.removeprefix("sft."): value for key, value in (tags | ending).items()}
+    facts = read_facts(directory) | facts
     replace_durably(directory / "run.json", json.dumps(facts, indent=2) + "\n")
     new = find(str(directory))
-    back = "sft.varied_by" if verdict is None else "sft.reproduced_by"
-    for run, values in ((new, tags), (found, {back: new.run_id or str(directory)})):
+    back = "sft.varied_by" if "sft.variation_of" in tags else "sft.reproduced_by"
+    for run, values in ((new, ending), (found, {back: new.name} | ending)):
         if run.run_id and run.uri:
-            _tag(run.uri, run.run_id, values | ({"sft.verdict": str(verdict)} if verdict else {}))
+            _tag(run.uri, run.run_id, values)
 
 
 def _tag(uri: str, run_id: str, tags: dict[str, str]) -> None:

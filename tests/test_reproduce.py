@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -77,6 +78,39 @@ def test_a_run_whose_directory_is_gone_is_reproduced_from_mlflow_alone(place, ca
         assert "verdict: agrees: all 9 values" in capsys.readouterr().out
     finally:
         shutil.move(place / "hidden", place / "run")
+
+
+def test_a_copy_of_the_store_and_the_data_are_enough_where_nothing_else_is_left(
+    place, tmp_path, monkeypatch, capsys
+):
+    run_id = find("run").run_id
+    gone = [place / "run", place / "mlartifacts"]
+    shutil.copy(place / "mlflow.db", tmp_path)
+    shutil.copytree(place / "mlartifacts", tmp_path / "mlartifacts")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(place / "chats.jsonl", elsewhere)
+    monkeypatch.chdir(elsewhere)
+    for folder in gone:
+        folder.rename(f"{folder}-hidden")
+    try:
+        assert reproduce.main([run_id, "--uri", "sqlite:///../mlflow.db", "--trust"]) == 0
+        assert "verdict: agrees: all 9 values" in capsys.readouterr().out
+    finally:
+        for folder in gone:
+            Path(f"{folder}-hidden").rename(folder)
+
+
+def test_a_reproduction_that_dies_on_the_way_is_linked_to_its_original(place, monkeypatch):
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "_link", die)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.main(["run"])
+    again = find(str(newest(place)))
+    tags = open_client(again.uri).get_run(again.run_id).data.tags
+    assert tags["sft.reproduces"] == find("run").run_id
 
 
 def test_other_data_is_refused_unless_told_anyway(place, capsys):
