@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test test-all ui lint clean
+.PHONY: install run test test-all ui lint clean
+
+install: $(READY)  ## make .venv, and nothing else
 
 run: $(READY)  ## fine-tune SmolLM2 on a question-and-answer set, on this machine
 	$(BIN)/python -m sft
