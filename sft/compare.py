@@ -18,23 +18,11 @@ from typing import Any
 
 from sft.errors import BadInput
 from sft.find import SWEEPS, WORDS, Found, find
+from sft.metrics import UNITS
 from sft.mlflow_values import flatten, text
 
 NOT_COMPARED = ("version", "run_name")
 CHARTED = ("eval/nll", "train/nll")
-UNITS = {
-    "train/nll": "nats per token",
-    "eval/nll": "nats per token",
-    "train/bpb": "bits per byte",
-    "eval/bpb": "bits per byte",
-    "time/step": "seconds",
-    "tokens/per_second": "tokens per second",
-    "tokens/step": "tokens",
-    "tokens/total": "tokens",
-    "lr": "learning rate",
-    "epoch": "epochs",
-    "progress": "share of the run",
-}
 
 
 @dataclass

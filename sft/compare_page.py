@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from sft.compare import UNITS, Compared, figures, metrics_of, varying
+from sft.compare import Compared, figures, metrics_of, varying
+from sft.metrics import UNITS
 
 MAX_POINTS = 2_000
 """Points of a curve in the page; of longer ones every k-th is kept, and the last."""

@@ -160,18 +160,31 @@ def run_directory(settings: Settings) -> Path:
 
 
 def default_name(settings: Settings) -> str:
-    """A name that says what is different: model, data, and what was set on the way."""
+    """A name that says what is different: first what was set on the way, then model and data.
+
+    In this order since lists of runs cut long names at the end.
+    """
     from sft.checking import keys
 
-    parts = [Path(settings.model.name).name, settings.dataset.kind]
-    short = {"lora.rank": "rank", "max_steps": "steps", "batch_size": "batch"}
+    parts = []
     said = ("model.", "dataset.", "service.", "tracking.", "evaluators.", "run_", "optimizer")
     said += ("checkpoint.", "guard.", "eval_every", "save_every", "max_length", "submit_ahead")
     defaults = dict(keys())
     for name, value in keys(settings):
         if not name.startswith(said) and value != defaults.get(name, value):
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            parts.append(f"{short.get(name, name.rpartition('.')[2])}{text}")
+            parts.append(in_short(name, value))
+    return joined([*parts, Path(settings.model.name).name, settings.dataset.kind])
+
+
+def in_short(key: str, value: Any) -> str:
+    """One setting as a part of a run's name: lr0.0003, rank8."""
+    short = {"lora.rank": "rank", "max_steps": "steps", "batch_size": "batch"}
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return short.get(key, key.rpartition(".")[2]) + text
+
+
+def joined(parts: Sequence[str]) -> str:
+    """A run's name from its parts, such as a folder can have."""
     return "-".join(part.replace("/", "_").replace(" ", "_") for part in parts)[:120]
 
 

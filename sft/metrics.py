@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     import tinker
 
 NOT_METRICS = ("step", "timestamp")
+UNITS = {
+    "train/nll": "nats per token",
+    "eval/nll": "nats per token",
+    "train/bpb": "bits per byte",
+    "eval/bpb": "bits per byte",
+    "time/step": "seconds",
+    "tokens/per_second": "tokens per second",
+    "tokens/step": "tokens",
+    "tokens/total": "tokens",
+    "lr": "learning rate",
+    "epoch": "epochs",
+    "progress": "share of the run",
+}
 
 
 class MetricsFile:

@@ -8,6 +8,7 @@ import optuna
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sft.metrics import UNITS
 from sweeps.results import Result, Results
 from sweeps.warm_start import RANK, RATE
 
@@ -17,14 +18,20 @@ RED = "#c0392b"
 MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
 
 
-def _figure(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+def _figure(title: str, width: float = 6.0, height: float = 3.8) -> tuple[Figure, Any]:
+    """Small in inches and dense, so that its words can be read on a narrow page, too."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=180)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11)
     axes.grid(True, color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _named(metric: str) -> str:
+    """A metric with its unit, for an axis."""
+    return f"{metric} ({UNITS[metric]})" if metric in UNITS else metric
 
 
 def _shades(values: list[Any]) -> dict[Any, Any]:
@@ -61,7 +68,7 @@ def by_rate(results: Results) -> Figure | None:
     axes.annotate(f"  {best.values[0]:.4f}", (best.params[RATE], best.values[0]), fontsize=9)
     axes.set_xscale("log")
     axes.set_xlabel("peak learning rate")
-    axes.set_ylabel(results.metrics[0])
+    axes.set_ylabel(_named(results.metrics[0]))
     axes.legend(handles=[*axes.get_legend_handles_labels()[0], *_legend(trials)], fontsize=8)
     return figure
 
@@ -120,8 +127,9 @@ def curves(results: Results) -> Figure | None:
     if any(t.state != "complete" for t in trials):
         handles.append(Line2D([], [], color=GREY, linestyle="--", label="ended early"))
     axes.legend(handles=handles, fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("training step")
-    axes.set_ylabel(results.metrics[0])
+    axes.set_ylabel(_named(results.metrics[0]))
     return figure
 
 
@@ -130,14 +138,18 @@ def _look_at_the_end(axes: Any, trials: list[Result]) -> None:
     after = [list(t.curve.values())[1:] for t in trials if t.state != "diverged"]
     values = [value for curve in after for value in curve if math.isfinite(value)]
     if values:
-        first = max((curve[0] for curve in after if curve), default=max(values))
-        low, high = min(values), max(first, min(values))
+        low, high = min(values), max(curve[0] for curve in after if curve)
+        start = max(list(trial.curve.values())[0] for trial in trials)
+        if high < start <= low + 3 * (high - low):
+            high = start
         margin = 0.05 * ((high - low) or abs(low) or 1.0)
         axes.set_ylim(low - margin, high + margin)
 
 
 def _ends(values: list[Any]) -> list[Any]:
-    """First, middle and last."""
+    """First, middle and last of many; a few as they are."""
+    if len(values) <= 5:
+        return values
     return list(dict.fromkeys([values[0], values[len(values) // 2], values[-1]]))
 
 
@@ -172,7 +184,7 @@ def parallel(results: Results) -> Figure | None:
     names = [n for n in results.space if len({str(t.params.get(n)) for t in results.complete}) > 1]
     if len(results.complete) < 2 or not names:
         return None
-    figure, axes = _figure("Parameters and what came of them", width=2.4 + 1.9 * (len(names) + 1))
+    figure, axes = _figure("", width=max(6.0, 1.6 + 1.6 * (len(names) + 1)))
     axes.grid(False)
     scales = [_scale([t.params[n] for t in results.complete]) for n in names]
     values = [t.values[0] for t in results.complete]
@@ -182,11 +194,11 @@ def parallel(results: Results) -> Figure | None:
         points = [s(v) for s, v in zip(scales, [*(trial.params[n] for n in names), trial.values[0]],
                                        strict=True)]  # fmt: skip
         is_best = place == len(order) - 1
-        shade = colormaps["Blues"](0.2 + 0.7 * place / max(1, len(order) - 1))
+        shade = colormaps["Blues"](0.4 + 0.6 * place / max(1, len(order) - 1))
         axes.plot(range(len(points)), points, color=RED if is_best else shade,
                   linewidth=2.4 if is_best else 1.3)  # fmt: skip
     for i, (name, scale) in enumerate(zip([*names, results.metrics[0]], scales, strict=True)):
-        axes.axvline(i, color="#444444", linewidth=0.8)
+        axes.plot([i, i], [-0.03, 1.03], color="#444444", linewidth=0.8)
         for value in scale.ticks:
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
             axes.annotate(f"{text} ", (i, scale(value)), ha="right", va="center", fontsize=8)
@@ -256,8 +268,8 @@ def pareto(results: Results) -> Figure | None:
     axes.plot(*zip(*front, strict=True), "-o", color=BLUE, label="front")
     for trial in results.front():
         axes.annotate(f" {trial.number}", trial.values[:2], fontsize=8)
-    axes.set_xlabel(results.metrics[0])
-    axes.set_ylabel(results.metrics[1])
+    axes.set_xlabel(_named(results.metrics[0]))
+    axes.set_ylabel(_named(results.metrics[1]))
     axes.legend(fontsize=8)
     return figure
 

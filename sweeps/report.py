@@ -17,11 +17,19 @@ from sweeps.results import Result, Results
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+h1, h2, p { overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
 td:last-child, th:last-child { text-align: left }
-tr.best { font-weight: 600 } pre { background: #f5f5f5; padding: .7rem; overflow-x: auto }
-img { max-width: 100% }
+tr.best { font-weight: 600 }
+pre { background: #f5f5f5; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere }
+img { max-width: min(100%, 46rem) }
+@media (max-width: 40rem) {
+  thead { display: none }
+  table, tbody, tr, td, td:last-child { display: block; text-align: left; border: 0; padding: 0 }
+  tr { border-bottom: 1px solid #ddd; padding: .4rem 0 }
+  td::before { content: attr(data-name) ": "; color: #5c5c5c }
+}
 """
 
 
@@ -159,7 +167,10 @@ def _page(results: Results, lines: list[str], images: dict[str, bytes]) -> str:
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join(
         f"<tr{' class=best' if best and row[0] == str(best.number) else ''}>"
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        + "".join(
+            f'<td data-name="{html.escape(name)}">{html.escape(cell)}</td>'
+            for name, cell in zip(header, row, strict=True)
+        )
         + "</tr>"
         for row in rows
     )
@@ -171,7 +182,9 @@ def _page(results: Results, lines: list[str], images: dict[str, bytes]) -> str:
     )
     title = f"Sweep {html.escape(results.name)}"
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
+        f"<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>{title}</title>"
         f"<style>{STYLE}</style><h1>{title}</h1><p>{html.escape(space)}</p>"
         f"<pre>{html.escape(chr(10).join(lines))}</pre>"
         f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{drawn}</html>\n"

@@ -150,7 +150,9 @@ class TrialRun:
         settings = self._settings
         return dataclasses.replace(
             settings,
-            run_name=f"{self.shared.study_name}-{directory.name}",
+            run_name=launch.joined(
+                [directory.name, *(launch.in_short(k, v) for k, v in self.trial.params.items())]
+            ),
             seed=settings.seed + repeat,
             lora=dataclasses.replace(settings.lora, seed=settings.lora.seed + repeat),
         )

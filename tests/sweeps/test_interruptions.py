@@ -91,10 +91,12 @@ def mlflow_runs(folder: Path) -> list[tuple[str, str]]:
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("sft")
     runs = client.search_runs([experiment.experiment_id])
-    return sorted((run.info.run_name, run.info.status) for run in runs)
+    return sorted(
+        (run.data.tags.get("sweep.trial", run.info.run_name), run.info.status) for run in runs
+    )
 
 
-FINISHED = [(name, "FINISHED") for name in ("s", "s-0", "s-1", "s-2", "s-3")]
+FINISHED = [(name, "FINISHED") for name in ("0", "1", "2", "3", "s")]
 
 
 def kill_and_go_on(start_sweep, tmp_path, kills: int, seed: int) -> None:
