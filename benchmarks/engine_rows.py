@@ -125,9 +125,8 @@ def limit(turns: int) -> dict:
             a @ b
         steps[-1].end()
     operations = PRODUCTS * 2 * size**3 / 1e9
-    parameters = base.embedding.numel() + sum(
-        w.numel() for linear in base.linears[:-1] for w in linear.weights
-    )
+    modules = [module for linear in base.linears for module in linear.modules]
+    parameters = sum(module.inputs * module.outputs for module in modules)
     return {
         "gflops": operations / median(step.wall for step in steps[WARM_UP:]),
         "gflop/processor s": operations / median(step.processor for step in steps[WARM_UP:]),

@@ -20,7 +20,7 @@ from sft.local import attention, head, network
 from sft.local.choosing import Sampler
 from sft.local.engine_api import EngineError, SampleResult, SampleWork
 from sft.local.lora import FrozenAdapter, Run
-from sft.local.models import BaseModel, for_few_rows
+from sft.local.models import BaseModel
 from sft.local.packing import Pack
 from sft.local.workers import Workers
 
@@ -164,7 +164,7 @@ def sample(
         except RuntimeError as error:  # out of memory, for one
             return EngineError(f"The sampling failed: {error}", user=False)
 
-    few_rows, sizes = stepping(base)
+    sizes = block_sizes(base)
     prefills: list[Prefill | EngineError] = []
     active: list[Stream] = []
 
@@ -174,7 +174,7 @@ def sample(
             each = -(-len(active) // workers.count)
             size = next((size for size in sizes if size >= each), sizes[-1])
             blocks = [active[i : i + size] for i in range(0, len(active), size)]
-            for _ in workers.map(lambda block: step(few_rows, block, size), blocks):  # noqa: B023
+            for _ in workers.map(lambda block: step(base, block, size), blocks):  # noqa: B023
                 pass
             active[:] = [stream for stream in active if not stream.sampler.done]
 
@@ -196,39 +196,39 @@ def sample(
 
 
 @functools.cache
-def stepping(base: BaseModel) -> tuple[BaseModel, tuple[int, ...]]:
-    """The base model laid out for steps, and the sizes of blocks in which rows agree.
+def block_sizes(base: BaseModel) -> tuple[int, ...]:
+    """The sizes of blocks in which rows agree.
 
     That is: a row comes out the same, bit for bit, in whichever block and wherever in it it
     stands. Measured, since no library promises it: the product of each shape in the model and of a
     few LoRA ranks, at both ends of blocks of each size, against the largest block.
     """
-    base = for_few_rows(base)
     generator = torch.Generator().manual_seed(0)
 
-    def agree(inputs: int, multiply: Callable[[Tensor], Tensor]) -> bool:
+    def agree(inputs: int, multiply: Callable[[Tensor], list[Tensor]]) -> bool:
         x = torch.randn(SIZES[-1], inputs, generator=generator).to(base.device, base.dtype)
         whole = multiply(x)
         return all(
-            torch.equal(multiply(x[start : start + size]), whole[start : start + size])
+            torch.equal(y, all_rows[start : start + size])
             for size in SIZES[:-1]
             for start in (0, SIZES[-1] - size)
+            for y, all_rows in zip(multiply(x[start : start + size]), whole, strict=True)
         )
 
-    products = {}
-    for linear in base.linears:
-        for module, weight in zip(linear.modules, linear.weights, strict=True):
-            shape = (module.inputs, module.outputs)
-            products[shape] = functools.partial(linear.multiply, weight=weight, bias=None)
+    def of_rank(weight: Tensor) -> Callable[[Tensor], list[Tensor]]:
+        return lambda x: [functional.linear(x, weight)]
+
+    products = {linear.modules: linear.products.forward for linear in base.linears[:4]}
+    products[base.linears[-1].modules] = base.linears[-1].products.forward
+    pairs = [(modules[0].inputs, multiply) for modules, multiply in products.items()]
     hidden = base.embedding.shape[1]
     for rank in (1, 8, 16, 32, 64):
         for inputs, outputs in ((hidden, rank), (rank, hidden)):
             weight = torch.randn(outputs, inputs, generator=generator)
-            weight = weight.to(base.device, base.dtype)
-            products[inputs, outputs] = functools.partial(functional.linear, weight=weight)
+            pairs.append((inputs, of_rank(weight.to(base.device, base.dtype))))
     with torch.no_grad():
-        equal = all(agree(inputs, multiply) for (inputs, _), multiply in products.items())
-    return base, (SIZES if equal else (FIXED,))
+        equal = all(agree(inputs, multiply) for inputs, multiply in pairs)
+    return SIZES if equal else (FIXED,)
 
 
 def _adapter_runs(base: BaseModel, streams: list[Stream], size: int) -> list[Run]:

@@ -25,11 +25,7 @@ def forward(linear: Linear, index: int, x: Tensor, runs: list[Run]) -> tuple[lis
 
     `index` is the linear's place in the base model.
     """
-    biases = linear.biases or [None] * len(linear.weights)
-    outputs = [
-        linear.multiply(x, weight, bias)
-        for weight, bias in zip(linear.weights, biases, strict=True)
-    ]
+    outputs = linear.products.forward(x)
     if stacked.alike(index, runs):
         return outputs, stacked.forward(index, x, outputs, runs)
     hidden: list[Tensor | None] = []
@@ -49,9 +45,7 @@ def backward(
     linear: Linear, index: int, x: Tensor, hidden: Hidden, dys: list[Tensor], runs: list[Run]
 ) -> Tensor:
     """Gradients dy [N, outputs] of each module -> dx [N, inputs]; adds to the LoRA gradients."""
-    dx = dys[0] @ linear.weights[0]
-    for dy, weight in zip(dys[1:], linear.weights[1:], strict=True):
-        dx.addmm_(dy, weight)
+    dx = linear.products.backward(dys)
     if isinstance(hidden, Tensor):
         stacked.backward(index, x, hidden, dys, dx, runs)
         return dx

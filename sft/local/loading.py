@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from sft.local.engine_api import EngineError
 from sft.local.models import BaseModel, Kind, Layer, Linear, Module
+from sft.local.products import Plain, Reordered, can_reorder
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on position alone
@@ -55,7 +57,11 @@ def load(
     tied = config.get("tie_word_embeddings", False) or not has("lm_head.weight")
     unembedding = embedding if tied else get("lm_head.weight")
     module = Module("lm_head", unembedding.shape[1], unembedding.shape[0])
-    linears.append(Linear("unembed", (module,), (unembedding,), None))
+    linears.append(Linear("unembed", (module,), Plain((unembedding,), (None,))))
+    parameters = sum(m.inputs * m.outputs for linear in linears for m in linear.modules)
+    if can_reorder(device, dtype, parameters):
+        for index, linear in enumerate(linears):  # one by one: the plain weights go on the way
+            linears[index] = replace(linear, products=Reordered.of(linear.products))
     head_dim = config.get("head_dim") or (
         128 if config["model_type"] == "qwen3"
         else config["hidden_size"] // config["num_attention_heads"]
@@ -92,10 +98,9 @@ def _layer(prefix: str, get: Get, has: Callable[[str], bool], linears: list[Line
             Module(path, weight.shape[1], weight.shape[0])
             for path, weight in zip(paths, weights, strict=True)
         )
-        biases = None
-        if has(f"{paths[0]}.bias"):
-            biases = tuple(get(f"{path}.bias") for path in paths)
-        linears.append(Linear(kind, modules, weights, biases))
+        biased = has(f"{paths[0]}.bias")
+        biases = tuple(get(f"{path}.bias") if biased else None for path in paths)
+        linears.append(Linear(kind, modules, Plain(weights, biases)))
         return len(linears) - 1
 
     qwen3 = has(f"{prefix}self_attn.q_norm.weight")

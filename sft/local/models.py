@@ -6,15 +6,14 @@ every adapter and never take a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sft.local.engine_api import EngineError
+from sft.local.products import Products
 
 Kind = Literal["attn", "mlp", "unembed"]
 
@@ -30,16 +29,11 @@ class Module:
 
 @dataclass(frozen=True)
 class Linear:
-    """Frozen projections that share an input: each a weight [outputs, inputs], perhaps a bias.
-
-    `multiply` is how x and a weight are multiplied, see `for_few_rows`.
-    """
+    """Frozen projections that share an input, and the products with their weights."""
 
     kind: Kind
     modules: tuple[Module, ...]
-    weights: tuple[Tensor, ...]
-    biases: tuple[Tensor, ...] | None
-    multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor] = functional.linear
+    products: Products
 
 
 @dataclass(frozen=True)
@@ -117,26 +111,3 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
             fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         dtype = "bfloat16" if fast else "float32"
     return getattr(torch, dtype)
-
-
-def for_few_rows(base: BaseModel) -> BaseModel:
-    """The same model for products with a few rows, as in sampling; forward only.
-
-    oneDNN reorders a bfloat16 weight at every product, which takes as long as the product itself
-    where there are few rows. Here the weights are reordered once, for the memory of a second copy.
-    Where that cannot be done this is `base` itself.
-    """
-    operators = torch.ops.mkldnn
-    can = hasattr(operators, "_reorder_linear_weight") and hasattr(operators, "_linear_pointwise")
-    if base.device.type != "cpu" or base.dtype != torch.bfloat16 or not can:
-        return base
-
-    def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return operators._linear_pointwise(x, weight, bias, "none", [], "")
-
-    def reordered(linear: Linear) -> Linear:
-        weights = tuple(operators._reorder_linear_weight(w, 8) for w in linear.weights)
-        return replace(linear, weights=weights, multiply=multiply)
-
-    with torch.no_grad():
-        return replace(base, linears=[reordered(linear) for linear in base.linears])

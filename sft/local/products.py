@@ -1,0 +1,88 @@
+"""Products with the frozen weights of a `Linear`: forward, and backward to the input's gradient.
+
+Weights are [outputs, inputs], one for each module that reads the same input. oneDNN reorders a
+bfloat16 weight for every product with it: as long as the product itself where x has a few rows, a
+tenth of it where x has a few hundred. `Reordered` has it done once, for each direction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MOST_BYTES = 4 << 30  # of reordered weights of one model, in both directions
+
+
+class Products(Protocol):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x [N, inputs] -> one y [N, outputs] of each module."""
+        ...
+
+    def backward(self, dys: list[Tensor]) -> Tensor:
+        """The gradient of each y -> that of x [N, inputs]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """As torch has them."""
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor | None, ...]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        pairs = zip(self.weights, self.biases, strict=True)
+        return [functional.linear(x, weight, bias) for weight, bias in pairs]
+
+    def backward(self, dys: list[Tensor]) -> Tensor:
+        dx = dys[0] @ self.weights[0]
+        for dy, weight in zip(dys[1:], self.weights[1:], strict=True):
+            dx.addmm_(dy, weight)
+        return dx
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """Reordered for oneDNN, and once more for the backward; opaque tensors, of no other use."""
+
+    weights: tuple[Tensor, ...]
+    transposed: tuple[Tensor, ...]
+    biases: tuple[Tensor | None, ...]
+
+    @staticmethod
+    def of(plain: Plain) -> Reordered:
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        some_rows = 8  # the order is the same for any number of them
+        with torch.no_grad():
+            return Reordered(
+                tuple(reorder(weight, some_rows) for weight in plain.weights),
+                tuple(reorder(weight.T.contiguous(), some_rows) for weight in plain.weights),
+                plain.biases,
+            )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        multiply = torch.ops.mkldnn._linear_pointwise
+        pairs = zip(self.weights, self.biases, strict=True)
+        return [multiply(x, weight, bias, "none", [], "") for weight, bias in pairs]
+
+    def backward(self, dys: list[Tensor]) -> Tensor:
+        multiply = torch.ops.mkldnn._linear_pointwise
+        dx = multiply(dys[0], self.transposed[0], None, "none", [], "")
+        for dy, weight in zip(dys[1:], self.transposed[1:], strict=True):
+            dx = multiply.binary(dy, dx, weight, None, "add")
+        return dx
+
+
+def can_reorder(device: torch.device, dtype: torch.dtype, parameters: int) -> bool:
+    """Whether weights of so many parameters in all are to be reordered here."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    return (
+        device.type == "cpu"
+        and dtype == torch.bfloat16
+        and all(hasattr(torch.ops.mkldnn, name) for name in names)
+        and 2 * parameters * dtype.itemsize <= MOST_BYTES
+    )
