@@ -15,18 +15,29 @@ if TYPE_CHECKING:
 
 KEY = "sft"
 KIND, VIEW = "mlflow.experimentKind", f"mlflow.sharedViewState.{KEY}"
+NAME = "attributes.`Run Name`"
 COLUMNS = (
     *(f"params.`{name}`" for name in ("lr", "lora.rank", "batch_size")),
     *(f"metrics.`{name}`" for name in ("eval/nll", "train/nll")),
-    *(f"params.`{name}`" for name in ("model.name", "dataset.kind")),
+    *(f"params.`{name}`" for name in ("dataset.kind", "model.name")),
 )
+WIDTHS = {
+    NAME: 230,
+    "params.`lr`": 100,
+    "params.`lora.rank`": 85,
+    "params.`batch_size`": 90,
+    "metrics.`eval/nll`": 95,
+    "metrics.`train/nll`": 95,
+}
+"""Pixels: what comes before the model's name fits a window of 1280 beside MLflow's side bar."""
 
 
 def dress(client: MlflowClient, experiment: Experiment) -> None:
     """Give `experiment` the view, where it has none yet; its kind is left where it has one."""
     view = {
         "selectedColumns": list(COLUMNS),
-        "columnOrder": [],
+        "columnOrder": [NAME, *COLUMNS],
+        "columnWidths": WIDTHS,
         "runsPinned": [],
         "runsHidden": [],
         "runsExpanded": {},

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from docs import make_pictures as pictures
 from sft import compare
 from sft.find import find
 from sft.mlflow_store import open_client
+from sweeps import report
 from tests.finished_run import finished_run, overrides
 
 if pictures.chromium() is None:
@@ -42,18 +44,23 @@ def test_the_ui_shows_runs_columns_curves_sweeps_and_checkpoints(place):
     client = open_client(uri)
     run = find(str(place / "fast"))
     experiment = client.get_run(run.run_id).info.experiment_id
-    with pictures.served(uri) as (url, links), pictures.browser(2400, 1200) as page:
+    with pictures.served(uri) as (url, links), pictures.browser(1280, 1200) as page:
         pictures.runs_list(page, links["sft"], "slow")
         assert page.get_by_text("fast", exact=True).first.is_visible()
+        ends = [0]
         for column in ("lr", "lora.rank", "batch_size", "eval/nll", "train/nll"):
-            page.get_by_role("columnheader").get_by_text(column, exact=True).first.wait_for()
+            header = page.get_by_role("columnheader").filter(has_text=re.compile(f"^{column}$"))
+            box = header.first.bounding_box()
+            ends.append(box["x"] + box["width"])
+        assert ends == sorted(ends) and ends[-1] < 1280
+        page.set_viewport_size({"width": 2400, "height": 1200})
         page.get_by_role("gridcell").get_by_text("0.03", exact=True).first.wait_for()
 
-        assert page.get_by_text("mystudy-0", exact=True).count() == 0
+        assert page.get_by_text("0-lr0.001", exact=True).count() == 0
         parent = page.get_by_role("gridcell").filter(has=page.get_by_text("mystudy", exact=True))
         parent.locator("button").first.click()
-        page.get_by_text("mystudy-0", exact=True).first.wait_for()
-        page.get_by_text("mystudy-1", exact=True).first.wait_for()
+        page.get_by_text("0-lr0.001", exact=True).first.wait_for()
+        page.get_by_text("1-lr0.01", exact=True).first.wait_for()
 
         pictures.chart(page, links["sft"])
         page.locator("path.js-line").nth(1).wait_for(state="attached")
@@ -70,6 +77,17 @@ def test_the_ui_shows_runs_columns_curves_sweeps_and_checkpoints(place):
         page.goto(f"{model}?workflowType=machine_learning")
         page.get_by_text("eval/nll", exact=True).first.wait_for()
         page.get_by_text("chats.jsonl").first.wait_for()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_sweeps_page_fits(place, monkeypatch, width):
+    monkeypatch.chdir(place)
+    assert report.main(["mystudy"]) == 0
+    with pictures.browser(width) as page:
+        page.goto((place / "outputs/sweeps/mystudy/report/report.html").as_uri())
+        assert page.get_by_text("best trial:").is_visible()
+        assert page.locator("img").count() >= 2
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("width", [1280, 400])
