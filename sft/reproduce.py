@@ -26,6 +26,8 @@ from sft.then_and_now import Verdict, compare, default_tolerance, differences
 
 logger = logging.getLogger(__name__)
 
+SAME = "commit, packages, data and machine are as they were"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
@@ -92,7 +94,10 @@ def reproduce(
     then = found.facts()
     now = _now(settings, then if not overrides else {}, anyway)
     print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)
-    for line in [*overrides, *differences(then, now)]:
+    changed = list(differences(then, now))
+    if then and not changed and not overrides:
+        changed = [SAME]
+    for line in [*overrides, *changed]:
         print(f"  {line}", flush=True)
     rows = found.rows()
     tags = {"sft.variation_of" if overrides else "sft.reproduces": found.name}

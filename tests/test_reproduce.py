@@ -43,7 +43,9 @@ def edited(place, name, edit):
 
 def test_a_run_and_its_reproduction_agree_exactly_and_know_each_other(place, capsys):
     assert reproduce.main(["run"]) == 0
-    verdict = [line for line in capsys.readouterr().out.splitlines() if "verdict" in line]
+    said = capsys.readouterr().out
+    assert reproduce.SAME in said
+    verdict = [line for line in said.splitlines() if "verdict" in line]
     assert verdict == ["verdict: agrees: all 9 values of train/nll and eval/nll are identical"]
     first, again = find("run"), find(str(newest(place)))
     client = open_client(first.uri)
