@@ -144,6 +144,10 @@ def many_runs(quick: bool) -> None:
                 f"{row['tokens']} tokens, {row['peak MB']:.0f} MB"
                 + (against if count * batch == 16 else ""),
             )
+
+
+def memory() -> None:
+    """Many adapters in one process, beside two processes of one."""
     for batch in (2, 8):
         settings = {"batch_size": batch, "rank": 32, "steps": 2}
         many, single = measure("runs", count=16, **settings), measure("runs", count=1, **settings)
@@ -214,7 +218,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out more than 16 sequences")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the first rows (%(default)s)")
     parser.add_argument(
-        "--only", choices=("training", "start", "sampling", "runs", "gpu"), help="one part of it"
+        "--only",
+        choices=("training", "start", "sampling", "memory", "runs", "gpu"),
+        help="one part of it",
     )
     options = parser.parse_args()
     print(f"{machine()}\n\n| what | measured | beside it |\n| --- | --- | --- |", flush=True)
@@ -222,6 +228,7 @@ def main() -> None:
         "training": lambda: training(options.steps),
         "start": start_up,
         "sampling": sampling,
+        "memory": memory,
         "runs": lambda: many_runs(options.quick),
         "gpu": gpu,
     }

@@ -31,13 +31,13 @@ END_SECONDS = 15.0  # for a service nobody uses to write what it has and go
 WATCH_SECONDS = 1.0
 MOST_RESTARTS = 5  # that fail, one after another
 
-_keys: dict[str, str] = {}  # of services that this process started or joined, by URL
+_keys: dict[str, list[str]] = {}  # of the services in use by this process, by URL, once a use
 _held: set[int] = set()  # open users.lock files
 
 
 def api_key(base_url: str | None) -> str | None:
     """The key of a local service that this process uses; None: the SDK finds its own."""
-    return _keys.get(base_url) if base_url is not None else None
+    return next(iter(_keys.get(base_url or "", [])), None)
 
 
 @contextlib.contextmanager
@@ -66,11 +66,13 @@ def local(
     wanted = Wanted(root, models, dtype, python, log or root / "service.log")
     with _using(root) as users:
         running, child = wanted.obtain()
-        _keys[running.url] = running.key
+        keys = _keys.setdefault(running.url, [])
+        keys.append(running.key)
         watch = _Watch(wanted, running, child)
         try:
             yield running.url
         finally:
+            keys.remove(running.key)  # another service may come to the same address
             _leave(users, watch.end())
 
 
