@@ -147,10 +147,12 @@ def many_runs(quick: bool) -> None:
 
 
 def memory() -> None:
-    """Many adapters in one process, beside two processes of one."""
+    """Many adapters in one process, beside two processes of one, all on the same data."""
     for batch in (2, 8):
         settings = {"batch_size": batch, "rank": 32, "steps": 2}
-        many, single = measure("runs", count=16, **settings), measure("runs", count=1, **settings)
+        many, single = (
+            measure("runs", count=count, same_data=True, **settings) for count in (16, 1)
+        )
         trl = measure("trl", **settings)
         line(
             f"memory: 16 adapters of rank 32, batch {batch}", f"{many['peak MB']:.0f} MB",

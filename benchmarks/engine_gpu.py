@@ -83,8 +83,7 @@ def engine_rate(folder: str, adapters: int, batch_size: int, steps: int, device:
                 Work(name, [TrainingSequence(ids[:-1], ids[1:], ones) for ids in rows], True)
             )
         start = time.perf_counter()
-        engine.run(work)  # its results are numpy: it returns when all is computed
-        engine.optim_step([AdamStep(name, 1e-4) for name in names])
+        engine.run(work, [AdamStep(name, 1e-4) for name in names])
         synchronise(device)
         seconds.append(time.perf_counter() - start)
     return adapters * batch_size * TOKENS / median(seconds[WARM_UP:])

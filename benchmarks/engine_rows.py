@@ -146,8 +146,7 @@ def engine(batch_size: int, rank: int, unembed: bool, steps: int) -> dict:
         data = batch(step, batch_size)
         my_turn()
         done.append(Step())
-        served.run([Work("run", data, backward=True)])
-        served.optim_step([AdamStep("run", RATE)])
+        served.run([Work("run", data, backward=True)], [AdamStep("run", RATE)])
         done[-1].end()
         sizes.append(counts(data))
     return summary(sizes, done)
@@ -210,8 +209,11 @@ def trl(batch_size: int, rank: int, steps: int) -> dict:
     return summary([counts(batch(step, batch_size)) for step in range(total)], done)
 
 
-def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
-    """`count` runs on one service: all in each cycle, and the same one after another."""
+def runs(count: int, batch_size: int, rank: int, steps: int, same_data: bool = False) -> dict:
+    """`count` runs on one service: all in each cycle, and the same one after another.
+
+    With `same_data` all train on the same batches, as the trials of a sweep do.
+    """
     from sft.local.engine_api import AdamStep, LoraSpec, Work
 
     served = load_engine()
@@ -220,12 +222,11 @@ def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
     together, apart, processor = [], [], []
     for step in range(1 + steps):
         work = [
-            Work(f"{run}", batch(step * count + run, batch_size), backward=True)
+            Work(f"{run}", batch(step if same_data else step * count + run, batch_size), True)
             for run in range(count)
         ]
         start, before = time.perf_counter(), time.process_time()
-        served.run(work)
-        served.optim_step([AdamStep(one.model_id, RATE) for one in work])
+        served.run(work, [AdamStep(one.model_id, RATE) for one in work])
         middle = time.perf_counter()
         processor.append(time.process_time() - before)
         together.append(middle - start)
@@ -233,8 +234,7 @@ def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
             apart.append(middle - start)
             continue
         for one in work:
-            served.run([one])
-            served.optim_step([AdamStep(one.model_id, RATE)])
+            served.run([one], [AdamStep(one.model_id, RATE)])
         apart.append(time.perf_counter() - middle)
     return {
         "together": median(together[1:]),

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sft.local.core import Core
-from sft.local.engine_api import AdamStep
 from sft.local.futures import Futures, Reply
 from sft.local.store import Store
 from tests.local.stub import KEY, MODEL, StubEngine, serving
@@ -34,10 +33,9 @@ class TickEngine(StubEngine):
         super().__init__(model)
         self.ticks: dict[str, list[int]] = defaultdict(list)
 
-    def optim_step(self, steps: list[AdamStep]) -> list:
-        for step in steps:
-            self.ticks[step.model_id].append(self.core.scheduler.cycle)
-        return super().optim_step(steps)
+    def step(self, model_id: str) -> dict[str, float]:
+        self.ticks[model_id].append(self.core.scheduler.cycle)
+        return super().step(model_id)
 
 
 class SlowFutures(Futures):

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from sft.local import choosing, decoding, loading, optimizer, passes
+from sft.local import choosing, decoding, joining, loading, optimizer, passes
 from sft.local import models as base_models
 from sft.local.engine_api import (
     AdamStep,
     AdapterState,
+    Answers,
     EngineError,
     LoraSpec,
     ModelInfo,
     SampleResult,
     SampleWork,
     Work,
-    WorkResult,
 )
 from sft.local.lora import Adapter, FrozenAdapter
 from sft.local.models import BaseModel
+from sft.local.tally import Tally
 from sft.local.workers import Workers
 
 
@@ -54,7 +54,7 @@ class TorchEngine:
     Example:
         >>> engine = TorchEngine({"demo": "/models/demo"})                    # doctest: +SKIP
         >>> engine.create_adapter("run", "demo", LoraSpec(rank=8, seed=0))    # doctest: +SKIP
-        >>> engine.run([Work("run", [sequence], backward=True)])              # doctest: +SKIP
+        >>> engine.run([Work("run", [sequence], True)], [AdamStep("run", 1e-4)])  # doctest: +SKIP
     """
 
     def __init__(
@@ -98,12 +98,9 @@ class TorchEngine:
 
     # -- training
 
-    def run(self, work: list[Work]) -> list[WorkResult | EngineError]:
-        """Compute all requests; a failed one is an `EngineError` in its place.
-
-        Logprobs of a `backward` request are 0.0 where the weight is zero: they are not computed.
-        """
-        tally = _Tally(work)
+    def run(self, work: list[Work], steps: Sequence[AdamStep] = ()) -> Answers:
+        """Compute all requests, then the optimizer steps; each adapter's as soon as it can be."""
+        tally = Tally(work)
         queue: list[passes.Piece] = []
         for index, one in enumerate(work):
             try:
@@ -112,30 +109,26 @@ class TorchEngine:
                 queue += passes.pieces(index, adapter, one, self._workers)
             except EngineError as error:
                 tally.fail(index, error)
-        groups = passes.join(queue)
-        answers = self._workers.map(_guarded(passes.compute), groups)
-        for group, answer in zip(groups, answers, strict=True):
-            for position, piece in enumerate(group):
-                if isinstance(answer, EngineError):
-                    tally.fail(piece.request, answer)
-                else:
-                    tally.add(piece, answer[position])
-        for index, one in enumerate(work):
-            gradient = tally.gradients[index]
-            if gradient is not None and tally.errors[index] is None:
-                adapter = self._adapter(one.model_id)
-                adapter.gradient = (
-                    gradient if adapter.gradient is None else adapter.gradient.add_(gradient)
-                )
-        return tally.results()
+        tally.expect(queue)
+        due = {step.model_id: step for step in steps}
+        stepped = {
+            name: self._step(step, tally) for name, step in due.items() if not tally.waits(name)
+        }
+        groups = joining.join(queue, self._workers)
+        for group, results in zip(groups, self._workers.map(_compute, groups), strict=True):
+            for piece in group:
+                # popped, so that a gradient is gone when its adapter has stepped
+                if tally.add(piece, results.pop(0)):
+                    name = work[piece.request].model_id
+                    tally.complete(name, piece.adapter)
+                    if name in due:
+                        stepped[name] = self._step(due[name], tally)
+        return Answers(tally.results(), [stepped[step.model_id] for step in steps])
 
-    def optim_step(self, steps: list[AdamStep]) -> list[dict[str, float] | EngineError]:
-        """One AdamW step of each adapter named. A step without a gradient is an error."""
-
-        def one(step: AdamStep) -> dict[str, float]:
-            return optimizer.adamw(self._adapter(step.model_id), step)
-
-        return list(self._workers.map(_guarded(one), steps))
+    def _step(self, step: AdamStep, tally: Tally) -> dict[str, float] | EngineError:
+        if tally.failed(step.model_id):
+            return EngineError("The step was not taken: a gradient for it could not be computed.")
+        return _guarded(lambda: optimizer.adamw(self._adapter(step.model_id), step))()
 
     # -- sampling
 
@@ -206,46 +199,6 @@ class TorchEngine:
         return decode
 
 
-class _Tally:
-    """Adds the pieces of each request up, in their order."""
-
-    def __init__(self, work: list[Work]):
-        self.work = work
-        self.errors: list[EngineError | None] = [None] * len(work)
-        self.gradients: list[torch.Tensor | None] = [None] * len(work)
-        self.logprobs: list[list[np.ndarray | None]] = [[None] * len(w.sequences) for w in work]
-
-    def fail(self, index: int, error: EngineError) -> None:
-        self.errors[index] = error
-        self.gradients[index] = None
-
-    def add(self, piece: passes.Piece, result: passes.PieceResult) -> None:
-        index = piece.request
-        for sequence, logprobs in zip(piece.indices, result.logprobs, strict=True):
-            self.logprobs[index][sequence] = logprobs
-        if result.gradient is not None and self.errors[index] is None:
-            total = self.gradients[index]
-            self.gradients[index] = (
-                result.gradient if total is None else total.add_(result.gradient)
-            )
-
-    def results(self) -> list[WorkResult | EngineError]:
-        return [
-            error or WorkResult(logprobs, _loss(one, logprobs))
-            for one, error, logprobs in zip(self.work, self.errors, self.logprobs, strict=True)
-        ]
-
-
-def _loss(work: Work, logprobs: list[np.ndarray]) -> float:
-    """Sum of weight * -logprob in float64, sequence by sequence."""
-    return float(
-        sum(
-            -np.dot(sequence.weights.astype(np.float64), values.astype(np.float64))
-            for sequence, values in zip(work.sequences, logprobs, strict=True)
-        )
-    )
-
-
 def _check_work(work: Work, base: BaseModel) -> None:
     """Raises EngineError for sequences that cannot be computed, naming the datum by its place."""
     if not work.sequences:
@@ -265,12 +218,20 @@ def _check_work(work: Work, base: BaseModel) -> None:
             raise EngineError(f"datum {index} has a weight that is not finite.")
 
 
+def _compute(group: list[passes.Piece]) -> list[passes.PieceResult | EngineError]:
+    """One pass; where it fails, one for each of its pieces: a request fails by itself alone."""
+    results = _guarded(passes.compute)(group)
+    if not isinstance(results, EngineError):
+        return results
+    return [results] if len(group) == 1 else [_compute([piece])[0] for piece in group]
+
+
 def _guarded(compute: Callable) -> Callable:
     """`compute` with its failures as answers, so that one request's failure is its own."""
 
-    def guarded(item):
+    def guarded(*items):
         try:
-            return compute(item)
+            return compute(*items)
         except EngineError as error:
             return error
         except RuntimeError as error:  # torch's kernels: out of memory, for one

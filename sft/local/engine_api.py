@@ -7,6 +7,7 @@ class. A result never depends on what else is in the lists of a call.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -90,6 +91,14 @@ class AdamStep:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """To the work and the steps of one call, each in its place; `steps`: metrics by name."""
+
+    work: list[WorkResult | EngineError]
+    steps: list[dict[str, float] | EngineError]
+
+
+@dataclass(frozen=True)
 class AdapterState:
     """A copy of an adapter, safe to hand to another thread; float32 numpy arrays on the CPU.
 
@@ -166,15 +175,14 @@ class Engine(Protocol):
         """Frees the adapter with its gradients and optimizer state; unknown ids are ignored."""
         ...
 
-    def run(self, work: list[Work]) -> list[WorkResult | EngineError]:
+    def run(self, work: list[Work], steps: Sequence[AdamStep] = ()) -> Answers:
         """Everything queued when a cycle starts; gradients add up in each adapter.
 
-        An item that fails leaves its adapter's gradients as they were before it.
+        An item that fails leaves its adapter's gradients as they were before it. Then at most one
+        step for each adapter, taken once all work of the adapter is done (also while that of others
+        is not); it clears the adapter's gradients. A step is refused where work with a backward of
+        its adapter has failed.
         """
-        ...
-
-    def optim_step(self, steps: list[AdamStep]) -> list[dict[str, float] | EngineError]:
-        """At most one step for each adapter in a call; clears its gradients, returns metrics."""
         ...
 
     def state(self, model_id: str, optimizer: bool) -> AdapterState: ...

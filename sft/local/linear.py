@@ -2,12 +2,16 @@
 
 y_j = x W_j^T + scale (x A_j^T) B_j^T for the modules j that read the same x. The frozen weights
 take no gradient; A's and B's are added to the run's gradient views. Every LoRA product is made
-within one run, so that it is the same whatever other runs are in the pack. Where the runs of a pack
+within one adapter, and every gradient within one run, so that it is the same whatever other runs
+are in the pack. Where the runs of a pack
 are alike (several adapters of one rank, the same number of rows each; on a GPU, where packs are
 joined), their products are batched: a few kernels instead of a few for each run.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -26,18 +30,18 @@ def forward(linear: Linear, index: int, x: Tensor, runs: list[Run]) -> tuple[lis
     `index` is the linear's place in the base model.
     """
     outputs = linear.products.forward(x)
-    if stacked.alike(index, runs):
+    if stacked.alike(index, runs, x.device):
         return outputs, stacked.forward(index, x, outputs, runs)
     hidden: list[Tensor | None] = []
-    for run in runs:
-        lora = _of(run.lora, index)
+    for rows, same in _spans(runs):
+        lora = _of(same[0].lora, index)
         if lora is None:
             hidden.append(None)
             continue
-        z = (x[run.rows] @ lora.a.T).mul_(run.scale)
+        z = (x[rows] @ lora.a.T).mul_(same[0].scale)
         hidden.append(z)
         for y, z_part, b in zip(outputs, _parts(z, linear), lora.b, strict=True):
-            y[run.rows].addmm_(z_part, b.T)
+            y[rows].addmm_(z_part, b.T)
     return outputs, hidden
 
 
@@ -49,23 +53,39 @@ def backward(
     if isinstance(hidden, Tensor):
         stacked.backward(index, x, hidden, dys, dx, runs)
         return dx
-    for run, z in zip(runs, hidden, strict=True):
-        lora, gradient = _of(run.lora, index), _of(run.gradient, index)
+    for (rows, same), z in zip(_spans(runs), hidden, strict=True):
+        lora = _of(same[0].lora, index)
         if lora is None or z is None:
             continue
         dz = torch.empty_like(z)
-        for module, (z_part, dz_part) in enumerate(
-            zip(_parts(z, linear), _parts(dz, linear), strict=True)
-        ):
-            dy = dys[module][run.rows]
-            torch.mm(dy, lora.b[module], out=dz_part)
-            if gradient is not None:
-                gradient.b[module].add_(dy.T @ z_part)
-        dz.mul_(run.scale)
-        if gradient is not None:
-            gradient.a.add_(dz.T @ x[run.rows])
-        dx[run.rows].addmm_(dz, lora.a)
+        for module, dz_part in enumerate(_parts(dz, linear)):
+            torch.mm(dys[module][rows], lora.b[module], out=dz_part)
+        dz.mul_(same[0].scale)
+        dx[rows].addmm_(dz, lora.a)
+        for run in same:
+            _add_gradient(linear, run, index, rows.start, x, z, dys, dz)
     return dx
+
+
+def _add_gradient(
+    linear: Linear, run: Run, index: int, first: int, x: Tensor, z: Tensor, dys: list[Tensor],
+    dz: Tensor,
+) -> None:  # fmt: skip
+    """`first` is the row of the pack that z and dz begin with."""
+    gradient = _of(run.gradient, index)
+    if gradient is None:
+        return
+    own = slice(run.start - first, run.end - first)
+    for module, z_part in enumerate(_parts(z[own], linear)):
+        gradient.b[module].add_(dys[module][run.rows].T @ z_part)
+    gradient.a.add_(dz[own].T @ x[run.rows])
+
+
+def _spans(runs: list[Run]) -> Iterator[tuple[slice, list[Run]]]:
+    """Consecutive runs through the very same weights: most of their products are made at once."""
+    for _, same in groupby(runs, lambda run: (id(run.lora), id(run.scale))):
+        same = list(same)
+        yield slice(same[0].start, same[-1].end), same
 
 
 def _of(views: list[LoraViews | None] | None, index: int) -> LoraViews | None:

@@ -70,6 +70,7 @@ class BaseModel:
     linears: list[Linear]
     inverse_frequencies: Tensor  # [head_dim / 2], float32
     rope_scaling: float
+    rows_stand_alone: bool | None = None  # what joining.py has found out, once asked
     _rope: tuple[Tensor, Tensor] | None = None
 
     @property

@@ -18,7 +18,7 @@ KEEP_BYTES = {"cpu": 1 << 30, "cuda": 24 << 30}
 
 def hidden_states(base: BaseModel, pack: Pack, attend: layer.Attend | None = None) -> Tensor:
     """The last normalised hidden states [N, hidden] of a forward alone."""
-    context = _context(base, pack, keep=False, attend=attend)
+    context = context_of(base, pack, keep=False, attend=attend)
     x = functional.embedding(pack.tokens, base.embedding)
     for index in range(len(base.layers)):
         x, _ = layer.forward(context, index, x)
@@ -36,7 +36,7 @@ def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor)
     Returns:
         float32 logprobs [N] of the targets; 0.0 where the weight is zero.
     """
-    context = _context(base, pack, keep=True)
+    context = context_of(base, pack, keep=True)
     recompute = _kept_bytes(base, pack.lengths) > KEEP_BYTES[base.device.type]
     x = functional.embedding(pack.tokens, base.embedding)
     kept: list[layer.Kept | Tensor] = []
@@ -57,9 +57,10 @@ def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor)
     return result
 
 
-def _context(
+def context_of(
     base: BaseModel, pack: Pack, keep: bool, attend: layer.Attend | None = None
 ) -> layer.Context:
+    """What the layers of a pass over `pack` share."""
     cos, sin = base.rope(int(pack.positions.max()) + 1)
     return layer.Context(
         base, pack.runs, pack.bounds(), cos[pack.positions], sin[pack.positions], keep, attend

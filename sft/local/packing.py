@@ -1,8 +1,7 @@
 """Packs: sequences laid end to end without padding, computed in one pass over the base model.
 
-How a request is cut into packs depends on the request alone, so that its numbers do not depend on
-what else is computed. On the CPU a pack holds sequences of one request and each worker thread
-computes one pack; on a GPU the packs of several requests are joined into one.
+How a request is cut depends on the request alone, so that its numbers do not depend on what else is
+computed. Each worker thread computes one pack at a time; what may be joined in one, `joining` says.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Passes over a base model: from requests to packs, and from packs back to results.
 
-A request is cut into pieces by what it holds alone. On the CPU every piece is a pass of its own,
-computed by one worker: bit for bit the same whatever else is queued, by construction. On a GPU,
-where small passes would idle it, pieces of several requests are joined; each sequence still goes
-through its own adapter.
+A request is cut into pieces by what it holds alone, so that its numbers do not depend on what else
+is queued. A pass computes one or several (`joining`), each through its own adapter.
 """
 
 from __future__ import annotations
@@ -16,14 +14,13 @@ from torch import Tensor
 
 from sft.local import network, packing
 from sft.local.engine_api import TrainingSequence, Work
-from sft.local.lora import Adapter, Run
+from sft.local.lora import Adapter, LoraViews, Run
+from sft.local.models import BaseModel
 from sft.local.packing import Pack
 from sft.local.workers import Workers
 
-# Most tokens in one piece (a large model gets fewer, but no fewer than the least) and in one pass.
-PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}
-PASS_TOKENS = {"cpu": 0, "cuda": 16384}
-LEAST_TOKENS = 256
+PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}  # at most, in one
+LEAST_TOKENS = 256  # that a budget of tokens allows
 SMALLEST_PIECE = 64  # tokens worth a piece of their own where another worker is free
 
 
@@ -56,37 +53,19 @@ class PieceResult:
 def pieces(request: int, adapter: Adapter, work: Work, workers: Workers) -> list[Piece]:
     """Cut one request; the same request is always cut the same way."""
     base = adapter.base
-    # Smaller pieces for a larger model, rather than to compute its layers once more.
-    tokens = min(PIECE_TOKENS[base.device.type], max(network.tokens_kept(base), LEAST_TOKENS))
     parts = packing.split(
         [len(sequence.tokens) for sequence in work.sequences],
-        budget=tokens,
+        budget=budget(base, PIECE_TOKENS),
         workers=workers.count,
         smallest=SMALLEST_PIECE,
     )
     return [Piece(request, adapter, work, indices) for indices in parts]
 
 
-def join(queue: list[Piece]) -> list[list[Piece]]:
-    """Group neighbouring pieces into passes: one base model and direction in each."""
-    passes: list[list[Piece]] = []
-    size = 0
-    for piece in queue:
-        budget = PASS_TOKENS[piece.adapter.base.device.type]
-        last = passes[-1][-1] if passes else None
-        fits = (
-            last is not None
-            and last.adapter.base is piece.adapter.base
-            and last.work.backward == piece.work.backward
-            and size + piece.tokens <= budget
-        )
-        if fits:
-            passes[-1].append(piece)
-            size += piece.tokens
-        else:
-            passes.append([piece])
-            size = piece.tokens
-    return passes
+def budget(base: BaseModel, tokens: dict[str, int]) -> int:
+    """`tokens` of the base model's device; fewer for a large model, rather than to compute its
+    layers once more, but not very few."""
+    return min(tokens[base.device.type], max(network.tokens_kept(base), LEAST_TOKENS))
 
 
 def compute(group: list[Piece]) -> list[PieceResult]:
@@ -96,11 +75,15 @@ def compute(group: list[Piece]) -> list[PieceResult]:
     sequences = [sequence for piece in group for sequence in piece.sequences]
     lengths = [len(sequence.tokens) for sequence in sequences]
     runs, gradients, start = [], [], 0
+    loras: dict[int, list[LoraViews | None]] = {}  # one copy for all pieces of an adapter
     for piece in group:
         adapter = piece.adapter
         gradient = torch.zeros_like(adapter.weights) if backward else None
         views = None if gradient is None else adapter.layout.views(gradient)
-        runs.append(Run(start, start + piece.tokens, adapter.compute(), adapter.scale, views))
+        lora = loras.get(id(adapter)) or adapter.compute()
+        if adapter.lora.rank > 1:  # products with a vector depend on the number of rows
+            loras[id(adapter)] = lora
+        runs.append(Run(start, start + piece.tokens, lora, adapter.scale, views))
         gradients.append(gradient)
         start += piece.tokens
     pack = Pack(

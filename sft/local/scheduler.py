@@ -2,7 +2,7 @@
 
 A cycle starts as soon as something is queued (or, with `tick`, at fixed times, as the hosted
 service does; what is not queued then waits for the next). It takes the head of each model's queue,
-calls `engine.run` once with the work of all, then `optim_step` once, then sees to the saves right
+calls `engine.run` once with the work and the optimizer steps of all, then sees to the saves right
 behind. A failed request fails those that depend on it, until a state is loaded; nobody else.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from sft.local import wire
-from sft.local.engine_api import AdapterState, Engine, EngineError, Work
+from sft.local.engine_api import AdamStep, AdapterState, Answers, Engine, EngineError, Work
 from sft.local.futures import Futures, Reply
 from sft.local.queues import Create, Load, Model, Refused, Request, Sampler, Save, Slice, Snapshot
 from sft.local.store import Store, StoreError
@@ -101,7 +101,6 @@ class Scheduler:
         for part in parts:
             await self._control(part.model, part.before)
         await self._compute(parts)
-        await self._step(parts)
         for part in parts:
             await self._control(part.model, part.after)
 
@@ -114,7 +113,12 @@ class Scheduler:
             for request in part.work
             if self._may_run(part.model, request)
         ]
-        if not jobs:
+        steps = [
+            (part.model, part.step)
+            for part in parts
+            if part.step is not None and self._may_run(part.model, part.step)
+        ]
+        if not jobs and not steps:
             return
         work = [
             Work(model.model_id, request.operation.sequences, request.operation.backward)
@@ -122,24 +126,15 @@ class Scheduler:
         ]
         for item in work:
             self._trained_tokens += sum(len(sequence.tokens) for sequence in item.sequences)
-        results = await self._each(len(jobs), self._engine.run, work)
-        for (model, request), result in zip(jobs, results, strict=True):
+        answers = await self._run(work, [request.operation.params for _, request in steps])
+        for (model, request), result in zip(jobs, answers.work, strict=True):
             if isinstance(result, EngineError):
                 self._fail(model, request, result, breaks=request.operation.backward)
             else:
                 self._futures.resolve(request.request_id, wire.training_reply(result))
-
-    async def _step(self, parts: list[Slice]) -> None:
-        jobs = [
-            (part.model, part.step)
-            for part in parts
-            if part.step is not None and self._may_run(part.model, part.step)
-        ]
-        if not jobs:
-            return
-        steps = [request.operation.params for _, request in jobs]
-        results = await self._each(len(jobs), self._engine.optim_step, steps)
-        for (model, request), result in zip(jobs, results, strict=True):
+        for (model, request), result in zip(steps, answers.steps, strict=True):
+            if not self._may_run(model, request):
+                continue  # its gradient has failed just now
             if isinstance(result, EngineError):
                 self._fail(model, request, result, breaks=True)
             else:
@@ -147,12 +142,12 @@ class Scheduler:
                 finite = {name: value for name, value in result.items() if math.isfinite(value)}
                 self._futures.resolve(request.request_id, Reply.of(metrics=finite))
 
-    async def _each(self, count: int, call: Callable, items: list) -> list:
-        """One result or EngineError for each item, also where the call fails as a whole."""
+    async def _run(self, work: list[Work], steps: list[AdamStep]) -> Answers:
+        """One result or EngineError for each, also where the call fails as a whole."""
         try:
-            return await self._threads.compute(call, items)
+            return await self._threads.compute(self._engine.run, work, steps)
         except EngineError as error:
-            return [error] * count
+            return Answers([error] * len(work), [error] * len(steps))
 
     # What creates, loads and saves ---------------------------------------------------------
 

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from sft.local.lora import LoraViews, Run
 
+DEVICES = ("cuda",)  # on a CPU batched products round otherwise than those of each run
 
-def alike(index: int, runs: list[Run]) -> bool:
-    """Whether the runs' products on linear `index` can be batched."""
-    if len(runs) < 2:
+
+def alike(index: int, runs: list[Run], device: torch.device) -> bool:
+    """Whether the runs' products on linear `index` can be batched: on a GPU, where that is faster
+    and need not be the same to the bit as run by run."""
+    if len(runs) < 2 or device.type not in DEVICES:
         return False
     rows = runs[0].end - runs[0].start
     shapes = set()

@@ -18,21 +18,22 @@ import torch
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 MAX_WORKERS = 8
-MAX_KERNELS = 128
+MAX_KERNELS = 320
+MAX_CALLS = 32
 
 
 class Workers:
-    """A pool of `count` threads; `map` answers in the order of its items."""
+    """A pool of `count` workers of `threads` each; `map` answers in the order of its items."""
 
     def __init__(self, device: torch.device, threads: int | None = None):
         cores = threads or len(os.sched_getaffinity(0))
         self.count = min(cores, MAX_WORKERS) if device.type == "cpu" else 1
-        each = max(1, cores // self.count)
+        self.threads = max(1, cores // self.count)
         if device.type == "cpu":
             _keep_freed_memory()
             _keep_few_kernels()
         self._pool = ThreadPoolExecutor(
-            self.count, "engine-worker", initializer=lambda: torch.set_num_threads(each)
+            self.count, "engine-worker", initializer=lambda: torch.set_num_threads(self.threads)
         )
 
     def map(self, compute: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
@@ -59,14 +60,14 @@ def _without_gradients(compute: Callable[[Item], Answer], item: Item) -> Answer:
 
 
 def _keep_few_kernels() -> None:
-    """Have oneDNN keep the kernels of about the last five packs instead of the last fifty.
+    """Bound what oneDNN and torch keep of products of a shape seen before.
 
-    Every length of pack has its own, with working memory of their own: left alone they grow to
-    more than a gigabyte, and a pack of a length seen before is rare. Read when the first product is
-    made; a value that the user has set stands.
+    Every length of piece has its own kernels, and in torch's cache working memory as well, of about
+    a megabyte each. The kernels of two passes at a time suffice, and of the other as many as a step
+    of sampling comes by. Read when the first product is made; a value that the user has set stands.
     """
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, str(MAX_KERNELS))
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_KERNELS))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(MAX_CALLS))
 
 
 def _keep_freed_memory() -> None:

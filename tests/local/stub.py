@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sft.local.core import Core
 from sft.local.engine_api import (
     AdamStep,
     AdapterState,
+    Answers,
     EngineError,
     LoraSpec,
     ModelInfo,
@@ -55,9 +56,26 @@ class StubEngine:
     def drop_adapter(self, model_id: str) -> None:
         self.adapters.pop(model_id, None)
 
-    def run(self, work: list[Work]) -> list[WorkResult | EngineError]:
-        self.calls.append(("run", [(item.model_id, item.backward) for item in work]))
-        return [self._run_one(item) for item in work]
+    def run(self, work: list[Work], steps: Sequence[AdamStep] = ()) -> Answers:
+        if work:
+            self.calls.append(("run", [(item.model_id, item.backward) for item in work]))
+        results = [self._run_one(item) for item in work]
+        pairs = zip(work, results, strict=True)
+        failed = {item.model_id for item, result in pairs if isinstance(result, EngineError)}
+        taken = [step.model_id for step in steps if step.model_id not in failed]
+        if taken:
+            self.calls.append(("step", taken))
+        refused = EngineError("its gradient has failed")
+        return Answers(
+            results, [self.step(s.model_id) if s.model_id in taken else refused for s in steps]
+        )
+
+    def step(self, model_id: str) -> dict[str, float]:
+        state = self.adapters[model_id]
+        weights = {name: array + 1 for name, array in state.weights.items()}
+        moments = {"step": np.asarray(state.optimizer["step"] + 1)}
+        self.adapters[model_id] = replace(state, weights=weights, optimizer=moments)
+        return {"grad_norm": 1.0}
 
     def _run_one(self, item: Work) -> WorkResult | EngineError:
         targets = np.concatenate([sequence.targets for sequence in item.sequences])
@@ -68,15 +86,6 @@ class StubEngine:
         nll = loss_after(self._steps(self.adapters[item.model_id]))
         logprobs = [np.full(len(seq.tokens), -nll, np.float32) for seq in item.sequences]
         return WorkResult(logprobs, nll * sum(float(seq.weights.sum()) for seq in item.sequences))
-
-    def optim_step(self, steps: list[AdamStep]) -> list[dict[str, float] | EngineError]:
-        self.calls.append(("step", [step.model_id for step in steps]))
-        for step in steps:
-            state = self.adapters[step.model_id]
-            weights = {name: array + 1 for name, array in state.weights.items()}
-            moments = {"step": np.asarray(state.optimizer["step"] + 1)}
-            self.adapters[step.model_id] = replace(state, weights=weights, optimizer=moments)
-        return [{"grad_norm": 1.0} for _ in steps]
 
     def state(self, model_id: str, optimizer: bool) -> AdapterState:
         self.calls.append(("state", model_id))

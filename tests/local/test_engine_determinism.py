@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sft.local import joining, passes
 from sft.local.engine import TorchEngine
 from sft.local.engine_api import AdamStep, LoraSpec, SampleWork, Work
 from tests.local import engine_models
@@ -28,17 +29,17 @@ def engine(request, tmp_path_factory):
     return TorchEngine({"wide": source}, dtype=request.param, threads=2)
 
 
-def train(engine, beside: list[Work], steps: int = 2) -> tuple[list, dict]:
-    """Train adapter "run" with `beside` in each of its passes, before and behind it."""
-    engine.create_adapter("run", "wide", LoraSpec(8, seed=0))
+def train(engine, beside: list[Work], steps: int = 2, rank: int = 8) -> tuple[list, dict]:
+    """Train adapter "run" with `beside` in each of its cycles, before and behind it."""
+    engine.create_adapter("run", "wide", LoraSpec(rank, seed=0))
     seen = []
     for step in range(steps):
         work = Work("run", sequences(LENGTHS, seed=step), backward=True)
         half = len(beside) // 2
-        results = engine.run([*beside[:half], work, *beside[half:]])
-        seen.append((results[half].loss_sum, results[half].logprobs))
         others = {one.model_id for one in beside if one.backward}
-        engine.optim_step([AdamStep(name, 0.01) for name in [*sorted(others), "run"]])
+        steps = [AdamStep(name, 0.01) for name in [*sorted(others), "run"]]
+        results = engine.run([*beside[:half], work, *beside[half:]], steps).work
+        seen.append((results[half].loss_sum, results[half].logprobs))
     return seen, engine.state("run", optimizer=True)
 
 
@@ -62,13 +63,39 @@ def test_a_run_is_the_same_beside_its_own_evaluation(engine):
     assert_identical(train(engine, []), train(engine, evaluation))
 
 
-def test_a_run_is_the_same_beside_seven_others(engine):
+@pytest.fixture
+def joined(monkeypatch) -> list[int]:
+    """How many pieces were in each pass."""
+    sizes, compute = [], passes.compute
+    monkeypatch.setattr(passes, "compute", lambda g: sizes.append(len(g)) or compute(g))
+    return sizes
+
+
+def seven_others(engine) -> list[Work]:
     beside = []
     for other in range(7):
         engine.create_adapter(f"other {other}", "wide", LoraSpec([1, 8, 32][other % 3], seed=other))
         data = sequences([5 + 17 * other, 60], seed=100 + other)
         beside.append(Work(f"other {other}", data, backward=True))
-    assert_identical(train(engine, []), train(engine, beside))
+    return beside
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_a_run_is_the_same_in_one_pass_with_seven_others(engine, joined, rank):
+    alone = train(engine, [], rank=rank)
+    assert set(joined) == {1}
+    assert_identical(alone, train(engine, seven_others(engine), rank=rank))
+    assert max(joined) > 2
+
+
+def test_a_run_of_many_pieces_is_the_same_beside_seven_others(engine, joined, monkeypatch):
+    monkeypatch.setitem(passes.PIECE_TOKENS, "cpu", 80)
+    monkeypatch.setattr(passes, "LEAST_TOKENS", 64)
+    monkeypatch.setitem(joining.PASS_TOKENS, "cpu", 200)
+    monkeypatch.setitem(globals(), "LENGTHS", [70, 64, 80, 3, 71, 66, 110])
+    alone = train(engine, [])
+    assert_identical(alone, train(engine, seven_others(engine)))
+    assert max(joined) == 2
 
 
 def test_samples_and_prompt_logprobs_are_the_same_beside_others(engine):

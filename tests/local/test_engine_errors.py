@@ -49,7 +49,7 @@ def datum(tokens=(1, 2, 3), targets=(2, 3, 4), weights=(1.0, 1.0, 1.0)) -> Train
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_data_that_cannot_be_computed_is_refused_with_its_place(engine, adapter, data, words):
-    (error,) = engine.run([Work(adapter, data, backward=True)])
+    (error,) = engine.run([Work(adapter, data, backward=True)]).work
     assert isinstance(error, EngineError) and error.user
     assert words in error.message
     assert engine._adapters[adapter].gradient is None
@@ -61,7 +61,8 @@ def test_a_failed_request_leaves_its_neighbours_and_its_adapter_alone(engine, ad
     before = engine._adapters[adapter].gradient.clone()
     engine.create_adapter("b", "tiny", LoraSpec(4, seed=0))
     bad = Work(adapter, [*good, datum([VOCAB] * 3)], backward=True)
-    error, unknown, result = engine.run([bad, Work("gone", good, True), Work("b", good, True)])
+    work = [bad, Work("gone", good, True), Work("b", good, True)]
+    error, unknown, result = engine.run(work).work
     assert isinstance(error, EngineError) and isinstance(unknown, EngineError)
     assert torch.equal(engine._adapters[adapter].gradient, before)
     assert torch.equal(engine._adapters["b"].gradient, before)
@@ -75,18 +76,29 @@ def test_a_failure_of_the_machine_is_not_called_the_users(engine, adapter, monke
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(network, "loss_backward", fail)
-    (error,) = engine.run([Work(adapter, sequences([20]), backward=True)])
+    (error,) = engine.run([Work(adapter, sequences([20]), backward=True)]).work
     assert not error.user and "memory" in error.message
 
 
 def test_a_step_without_a_gradient_or_with_impossible_values_is_refused(engine, adapter):
-    (error,) = engine.optim_step([AdamStep(adapter, 0.1)])
+    (error,) = engine.run([], [AdamStep(adapter, 0.1)]).steps
     assert "no gradient" in error.message
     engine.run([Work(adapter, sequences([20]), backward=True)])
-    (error,) = engine.optim_step([AdamStep(adapter, 0.1, beta2=1.0)])
+    (error,) = engine.run([], [AdamStep(adapter, 0.1, beta2=1.0)]).steps
     assert "beta2" in error.message
-    (metrics,) = engine.optim_step([AdamStep(adapter, 0.1)])
+    (metrics,) = engine.run([], [AdamStep(adapter, 0.1)]).steps
     assert metrics["grad_norm"] > 0
+
+
+def test_a_failed_backward_stops_the_step_behind_it_and_a_failed_forward_does_not(engine, adapter):
+    good, bad = sequences([20]), [datum([VOCAB] * 3)]
+    step = AdamStep(adapter, 0.1)
+    work = [Work(adapter, good, backward=True), Work(adapter, bad, backward=False)]
+    (metrics,) = engine.run(work, [step]).steps
+    assert metrics["grad_norm"] > 0
+    work = [Work(adapter, good, backward=True), Work(adapter, bad, backward=True)]
+    (error,) = engine.run(work, [step]).steps
+    assert isinstance(error, EngineError) and engine._adapters[adapter].step == 1
 
 
 def test_an_unknown_base_model_or_an_impossible_adapter_is_refused(engine):
@@ -123,8 +135,8 @@ def test_seeds_name_the_initial_weights_whatever_the_order_of_creation(engine):
 
 def test_a_loaded_state_goes_on_as_if_nothing_had_happened(engine, adapter):
     def advance(model_id: str, step: int) -> None:
-        engine.run([Work(model_id, sequences([20, 9], seed=step), backward=True)])
-        engine.optim_step([AdamStep(model_id, 0.01)])
+        work = Work(model_id, sequences([20, 9], seed=step), backward=True)
+        engine.run([work], [AdamStep(model_id, 0.01)])
 
     advance(adapter, 0)
     saved = engine.state(adapter, optimizer=True)
@@ -142,8 +154,7 @@ def test_a_loaded_state_goes_on_as_if_nothing_had_happened(engine, adapter):
 
 
 def test_a_state_loaded_without_its_optimizer_starts_it_afresh(engine, adapter):
-    engine.run([Work(adapter, sequences([20]), backward=True)])
-    engine.optim_step([AdamStep(adapter, 0.01)])
+    engine.run([Work(adapter, sequences([20]), backward=True)], [AdamStep(adapter, 0.01)])
     engine.run([Work(adapter, sequences([20]), backward=True)])
     engine.load(adapter, engine.state(adapter, optimizer=False), optimizer=False)
     assert engine.state(adapter, optimizer=True).optimizer["step"] == 0

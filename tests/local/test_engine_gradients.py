@@ -76,7 +76,7 @@ def test_gradients_are_those_of_peft_and_autograd(engine, folder, tmp_path, rank
     engine.create_adapter("a", "tiny", LoraSpec(rank, seed=rank))
     engine.load("a", with_random_b(engine.state("a", optimizer=False)), optimizer=False)
     data = sequences(LENGTHS)
-    (result,) = engine.run([Work("a", data, backward=True)])
+    (result,) = engine.run([Work("a", data, backward=True)]).work
 
     model = peft_model(folder, engine.state("a", optimizer=False), tmp_path, trainable=True)
     loss = 0.0
@@ -112,7 +112,7 @@ def test_only_the_modules_that_the_flags_name_are_trained(engine, folder, tmp_pa
     expected = (attention, mlp, {"lm_head"})
     assert found == set().union(*(e for e, on in zip(expected, flags, strict=True) if on))
     data = sequences([20])
-    (result,) = engine.run([Work("a", data, backward=False)])
+    (result,) = engine.run([Work("a", data, backward=False)]).work
     with torch.no_grad():
         logprobs = reference_logprobs(peft_model(folder, state, tmp_path), data[0])
     np.testing.assert_allclose(result.logprobs[0], logprobs.numpy(), atol=2e-5)
@@ -120,7 +120,7 @@ def test_only_the_modules_that_the_flags_name_are_trained(engine, folder, tmp_pa
 
 def test_a_forward_gives_every_logprob_and_no_gradient(engine):
     engine.create_adapter("a", "tiny", LoraSpec(4, 0))
-    (result,) = engine.run([Work("a", sequences(LENGTHS), backward=False)])
+    (result,) = engine.run([Work("a", sequences(LENGTHS), backward=False)]).work
     assert all((logprobs < 0).all() for logprobs in result.logprobs)
     assert engine._adapters["a"].gradient is None
 
@@ -167,7 +167,7 @@ def test_steps_are_those_of_torch_adamw(engine, clip):
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters.values()])
         if clip:
             torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
-        (metrics,) = engine.optim_step([AdamStep("a", **settings, grad_clip_norm=clip)])
+        (metrics,) = engine.run([], [AdamStep("a", **settings, grad_clip_norm=clip)]).steps
         reference.step()
         assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
     for name, ours in engine.state("a", optimizer=False).weights.items():
@@ -179,7 +179,7 @@ def test_a_step_touches_only_the_adapter_that_stepped(engine):
         engine.create_adapter(name, "tiny", LoraSpec(4, seed=0))
     engine.run([Work(name, sequences([30]), backward=True) for name in ("a", "b")])
     before, pending = engine.state("b", optimizer=True), gradients(engine, "b")
-    engine.optim_step([AdamStep("a", 0.1)])
+    engine.run([], [AdamStep("a", 0.1)])
     after = engine.state("b", optimizer=True)
     for name, value in before.weights.items():
         np.testing.assert_array_equal(value, after.weights[name])

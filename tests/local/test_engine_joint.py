@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sft.local import passes, stacked
+from sft.local import joining, layer, optimizer, passes, stacked
 from sft.local.engine import TorchEngine
-from sft.local.engine_api import AdamStep, LoraSpec, Work
+from sft.local.engine_api import AdamStep, EngineError, LoraSpec, Work
 from tests.local.engine_models import save, sequences
 
 
@@ -26,8 +26,8 @@ def train(folder: str, specs: list[LoraSpec], lengths: list[list[int]], dtype: s
             Work(f"{run}", sequences(lengths[run], seed=10 * step + run), backward=True)
             for run in range(len(specs))
         ]
-        losses += [result.loss_sum for result in engine.run(work)]
-        engine.optim_step([AdamStep(one.model_id, 0.01, eps=1e-4) for one in work])
+        steps = [AdamStep(one.model_id, 0.01, eps=1e-4) for one in work]
+        losses += [result.loss_sum for result in engine.run(work, steps).work]
     return losses
 
 
@@ -54,24 +54,106 @@ def test_joined_runs_train_as_they_do_alone(
     folder, monkeypatch, specs, lengths, batched, dtype, tolerance
 ):
     alone = train(folder, specs, lengths, dtype)
+    as_on_a_gpu(monkeypatch)
     sizes, calls = [], []
     compute, forward = passes.compute, stacked.forward
     monkeypatch.setattr(passes, "compute", lambda g: sizes.append(len(g)) or compute(g))
     monkeypatch.setattr(stacked, "forward", lambda *a: calls.append(1) or forward(*a))
-    monkeypatch.setitem(passes.PASS_TOKENS, "cpu", 10_000)
     joined = train(folder, specs, lengths, dtype)
     assert sizes == [4, 4, 4]  # one pass a cycle
     assert bool(calls) == batched
     np.testing.assert_allclose(joined, alone, atol=tolerance, rtol=1e-3)
 
 
-def test_a_pass_holds_no_more_than_its_budget_and_one_direction(folder, monkeypatch):
-    monkeypatch.setitem(passes.PASS_TOKENS, "cpu", 60)
-    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
+def as_on_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(joining, "may_be_joined", lambda piece, workers: True)
+    monkeypatch.setattr(stacked, "DEVICES", ("cpu",))
+
+
+def queue_of(engine: TorchEngine, requests: list[tuple[list[int], bool]]) -> list[passes.Piece]:
+    """The pieces of requests of these lengths, each with a backward or without."""
     engine.create_adapter("a", "tiny", LoraSpec(4, seed=0))
-    adapter = engine._adapters["a"]
     queue = []
-    for index, backward in enumerate([True, True, True, False, False]):
-        work = Work("a", sequences([25], seed=index), backward)
-        queue += passes.pieces(index, adapter, work, engine._workers)
-    assert [[p.request for p in group] for group in passes.join(queue)] == [[0, 1], [2], [3, 4]]
+    for index, (lengths, backward) in enumerate(requests):
+        work = Work("a", sequences(lengths, seed=index), backward)
+        queue += passes.pieces(index, engine._adapters["a"], work, engine._workers)
+    return queue
+
+
+def test_a_pass_holds_no_more_than_its_budget_and_one_direction(folder, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    monkeypatch.setitem(joining.PASS_TOKENS, "cpu", 60)
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
+    queue = queue_of(engine, [([25], backward) for backward in (True, True, True, False, False)])
+    joined = joining.join(queue, engine._workers)
+    assert sorted([p.request for p in one] for one in joined) == [[0, 2], [1], [3, 4]]
+
+
+def test_passes_are_as_many_as_the_workers_and_of_one_size(folder, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
+    queue = queue_of(engine, [([length], True) for length in (100, 40, 90, 70, 60, 80, 30, 110)])
+    joined = joining.join(queue, engine._workers)
+    assert [sum(piece.tokens for piece in one) for one in joined] == [290, 290]
+
+
+def test_a_requests_pieces_stay_together_where_that_is_about_as_even(folder, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
+    queue = queue_of(engine, [([70, 70], True)] * 4)
+    joined = joining.join(queue, engine._workers)
+    assert [len({piece.request for piece in one}) for one in joined] == [2, 2]
+
+
+def test_rows_of_narrow_matrices_are_not_joined_on_a_cpu(folder):
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
+    assert not joining.rows_stand_alone(engine._base("tiny"))
+    queue = queue_of(engine, [([100], True)] * 3)
+    assert [len(one) for one in joining.join(queue, engine._workers)] == [1, 1, 1]
+
+
+def test_rows_are_not_joined_where_one_depends_on_those_beside_it(folder, monkeypatch):
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
+    monkeypatch.setattr(joining, "WIDTH", 1)
+    base, forward = engine._base("tiny"), layer.forward
+
+    def dependent(context, index, x):
+        y, kept = forward(context, index, x)
+        return y + 1e-6 * len(x), kept
+
+    monkeypatch.setattr(layer, "forward", dependent)
+    assert not joining.rows_stand_alone(base)
+
+
+def test_a_request_that_fails_in_a_joined_pass_fails_alone(folder, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
+    for name in ("a", "b", "c"):
+        engine.create_adapter(name, "tiny", LoraSpec(4, seed=0))
+    compute = passes.compute
+
+    def fail_for_b(group):
+        if any(piece.adapter is engine._adapters["b"] for piece in group):
+            raise RuntimeError("out of memory")
+        return compute(group)
+
+    monkeypatch.setattr(passes, "compute", fail_for_b)
+    work = [Work(name, sequences([20]), True) for name in ("a", "b", "c")]
+    answers = engine.run(work, [AdamStep(name, 0.1) for name in ("a", "b", "c")])
+    assert [isinstance(result, EngineError) for result in answers.work] == [False, True, False]
+    assert [isinstance(result, EngineError) for result in answers.steps] == [False, True, False]
+    assert engine._adapters["b"].step == 0
+
+
+def test_an_adapter_steps_while_others_are_still_to_be_computed(folder, monkeypatch):
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
+    names = [f"{run}" for run in range(6)]
+    for name in names:
+        engine.create_adapter(name, "tiny", LoraSpec(4, seed=0))
+    done, compute, adamw = [], passes.compute, optimizer.adamw
+    monkeypatch.setattr(passes, "compute", lambda g: done.append("pass") or compute(g))
+    monkeypatch.setattr(optimizer, "adamw", lambda a, s: done.append("step") or adamw(a, s))
+    work = [Work(name, sequences([20]), True) for name in names]
+    engine.run(work, [AdamStep(name, 0.1) for name in names])
+    assert done.count("step") == done.count("pass") == 6
+    assert done.index("step") < 5  # before the last pass, so that its gradient was gone by then

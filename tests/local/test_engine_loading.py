@@ -43,7 +43,7 @@ def assert_like_transformers(folder: str) -> None:
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
     engine.create_adapter("a", "tiny", LoraSpec(4, seed=0))
     (data,) = sequences([60])
-    (result,) = engine.run([Work("a", [data], backward=False)])
+    (result,) = engine.run([Work("a", [data], backward=False)]).work
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         logits = model(torch.from_numpy(data.tokens)[None]).logits[0].log_softmax(-1)
@@ -116,5 +116,5 @@ def test_several_models_are_loaded_when_first_used_and_one_by_one(tmp_path):
     for kind in folders:
         engine.create_adapter(kind, kind, LoraSpec(4, seed=0))
         work.append(Work(kind, sequences([20, 9]), backward=True))
-    one, other = engine.run(work)
+    one, other = engine.run(work).work
     assert one.loss_sum != other.loss_sum

@@ -27,8 +27,8 @@ def engine(folder):
     engine.add_sampler("base", "tiny", None)
     engine.create_adapter("a", "tiny", LoraSpec(4, seed=0))
     for step in range(2):
-        engine.run([Work("a", sequences([30, 20], seed=step), backward=True)])
-        engine.optim_step([AdamStep("a", 0.05)])
+        work = Work("a", sequences([30, 20], seed=step), backward=True)
+        engine.run([work], [AdamStep("a", 0.05)])
     engine.add_sampler("tuned", "tiny", engine.state("a", optimizer=False))
     return engine
 
@@ -46,7 +46,7 @@ def forward_logprobs(engine, tokens: list[int], model_id: str = "a") -> np.ndarr
     data = TrainingSequence(
         np.array(tokens[:-1]), np.array(tokens[1:]), np.zeros(len(tokens) - 1, np.float32)
     )
-    (result,) = engine.run([Work(model_id, [data], backward=False)])
+    (result,) = engine.run([Work(model_id, [data], backward=False)]).work
     return result.logprobs[0]
 
 
