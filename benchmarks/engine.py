@@ -150,9 +150,7 @@ def memory() -> None:
     """Many adapters in one process, beside two processes of one, all on the same data."""
     for batch in (2, 8):
         settings = {"batch_size": batch, "rank": 32, "steps": 2}
-        many, single = (
-            measure("runs", count=count, same_data=True, **settings) for count in (16, 1)
-        )
+        many, single = (measure("adapters", count=count, **settings) for count in (16, 1))
         trl = measure("trl", **settings)
         line(
             f"memory: 16 adapters of rank 32, batch {batch}", f"{many['peak MB']:.0f} MB",

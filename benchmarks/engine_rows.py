@@ -209,11 +209,8 @@ def trl(batch_size: int, rank: int, steps: int) -> dict:
     return summary([counts(batch(step, batch_size)) for step in range(total)], done)
 
 
-def runs(count: int, batch_size: int, rank: int, steps: int, same_data: bool = False) -> dict:
-    """`count` runs on one service: all in each cycle, and the same one after another.
-
-    With `same_data` all train on the same batches, as the trials of a sweep do.
-    """
+def runs(count: int, batch_size: int, rank: int, steps: int) -> dict:
+    """`count` runs on one service: all in each cycle, and the same one after another."""
     from sft.local.engine_api import AdamStep, LoraSpec, Work
 
     served = load_engine()
@@ -222,7 +219,7 @@ def runs(count: int, batch_size: int, rank: int, steps: int, same_data: bool = F
     together, apart, processor = [], [], []
     for step in range(1 + steps):
         work = [
-            Work(f"{run}", batch(step if same_data else step * count + run, batch_size), True)
+            Work(f"{run}", batch(step * count + run, batch_size), backward=True)
             for run in range(count)
         ]
         start, before = time.perf_counter(), time.process_time()
@@ -242,6 +239,21 @@ def runs(count: int, batch_size: int, rank: int, steps: int, same_data: bool = F
         "processor": median(processor[1:]),
         "tokens": sum(counts(one.sequences)[0] for one in work),
     }
+
+
+def adapters(count: int, batch_size: int, rank: int, steps: int) -> dict:
+    """`count` runs in each cycle, all on the same batches as the trials of a sweep are: for the
+    memory alone."""
+    from sft.local.engine_api import AdamStep, LoraSpec, Work
+
+    served = load_engine()
+    for run in range(count):
+        served.create_adapter(f"{run}", "demo", LoraSpec(rank, seed=run))
+    for step in range(WARM_UP + steps):
+        data = batch(step, batch_size)
+        work = [Work(f"{run}", data, backward=True) for run in range(count)]
+        served.run(work, [AdamStep(one.model_id, RATE) for one in work])
+    return {}
 
 
 def start_up() -> dict:
@@ -321,7 +333,7 @@ def peak_memory() -> float:
 
 MEASURES = {
     measure.__name__: measure
-    for measure in (limit, engine, trl, runs, start_up, sampling, generate)
+    for measure in (limit, engine, trl, runs, adapters, start_up, sampling, generate)
 }
 
 
