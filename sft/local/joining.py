@@ -28,6 +28,7 @@ from sft.local.workers import Workers
 
 PASS_TOKENS = {"cpu": 1024, "cuda": 16384}
 LEAST_ROWS = 64  # of a piece that is joined on a CPU
+MOST_PIECES = 6  # about, in a pass on a CPU: each has kernels of its own, which must all be kept
 WIDTH = 64  # what the widths of a model's matrices are multiples of, to be joined on a CPU
 UNEVEN = 1.05  # how much longer the longest pass may be for the sake of whole requests
 TRIAL = (64, 101, 83)  # rows of the sequences that are computed alone and together
@@ -55,7 +56,11 @@ def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[in
 
     Of whole requests where that is as even: their pieces share some products.
     """
-    most = budget(queue[places[0]].adapter.base, PASS_TOKENS)
+    base = queue[places[0]].adapter.base
+    most = budget(base, PASS_TOKENS)
+    if base.device.type == "cpu":
+        total = sum(queue[place].tokens for place in places)
+        most = min(most, MOST_PIECES * total // len(places))
     by_request: dict[int, list[int]] = {}
     for place in places:
         by_request.setdefault(queue[place].request, []).append(place)

@@ -3,9 +3,8 @@
 y_j = x W_j^T + scale (x A_j^T) B_j^T for the modules j that read the same x. The frozen weights
 take no gradient; A's and B's are added to the run's gradient views. Every LoRA product is made
 within one adapter, and every gradient within one run, so that it is the same whatever other runs
-are in the pack. Where the runs of a pack
-are alike (several adapters of one rank, the same number of rows each; on a GPU, where packs are
-joined), their products are batched: a few kernels instead of a few for each run.
+are in the pack. On a GPU, where the runs of a pack are alike (several adapters of one rank, the
+same number of rows each), their products are batched: a few kernels instead of a few for each run.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sft.local import stacked
 from sft.local.lora import LoraViews, Run
 from sft.local.models import Linear
 
-# For the backward, scale * x A^T: per run [rows, modules * rank], or of alike runs stacked.
+# For the backward, scale * x A^T: per span [rows, modules * rank], or of alike runs stacked.
 Hidden = list[Tensor | None] | Tensor
 
 
@@ -63,22 +62,14 @@ def backward(
         dz.mul_(same[0].scale)
         dx[rows].addmm_(dz, lora.a)
         for run in same:
-            _add_gradient(linear, run, index, rows.start, x, z, dys, dz)
+            gradient = _of(run.gradient, index)
+            if gradient is None:
+                continue
+            own = slice(run.start - rows.start, run.end - rows.start)  # of z and dz
+            for module, z_part in enumerate(_parts(z[own], linear)):
+                gradient.b[module].add_(dys[module][run.rows].T @ z_part)
+            gradient.a.add_(dz[own].T @ x[run.rows])
     return dx
-
-
-def _add_gradient(
-    linear: Linear, run: Run, index: int, first: int, x: Tensor, z: Tensor, dys: list[Tensor],
-    dz: Tensor,
-) -> None:  # fmt: skip
-    """`first` is the row of the pack that z and dz begin with."""
-    gradient = _of(run.gradient, index)
-    if gradient is None:
-        return
-    own = slice(run.start - first, run.end - first)
-    for module, z_part in enumerate(_parts(z[own], linear)):
-        gradient.b[module].add_(dys[module][run.rows].T @ z_part)
-    gradient.a.add_(dz[own].T @ x[run.rows])
 
 
 def _spans(runs: list[Run]) -> Iterator[tuple[slice, list[Run]]]:

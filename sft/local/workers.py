@@ -18,8 +18,8 @@ import torch
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 MAX_WORKERS = 8
-MAX_KERNELS = 320
-MAX_CALLS = 32
+MAX_KERNELS = 200  # of one worker: those of a pass of six pieces (`joining`)
+MAX_CALLS = 32  # of one worker
 
 
 class Workers:
@@ -31,7 +31,7 @@ class Workers:
         self.threads = max(1, cores // self.count)
         if device.type == "cpu":
             _keep_freed_memory()
-            _keep_few_kernels()
+            _keep_few_kernels(self.count)
         self._pool = ThreadPoolExecutor(
             self.count, "engine-worker", initializer=lambda: torch.set_num_threads(self.threads)
         )
@@ -59,14 +59,15 @@ def _without_gradients(compute: Callable[[Item], Answer], item: Item) -> Answer:
         return compute(item)
 
 
-def _keep_few_kernels() -> None:
+def _keep_few_kernels(workers: int) -> None:
     """Bound what oneDNN and torch keep of products of a shape seen before.
 
     Every length of piece has its own kernels, and in torch's cache working memory as well, of about
-    a megabyte each. The kernels of two passes at a time suffice, and of the other as many as a step
-    of sampling comes by. Read when the first product is made; a value that the user has set stands.
+    a megabyte each. Of kernels those of the passes at work suffice (with fewer, each would be made
+    anew for every layer), of the other as many as a step of sampling comes by. Read when the first
+    product is made; a value that the user has set stands.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_KERNELS))
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_KERNELS * workers))
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(MAX_CALLS))
 
 
