@@ -128,7 +128,11 @@ class TorchEngine:
     def _step(self, step: AdamStep, tally: Tally) -> dict[str, float] | EngineError:
         if tally.failed(step.model_id):
             return EngineError("The step was not taken: a gradient for it could not be computed.")
-        return _guarded(lambda: optimizer.adamw(self._adapter(step.model_id), step))()
+
+        def take(step: AdamStep) -> dict[str, float]:
+            return optimizer.adamw(self._adapter(step.model_id), step)
+
+        return self._workers.beside(_guarded(take), step)
 
     # -- sampling
 
@@ -229,9 +233,9 @@ def _compute(group: list[passes.Piece]) -> list[passes.PieceResult | EngineError
 def _guarded(compute: Callable) -> Callable:
     """`compute` with its failures as answers, so that one request's failure is its own."""
 
-    def guarded(*items):
+    def guarded(item):
         try:
-            return compute(*items)
+            return compute(item)
         except EngineError as error:
             return error
         except RuntimeError as error:  # torch's kernels: out of memory, for one

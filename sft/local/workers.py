@@ -32,9 +32,12 @@ class Workers:
         if device.type == "cpu":
             _keep_freed_memory()
             _keep_few_kernels(self.count)
-        self._pool = ThreadPoolExecutor(
-            self.count, "engine-worker", initializer=lambda: torch.set_num_threads(self.threads)
-        )
+
+        def start() -> None:
+            torch.set_num_threads(self.threads)
+
+        self._pool = ThreadPoolExecutor(self.count, "engine-worker", initializer=start)
+        self._beside = ThreadPoolExecutor(1, "engine-beside", initializer=start)
 
     def map(self, compute: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """Compute every item, in their order of start; yields answers in order as they come.
@@ -52,6 +55,11 @@ class Workers:
             if not waiting:
                 return
             yield waiting.pop(0).result()
+
+    def beside(self, compute: Callable[[Item], Answer], item: Item) -> Answer:
+        """Compute one item at once, whatever the workers do, with the threads that one of them has:
+        sums over a vector depend on their number."""
+        return self._beside.submit(_without_gradients, compute, item).result()
 
 
 def _without_gradients(compute: Callable[[Item], Answer], item: Item) -> Answer:

@@ -37,8 +37,8 @@ def train(engine, beside: list[Work], steps: int = 2, rank: int = 8) -> tuple[li
         work = Work("run", sequences(LENGTHS, seed=step), backward=True)
         half = len(beside) // 2
         others = {one.model_id for one in beside if one.backward}
-        steps = [AdamStep(name, 0.01) for name in [*sorted(others), "run"]]
-        results = engine.run([*beside[:half], work, *beside[half:]], steps).work
+        updates = [AdamStep(name, 0.01) for name in [*sorted(others), "run"]]
+        results = engine.run([*beside[:half], work, *beside[half:]], updates).work
         seen.append((results[half].loss_sum, results[half].logprobs))
     return seen, engine.state("run", optimizer=True)
 

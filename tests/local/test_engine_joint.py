@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from sft.local import joining, layer, optimizer, passes, stacked
 from sft.local.engine import TorchEngine
@@ -157,3 +158,14 @@ def test_an_adapter_steps_while_others_are_still_to_be_computed(folder, monkeypa
     engine.run(work, [AdamStep(name, 0.1) for name in names])
     assert done.count("step") == done.count("pass") == 6
     assert done.index("step") < 5  # before the last pass, so that its gradient was gone by then
+
+
+def test_a_step_is_computed_with_the_threads_of_a_worker(folder, monkeypatch):
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
+    engine.create_adapter("a", "tiny", LoraSpec(4, seed=0))
+    threads, adamw = [], optimizer.adamw
+    monkeypatch.setattr(
+        optimizer, "adamw", lambda *a: threads.append(torch.get_num_threads()) or adamw(*a)
+    )
+    engine.run([Work("a", sequences([20]), True)], [AdamStep("a", 0.1)])
+    assert threads == [1]
