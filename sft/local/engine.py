@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sft.local import choosing, decoding, joining, loading, optimizer, passes
+from sft.local import choosing, decoding, joining, loading, memory, optimizer, passes
 from sft.local import models as base_models
 from sft.local.engine_api import (
     AdamStep,
@@ -182,6 +182,7 @@ class TorchEngine:
             served.base = loading.load(
                 name, served.folder, served.config, self._dtype, self._device
             )
+            memory.hand_back()  # converting takes as much as the model once more
         return served.base
 
     def _adapter(self, model_id: str) -> Adapter:

@@ -43,14 +43,20 @@ def loss_backward(
     unembedding = base.linears[index]
     result = torch.zeros(len(normal), dtype=torch.float32, device=base.device)
     dnormal = torch.zeros_like(normal)
+    none = [None] * index  # of the other linears
     for run in runs:
         trained = weights[run.rows].nonzero()[:, 0] + run.start
+        # Summed over the blocks by itself: the run's may hold that of runs before it.
+        total = None if run.gradient is None else run.gradient[index]
+        own = None if total is None else total.zeros()
         for rows in trained.split(BLOCK[base.device.type]):
-            part = [_within(run, 0, len(rows))]
+            part = [Run(0, len(rows), run.lora, run.scale, [*none, own])]
             x = normal[rows]
             (logits,), hidden = linear.forward(unembedding, index, x, part)
             result[rows], gradient = _cross_entropy(logits, targets[rows], weights[rows])
             dnormal[rows] = linear.backward(unembedding, index, x, hidden, [gradient], part)
+        if total is not None:
+            total.add_(own)
     return result, dnormal
 
 

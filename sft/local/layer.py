@@ -39,17 +39,16 @@ class Kept:
     """What the backward of one layer needs. Rows are the pack's N tokens."""
 
     x: Tensor
-    norm_attn: tuple[Tensor, Tensor]  # normalised x, 1 / rms
-    q: Tensor  # [N, heads, head_dim], before its norm and rotation
-    k: Tensor
-    hidden_qkv: linear.Hidden
+    inverse_attn: Tensor  # 1 / rms of x; the normalised x is computed again
+    raw_qk: tuple[Tensor, Tensor] | None  # [N, heads, head_dim], where they are normalised
     inverse_q: Tensor | None
     inverse_k: Tensor | None
+    hidden_qkv: linear.Hidden
     attended: list[attention.Attended]
     mixed: Tensor
     hidden_out: linear.Hidden
     middle: Tensor  # x + attention
-    norm_mlp: tuple[Tensor, Tensor]
+    inverse_mlp: Tensor
     gate: Tensor
     up: Tensor
     hidden_gate_up: linear.Hidden
@@ -60,11 +59,12 @@ def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | Non
     """x [N, hidden] -> the layer's output [N, hidden], and what `backward` needs if kept."""
     base, runs = context.base, context.runs
     layer = base.layers[index]
-    normal, inverse = norm.forward(x, layer.norm_attn, base.eps)
+    normal, inverse_attn = norm.forward(x, layer.norm_attn, base.eps)
     qkv, hidden_qkv = linear.forward(base.linears[layer.qkv], layer.qkv, normal, runs)
-    raw_q, raw_k, v = (part.view(len(x), -1, base.head_dim) for part in qkv)
-    q, k, inverse_q, inverse_k = raw_q, raw_k, None, None
+    q, k, v = (part.view(len(x), -1, base.head_dim) for part in qkv)
+    raw_qk = inverse_q = inverse_k = None
     if layer.norm_q is not None:
+        raw_qk = q, k
         q, inverse_q = norm.forward(q, layer.norm_q, base.eps)
         k, inverse_k = norm.forward(k, layer.norm_k, base.eps)
     q = attention.rotate(q, context.cos, context.sin)
@@ -89,17 +89,16 @@ def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | Non
         return y, None
     return y, Kept(
         x=x,
-        norm_attn=(normal, inverse),
-        q=raw_q,
-        k=raw_k,
-        hidden_qkv=hidden_qkv,
+        inverse_attn=inverse_attn,
+        raw_qk=raw_qk,
         inverse_q=inverse_q,
         inverse_k=inverse_k,
+        hidden_qkv=hidden_qkv,
         attended=attended,
         mixed=mixed,
         hidden_out=hidden_out,
         middle=middle,
-        norm_mlp=(normal_mlp, inverse_mlp),
+        inverse_mlp=inverse_mlp,
         gate=gate,
         up=up,
         hidden_gate_up=hidden_gate_up,
@@ -115,20 +114,20 @@ def backward(context: Context, index: int, kept: Kept, dy: Tensor) -> Tensor:
     dmixed = linear.backward(
         base.linears[layer.out], layer.out, kept.mixed, kept.hidden_out, [dmiddle], context.runs
     )
-    q, k = kept.q, kept.k
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(k)
-    attention.backward(kept.attended, dmixed.view_as(q), context.bounds, (dq, dk, dv))
+    dmixed = dmixed.view(len(dy), base.heads, base.head_dim)
+    dq = torch.empty_like(dmixed)
+    dk, dv = (dmixed.new_empty(len(dy), base.kv_heads, base.head_dim) for _ in range(2))
+    attention.backward(kept.attended, dmixed, context.bounds, (dq, dk, dv))
     dq = attention.unrotate(dq, context.cos, context.sin)
     dk = attention.unrotate(dk, context.cos, context.sin)
-    if layer.norm_q is not None:
-        dq = norm.backward(dq, q, kept.inverse_q, layer.norm_q)
-        dk = norm.backward(dk, k, kept.inverse_k, layer.norm_k)
+    if kept.raw_qk is not None:
+        q, k = kept.raw_qk
+        dq = norm.backward(dq, q.float() * kept.inverse_q, kept.inverse_q, layer.norm_q)
+        dk = norm.backward(dk, k.float() * kept.inverse_k, kept.inverse_k, layer.norm_k)
     dqkv = [part.flatten(1) for part in (dq, dk, dv)]
-    normal, inverse = kept.norm_attn
-    dnormal = linear.backward(
-        base.linears[layer.qkv], layer.qkv, normal, kept.hidden_qkv, dqkv, context.runs
-    )
-    return dmiddle.add_(norm.backward(dnormal, kept.x, inverse, layer.norm_attn))
+    x, normal = norm.again(kept.x, layer.norm_attn, kept.inverse_attn)
+    dx = linear.backward(base.linears[layer.qkv], layer.qkv, x, kept.hidden_qkv, dqkv, context.runs)
+    return dmiddle.add_(norm.backward(dx, normal, kept.inverse_attn, layer.norm_attn))
 
 
 def _backward_mlp(context: Context, layer: Layer, kept: Kept, dy: Tensor) -> Tensor:
@@ -139,12 +138,12 @@ def _backward_mlp(context: Context, layer: Layer, kept: Kept, dy: Tensor) -> Ten
     )
     dup = silu.mul_(dactivated)
     dgate = torch.ops.aten.silu_backward(dactivated.mul_(up), gate)
-    normal, inverse = kept.norm_mlp
-    dnormal = linear.backward(
-        base.linears[layer.gate_up], layer.gate_up, normal, kept.hidden_gate_up, [dgate, dup],
+    x, normal = norm.again(kept.middle, layer.norm_mlp, kept.inverse_mlp)
+    dx = linear.backward(
+        base.linears[layer.gate_up], layer.gate_up, x, kept.hidden_gate_up, [dgate, dup],
         context.runs,
     )  # fmt: skip
-    return norm.backward(dnormal, kept.middle, inverse, layer.norm_mlp)
+    return norm.backward(dx, normal, kept.inverse_mlp, layer.norm_mlp)
 
 
 def _activate(gate: Tensor, up: Tensor) -> Tensor:

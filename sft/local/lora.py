@@ -33,13 +33,23 @@ class LoraViews:
     a: Tensor
     b: tuple[Tensor, ...]
 
+    def zeros(self) -> LoraViews:
+        """Of the same shapes, in no vector."""
+        return LoraViews(torch.zeros_like(self.a), tuple(torch.zeros_like(b) for b in self.b))
+
+    def add_(self, other: LoraViews) -> None:
+        self.a.add_(other.a)
+        for mine, theirs in zip(self.b, other.b, strict=True):
+            mine.add_(theirs)
+
 
 @dataclass
 class Run:
     """Consecutive rows of a pack that go through one adapter.
 
     `lora` and `gradient` hold views for each Linear of the base model; `lora` None is the base
-    model itself, `gradient` None a forward alone. `scale` may be one for each row, [rows, 1].
+    model itself, `gradient` None a forward alone; runs of one request may add to the same one.
+    `scale` may be one for each row, [rows, 1].
     """
 
     start: int

@@ -47,7 +47,7 @@ def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor)
         x = y
     normal, inverse = norm.forward(x, base.norm, base.eps)
     result, dnormal = head.loss_backward(base, normal, targets, weights, pack.runs)
-    dx = norm.backward(dnormal, x, inverse, base.norm)
+    dx = norm.backward(dnormal, x.float() * inverse, inverse, base.norm)
     context.keep = True
     for index in reversed(range(len(base.layers))):
         one = kept.pop()
@@ -75,9 +75,11 @@ def tokens_kept(base: BaseModel) -> int:
 def _kept_bytes(base: BaseModel, lengths: list[int]) -> int:
     """About how many bytes the backward of a pack keeps."""
     hidden = base.embedding.shape[1]
-    heads = (3 * base.heads + 4 * base.kv_heads) * base.head_dim
+    heads = 3 * base.heads + 2 * base.kv_heads
+    if base.layers[0].norm_q is not None:
+        heads += base.heads + base.kv_heads
     inner = 2 * base.linears[base.layers[0].gate_up].modules[0].outputs
-    numbers = sum(lengths) * (5 * hidden + heads + inner)
+    numbers = sum(lengths) * (2 * hidden + heads * base.head_dim + inner)
     if base.device.type == "cpu":
         explicit = [length for length in lengths if length <= EXPLICIT_TOKENS]
         numbers += sum(base.heads * length * (length + BLOCK) // 2 for length in explicit)

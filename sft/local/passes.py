@@ -26,9 +26,13 @@ SMALLEST_PIECE = 64  # tokens worth a piece of their own where another worker is
 
 @dataclass(frozen=True)
 class Piece:
-    """Sequences of one request that are computed together; `indices` are theirs in it."""
+    """Sequences of one request that are computed together; `indices` are theirs in it.
+
+    `place` is that of the piece among those of its request.
+    """
 
     request: int
+    place: int
     adapter: Adapter
     work: Work
     indices: list[int]
@@ -44,7 +48,10 @@ class Piece:
 
 @dataclass
 class PieceResult:
-    """float32 logprobs of each sequence, and the gradient of the piece's loss (None: forward)."""
+    """float32 logprobs of each sequence, and the gradient of the piece's loss.
+
+    None for a forward, and where it is in that of the request's first piece.
+    """
 
     logprobs: list[np.ndarray]
     gradient: Tensor | None
@@ -59,7 +66,7 @@ def pieces(request: int, adapter: Adapter, work: Work, workers: Workers) -> list
         workers=workers.count,
         smallest=SMALLEST_PIECE,
     )
-    return [Piece(request, adapter, work, indices) for indices in parts]
+    return [Piece(request, place, adapter, work, part) for place, part in enumerate(parts)]
 
 
 def budget(base: BaseModel, tokens: dict[str, int]) -> int:
@@ -74,17 +81,15 @@ def compute(group: list[Piece]) -> list[PieceResult]:
     backward = group[0].work.backward
     sequences = [sequence for piece in group for sequence in piece.sequences]
     lengths = [len(sequence.tokens) for sequence in sequences]
-    runs, gradients, start = [], [], 0
+    gradients = _gradients(group) if backward else [(None, None)] * len(group)
+    runs, start = [], 0
     loras: dict[int, list[LoraViews | None]] = {}  # one copy for all pieces of an adapter
-    for piece in group:
+    for piece, (_, views) in zip(group, gradients, strict=True):
         adapter = piece.adapter
-        gradient = torch.zeros_like(adapter.weights) if backward else None
-        views = None if gradient is None else adapter.layout.views(gradient)
         lora = loras.get(id(adapter)) or adapter.compute()
         if adapter.lora.rank > 1:  # products with a vector depend on the number of rows
             loras[id(adapter)] = lora
         runs.append(Run(start, start + piece.tokens, lora, adapter.scale, views))
-        gradients.append(gradient)
         start += piece.tokens
     pack = Pack(
         _joined([sequence.tokens for sequence in sequences], np.int64, base.device),
@@ -101,8 +106,27 @@ def compute(group: list[Piece]) -> list[PieceResult]:
     parts = iter(np.split(logprobs.cpu().numpy(), np.cumsum(lengths)[:-1]))
     return [
         PieceResult([next(parts) for _ in piece.indices], gradient)
-        for piece, gradient in zip(group, gradients, strict=True)
+        for piece, (gradient, _) in zip(group, gradients, strict=True)
     ]
+
+
+def _gradients(group: list[Piece]) -> list[tuple[Tensor | None, list[LoraViews | None]]]:
+    """A vector of zeros for each piece, and its views.
+
+    The first pieces of a request have one vector together (None but for the first of them): a pass
+    adds them in their order, so that the sum is that of pieces computed by themselves.
+    """
+    made: list[tuple[Tensor | None, list[LoraViews | None]]] = []
+    together = 0  # pieces in the last vector, if they are the first of their request
+    for piece, before in zip(group, [None, *group], strict=False):
+        if piece.place and before and (before.request, together) == (piece.request, piece.place):
+            made.append((None, made[-1][1]))
+            together += 1
+            continue
+        vector = torch.zeros_like(piece.adapter.weights)
+        made.append((vector, piece.adapter.layout.views(vector)))
+        together = 0 if piece.place else 1
+    return made
 
 
 def _joined(arrays: list[np.ndarray], dtype: type, device: torch.device) -> Tensor:

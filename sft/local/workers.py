@@ -6,14 +6,14 @@ wait for each other inside a pack, and a pack's numbers cannot depend on what th
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from sft.local import memory
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -30,7 +30,7 @@ class Workers:
         self.count = min(cores, MAX_WORKERS) if device.type == "cpu" else 1
         self.threads = max(1, cores // self.count)
         if device.type == "cpu":
-            _keep_freed_memory()
+            memory.keep_freed()
             _keep_few_kernels(self.count)
 
         def start() -> None:
@@ -77,19 +77,3 @@ def _keep_few_kernels(workers: int) -> None:
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_KERNELS * workers))
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(MAX_CALLS))
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc reuse freed blocks up to 32 MB instead of handing them back to the system.
-
-    Activations come and go thousands of times in a pass; fresh pages for each cost a tenth of it.
-    Each worker keeps its own (an arena shared by all would have them wait for each other, at a
-    twelfth of the time). The names are those of malloc.h.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_mmap_threshold, 32 << 20)
-        mallopt(m_trim_threshold, 512 << 20)

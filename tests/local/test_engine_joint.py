@@ -71,6 +71,12 @@ def as_on_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(stacked, "DEVICES", ("cpu",))
 
 
+def cut_small(monkeypatch) -> None:
+    """Pieces of at most 25 tokens."""
+    monkeypatch.setattr(passes, "LEAST_TOKENS", 1)
+    monkeypatch.setitem(passes.PIECE_TOKENS, "cpu", 25)
+
+
 def queue_of(engine: TorchEngine, requests: list[tuple[list[int], bool]]) -> list[passes.Piece]:
     """The pieces of requests of these lengths, each with a backward or without."""
     engine.create_adapter("a", "tiny", LoraSpec(4, seed=0))
@@ -104,6 +110,25 @@ def test_a_requests_pieces_stay_together_where_that_is_about_as_even(folder, mon
     queue = queue_of(engine, [([70, 70], True)] * 4)
     joined = joining.join(queue, engine._workers)
     assert [len({piece.request for piece in one}) for one in joined] == [2, 2]
+
+
+def test_the_first_pieces_of_a_request_have_one_gradient_in_a_pass(folder, monkeypatch):
+    cut_small(monkeypatch)
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
+    queue = queue_of(engine, [([20, 20, 20], True), ([20, 20, 20, 20], True)])
+    results = passes.compute([*queue[:2], *queue[4:]])  # 0 and 1 of the first, 1 to 3 of the second
+    assert [result.gradient is not None for result in results] == [True, False, True, True, True]
+    alone = [passes.compute([piece])[0].gradient for piece in queue[:2]]
+    torch.testing.assert_close(results[0].gradient, alone[0] + alone[1])
+
+
+def test_runs_of_several_pieces_train_as_they_do_alone(folder, monkeypatch):
+    cut_small(monkeypatch)
+    lengths = [[20, 20]] * 4
+    alone = train(folder, ALIKE, lengths, "float32")
+    as_on_a_gpu(monkeypatch)
+    joined = train(folder, ALIKE, lengths, "float32")
+    np.testing.assert_allclose(joined, alone, atol=1e-4, rtol=1e-3)
 
 
 def test_rows_of_narrow_matrices_are_not_joined_on_a_cpu(folder):
