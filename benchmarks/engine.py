@@ -94,7 +94,7 @@ def training(steps: int) -> None:
         },
         turns,
     )
-    limit, (trl, *ours) = rows["limit"], [rows[name] for name in rows if name != "limit"]
+    limit, trl, *_ = rows.values()
     operations = 4 * limit["parameters"]
     bound = limit["gflops"] * 1e9 / operations
     bound_processor = limit["gflop/processor s"] * 1e9 / operations
@@ -115,10 +115,6 @@ def training(steps: int) -> None:
             f"{processor / trl['tokens/processor s']:.1f} x TRL, "
             f"{processor / bound_processor:.0%} of the limit",
         )
-    line(
-        "time of a token in the first step against later ones", f"{ours[-1]['first/later']:.2f} x",
-        "to reach: at most 1.5 x",
-    )  # fmt: skip
 
 
 def many_runs(quick: bool) -> None:
@@ -162,6 +158,14 @@ def memory() -> None:
 def start_up() -> None:
     row = measure("start_up")
     line("process start to ready", f"{row['seconds']:.1f} s", "to reach: under 5 s")
+    times = sorted(
+        measure("first_step", batch_size=8, rank=16, steps=3)["first/later"] for _ in range(5)
+    )
+    line(
+        "time of a token in the first step against later ones",
+        f"{times[2]:.2f} x ({times[0]:.2f} to {times[-1]:.2f} in 5 processes)",
+        "to reach: at most 1.5 x",
+    )
 
 
 def sampling() -> None:

@@ -99,13 +99,11 @@ class Step:
 
 def summary(sizes: list[tuple[int, int]], steps: list[Step]) -> dict:
     """Medians after the first step; `sizes` are all and trained tokens of each step."""
-    first, *pairs = zip(sizes, steps, strict=True)
+    pairs = list(zip(sizes, steps, strict=True))[WARM_UP:]
     return {
         "tokens/s": median(tokens / step.wall for (tokens, _), step in pairs),
         "trained/s": median(trained / step.wall for (_, trained), step in pairs),
         "tokens/processor s": median(tokens / step.processor for (tokens, _), step in pairs),
-        "first/later": median(tokens / step.wall for (tokens, _), step in pairs)
-        / (first[0][0] / first[1].wall),
     }
 
 
@@ -275,6 +273,21 @@ def start_up() -> dict:
     return {"seconds": median(seconds)}
 
 
+def first_step(batch_size: int, rank: int, steps: int) -> dict:
+    """Seconds of a token in a process's first step against the median of those after it."""
+    from sft.local.engine_api import AdamStep, LoraSpec, Work
+
+    served = load_engine()
+    served.create_adapter("run", "demo", LoraSpec(rank, seed=0))
+    seconds = []
+    for step in range(1 + steps):
+        data = batch(step, batch_size)
+        start = time.perf_counter()
+        served.run([Work("run", data, backward=True)], [AdamStep("run", RATE)])
+        seconds.append((time.perf_counter() - start) / counts(data)[0])
+    return {"first/later": seconds[0] / median(seconds[1:])}
+
+
 def sampling(count: int, tokens: int, prompt: int) -> dict:
     """Greedy continuations of `count` prompts at once, by the engine; two medians of 5."""
     from sft.local.engine_api import LoraSpec, SampleWork
@@ -333,7 +346,7 @@ def peak_memory() -> float:
 
 MEASURES = {
     measure.__name__: measure
-    for measure in (limit, engine, trl, runs, adapters, start_up, sampling, generate)
+    for measure in (limit, engine, trl, runs, adapters, start_up, first_step, sampling, generate)
 }
 
 
