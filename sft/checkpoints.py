@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,8 +85,11 @@ def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
 
 
 def replace_durably(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`, so that a crash leaves the old or the new, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Replace the file at `path` by `text`, so that a crash leaves the old or the new, whole.
+
+    Threads and processes may do so side by side: the last one to end wins.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -1,6 +1,15 @@
 """Records of checkpoints and the rules for when to save."""
 
-from sft.checkpoints import Cadence, CheckpointFile, CheckpointRecord, best, read
+from concurrent.futures import ThreadPoolExecutor
+
+from sft.checkpoints import (
+    Cadence,
+    CheckpointFile,
+    CheckpointRecord,
+    best,
+    read,
+    replace_durably,
+)
 
 
 def record(name, step=1, nll=None, kind="periodic"):
@@ -14,6 +23,17 @@ def test_records_survive_a_line_that_a_crash_cut_short(tmp_path):
     with (tmp_path / "checkpoints.jsonl").open("a") as torn:
         torn.write('{"name": "0000')
     assert [r.name for r in read(tmp_path / "checkpoints.jsonl")] == ["000001"]
+
+
+def test_threads_that_replace_one_file_at_once_leave_it_whole_and_nothing_else(tmp_path):
+    # As a resumed run does whose dead run the MLflow writer is still sending.
+    file = tmp_path / "mlflow.json"
+    texts = [f"{i}" * 10_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            list(threads.map(lambda text: replace_durably(file, text), texts))
+    assert file.read_text() in texts
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_the_best_checkpoint_has_the_lowest_held_out_nll_and_the_first_wins_a_tie():

@@ -189,8 +189,6 @@ def test_runs_side_by_side_and_under_a_parent_are_not_mixed_up(uri, tmp_path):
         ).start()
         for i in range(4)
     ]
-    for run in runs:
-        run.start()
     for step in range(5):
         for i, run in enumerate(runs):
             run.step(step, train_nll=100.0 * i + step)
