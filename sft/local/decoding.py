@@ -98,7 +98,8 @@ def prefill(
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         cache.put(layer, k, v)
-        return attention.forward(q, k, v, [(0, length)], base.attention_scale, keep=False)[0]
+        whole = attention.Sequences([(0, length)])
+        return attention.forward(q, k, v, whole, base.attention_scale, keep=False)[0]
 
     normal = network.hidden_states(base, pack, attend)
     cache.length = length

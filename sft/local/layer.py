@@ -27,7 +27,7 @@ class Context:
 
     base: BaseModel
     runs: list[Run]
-    bounds: list[tuple[int, int]]
+    sequences: attention.Sequences
     cos: Tensor
     sin: Tensor
     keep: bool  # for a backward
@@ -71,7 +71,7 @@ def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | Non
     k = attention.rotate(k, context.cos, context.sin)
     if context.attend is None:
         mixed, attended = attention.forward(
-            q, k, v, context.bounds, base.attention_scale, context.keep
+            q, k, v, context.sequences, base.attention_scale, context.keep
         )
     else:
         mixed, attended = context.attend(index, q, k, v), []
@@ -117,7 +117,7 @@ def backward(context: Context, index: int, kept: Kept, dy: Tensor) -> Tensor:
     dmixed = dmixed.view(len(dy), base.heads, base.head_dim)
     dq = torch.empty_like(dmixed)
     dk, dv = (dmixed.new_empty(len(dy), base.kv_heads, base.head_dim) for _ in range(2))
-    attention.backward(kept.attended, dmixed, context.bounds, (dq, dk, dv))
+    attention.backward(kept.attended, dmixed, context.sequences, (dq, dk, dv))
     dq = attention.unrotate(dq, context.cos, context.sin)
     dk = attention.unrotate(dk, context.cos, context.sin)
     if kept.raw_qk is not None:

@@ -71,6 +71,7 @@ class BaseModel:
     inverse_frequencies: Tensor  # [head_dim / 2], float32
     rope_scaling: float
     rows_stand_alone: bool | None = None  # what joining.py has found out, once asked
+    one_attention: bool | None = None  # and varlen.py
     _rope: tuple[Tensor, Tensor] | None = None
 
     @property

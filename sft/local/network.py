@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sft.local import head, layer, norm
+from sft.local import head, layer, norm, varlen
 from sft.local.attention import BLOCK, EXPLICIT_TOKENS
 from sft.local.models import BaseModel
 from sft.local.packing import Pack
@@ -62,8 +62,9 @@ def context_of(
 ) -> layer.Context:
     """What the layers of a pass over `pack` share."""
     cos, sin = base.rope(int(pack.positions.max()) + 1)
+    sequences = varlen.sequences(base, pack)
     return layer.Context(
-        base, pack.runs, pack.bounds(), cos[pack.positions], sin[pack.positions], keep, attend
+        base, pack.runs, sequences, cos[pack.positions], sin[pack.positions], keep, attend
     )
 
 

@@ -30,10 +30,11 @@ def test_each_sequence_of_a_pack_is_attended_to_by_itself(monkeypatch, longest_e
         torch.randn(ends[-1], heads, DIM, generator=generator)
         for heads in (HEADS, KV_HEADS, KV_HEADS, HEADS)
     )
+    sequences = attention.Sequences(bounds)
     with torch.no_grad():
-        out, kept = attention.forward(q, k, v, bounds, SCALE, keep=True)
+        out, kept = attention.forward(q, k, v, sequences, SCALE, keep=True)
         gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        attention.backward(kept, dout, bounds, gradients)
+        attention.backward(kept, dout, sequences, gradients)
 
     for start, end in bounds:
         leaves = [part[start:end].double().requires_grad_() for part in (q, k, v)]
