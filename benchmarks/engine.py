@@ -1,7 +1,7 @@
 """The local service's engine beside TRL, beside itself and beside the machine's limit: one table.
 
     pip install '.[benchmark]'
-    python benchmarks/engine.py             # about 45 minutes on 2 cores
+    python benchmarks/engine.py             # half an hour to an hour on 2 cores
     python benchmarks/engine.py --quick     # fewer runs at once
 
 SmolLM2-135M with LoRA on this machine, every row in a process of its own, on the same data: medians
