@@ -1,4 +1,4 @@
-"""Pieces of several requests joined into passes over the base model.
+"""Pieces of several requests, or their prompts, joined into passes over the base model.
 
 A pass has costs of its own: it reads every weight, makes kernels for its number of rows and calls
 each of them. Joined pieces share it. Each sequence still goes through its own adapter, and the
@@ -42,7 +42,7 @@ def join(queue: list[Piece], workers: Workers) -> list[list[Piece]]:
     passes: list[list[int]] = []
     joined: dict[tuple[int, bool], list[int]] = {}
     for place, piece in enumerate(queue):
-        if may_be_joined(piece, workers):
+        if may_be_joined(piece.adapter.base, piece.tokens, workers):
             joined.setdefault((id(piece.adapter.base), piece.work.backward), []).append(place)
         else:
             passes.append([place])
@@ -51,16 +51,25 @@ def join(queue: list[Piece], workers: Workers) -> list[list[Piece]]:
     return [[queue[place] for place in one] for one in sorted(passes)]
 
 
+def prompts(base: BaseModel, lengths: list[int], workers: Workers) -> list[list[int]]:
+    """Divide prompts of these lengths into passes over `base`; returns the places in each."""
+    joined = [place for place, length in enumerate(lengths) if may_be_joined(base, length, workers)]
+    passes = [[place] for place in range(len(lengths)) if place not in set(joined)]
+    if joined:
+        chosen = [lengths[place] for place in joined]
+        most = _most(base, sum(chosen), len(chosen))
+        packs = packing.split(chosen, most, workers.count, SMALLEST_PIECE)
+        passes += [[joined[index] for index in pack] for pack in packs]
+    return sorted(passes)
+
+
 def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[int]]:
     """Passes of about the same size, so that the workers end together.
 
     Of whole requests where that is as even: their pieces share some products.
     """
     base = queue[places[0]].adapter.base
-    most = budget(base, PASS_TOKENS)
-    if base.device.type == "cpu":
-        total = sum(queue[place].tokens for place in places)
-        most = min(most, MOST_PIECES * total // len(places))
+    most = _most(base, sum(queue[place].tokens for place in places), len(places))
     by_request: dict[int, list[int]] = {}
     for place in places:
         by_request.setdefault(queue[place].request, []).append(place)
@@ -83,11 +92,17 @@ def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[in
     return of_requests if even else of_pieces
 
 
-def may_be_joined(piece: Piece, workers: Workers) -> bool:
-    base = piece.adapter.base
+def _most(base: BaseModel, tokens: int, pieces: int) -> int:
+    """How many tokens a pass may have, of so many in so many pieces."""
+    most = budget(base, PASS_TOKENS)
+    return min(most, MOST_PIECES * tokens // pieces) if base.device.type == "cpu" else most
+
+
+def may_be_joined(base: BaseModel, tokens: int, workers: Workers) -> bool:
+    """Whether a piece of so many tokens may be in one pass with others."""
     if base.device.type != "cpu":
         return True
-    if piece.tokens < LEAST_ROWS or workers.threads > 1:
+    if tokens < LEAST_ROWS or workers.threads > 1:
         return False
     if base.rows_stand_alone is None:
         (base.rows_stand_alone,) = workers.map(rows_stand_alone, [base])

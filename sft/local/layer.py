@@ -27,7 +27,7 @@ class Context:
 
     base: BaseModel
     runs: list[Run]
-    sequences: attention.Sequences
+    sequences: attention.Sequences | None  # None where `attend` is given
     cos: Tensor
     sin: Tensor
     keep: bool  # for a backward

@@ -32,7 +32,7 @@ def forward(linear: Linear, index: int, x: Tensor, runs: list[Run]) -> tuple[lis
     if stacked.alike(index, runs, x.device):
         return outputs, stacked.forward(index, x, outputs, runs)
     hidden: list[Tensor | None] = []
-    for rows, same in _spans(runs):
+    for rows, same in _spans(runs, index):
         lora = _of(same[0].lora, index)
         if lora is None:
             hidden.append(None)
@@ -52,7 +52,7 @@ def backward(
     if isinstance(hidden, Tensor):
         stacked.backward(index, x, hidden, dys, dx, runs)
         return dx
-    for (rows, same), z in zip(_spans(runs), hidden, strict=True):
+    for (rows, same), z in zip(_spans(runs, index), hidden, strict=True):
         lora = _of(same[0].lora, index)
         if lora is None or z is None:
             continue
@@ -72,9 +72,18 @@ def backward(
     return dx
 
 
-def _spans(runs: list[Run]) -> Iterator[tuple[slice, list[Run]]]:
-    """Consecutive runs through the very same weights: most of their products are made at once."""
-    for _, same in groupby(runs, lambda run: (id(run.lora), id(run.scale))):
+def _spans(runs: list[Run], index: int) -> Iterator[tuple[slice, list[Run]]]:
+    """Consecutive runs through the very same weights: most of their products are made at once.
+
+    Not those of rank 1: a product with a vector depends on the number of rows.
+    """
+
+    def through(run: Run) -> tuple:
+        lora = _of(run.lora, index)
+        alone = lora is not None and lora.b[0].shape[1] == 1
+        return id(run.lora), id(run.scale), run.start if alone else None
+
+    for _, same in groupby(runs, through):
         same = list(same)
         yield slice(same[0].start, same[-1].end), same
 

@@ -62,7 +62,7 @@ def context_of(
 ) -> layer.Context:
     """What the layers of a pass over `pack` share."""
     cos, sin = base.rope(int(pack.positions.max()) + 1)
-    sequences = varlen.sequences(base, pack)
+    sequences = varlen.sequences(base, pack) if attend is None else None
     return layer.Context(
         base, pack.runs, sequences, cos[pack.positions], sin[pack.positions], keep, attend
     )

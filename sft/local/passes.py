@@ -86,9 +86,9 @@ def compute(group: list[Piece]) -> list[PieceResult]:
     loras: dict[int, list[LoraViews | None]] = {}  # one copy for all pieces of an adapter
     for piece, (_, views) in zip(group, gradients, strict=True):
         adapter = piece.adapter
-        lora = loras.get(id(adapter)) or adapter.compute()
-        if adapter.lora.rank > 1:  # products with a vector depend on the number of rows
-            loras[id(adapter)] = lora
+        if id(adapter) not in loras:
+            loras[id(adapter)] = adapter.compute()
+        lora = loras[id(adapter)]
         runs.append(Run(start, start + piece.tokens, lora, adapter.scale, views))
         start += piece.tokens
     pack = Pack(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sft.local import head, joining, passes
+from sft.local import decoding, head, joining, passes
 from sft.local.engine import TorchEngine
 from sft.local.engine_api import AdamStep, LoraSpec, SampleWork, Work
 from tests.local import engine_models
@@ -99,18 +99,37 @@ def test_a_run_of_many_pieces_is_the_same_beside_seven_others(engine, joined, mo
     assert max(joined) == 2
 
 
-def test_samples_and_prompt_logprobs_are_the_same_beside_others(engine):
-    train(engine, [])
+@pytest.fixture
+def prompts_joined(monkeypatch) -> list[int]:
+    """How many prompts were in each pass."""
+    sizes, compute = [], decoding.prefill
+    monkeypatch.setattr(
+        decoding, "prefill", lambda b, r, d: sizes.append(len(r)) or compute(b, r, d)
+    )
+    return sizes
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+@pytest.mark.parametrize(
+    ("shortest", "joined"),
+    [(5, False), (64, True)],
+    ids=["short prompts", "prompts that are joined"],
+)
+def test_samples_and_prompt_logprobs_are_the_same_beside_others(
+    engine, prompts_joined, rank, shortest, joined
+):
+    train(engine, [], rank=rank)
     engine.add_sampler("tuned", "wide", engine.state("run", optimizer=False))
     engine.add_sampler("base", "wide", None)
-    prompt = [5, 9, 31, 40, 2, 77, 12]
+    tokens = [5, 9, 31, 40, 2, 77, 12] * 17
+    prompt = tokens[: shortest + 2]
     work = SampleWork("tuned", prompt, 2, 10, seed=3, stop_at_eos=False, prompt_logprobs=True)
     (alone,) = engine.sample([work])
     others = [
         replace(
             work,
-            sampler_id=["base", "tuned"][other % 2],
-            prompt=prompt * (1 + other % 4),
+            sampler_id=["base", "tuned", "tuned"][other % 3],
+            prompt=tokens[: shortest + 6 * other],
             max_tokens=4 + other,
             seed=other,
         )
@@ -119,3 +138,4 @@ def test_samples_and_prompt_logprobs_are_the_same_beside_others(engine):
     for place in (0, 4, 9):
         results = engine.sample([*others[:place], work, *others[place:]])
         assert results[place] == alone
+    assert (max(prompts_joined) > 2) == joined

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sft.local import joining, layer, optimizer, passes, stacked
+from sft.local import decoding, joining, layer, optimizer, passes, stacked
 from sft.local.engine import TorchEngine
-from sft.local.engine_api import AdamStep, EngineError, LoraSpec, Work
+from sft.local.engine_api import AdamStep, EngineError, LoraSpec, SampleWork, Work
 from tests.local.engine_models import save, sequences
 
 
@@ -67,7 +67,7 @@ def test_joined_runs_train_as_they_do_alone(
 
 
 def as_on_a_gpu(monkeypatch) -> None:
-    monkeypatch.setattr(joining, "may_be_joined", lambda piece, workers: True)
+    monkeypatch.setattr(joining, "may_be_joined", lambda base, tokens, workers: True)
     monkeypatch.setattr(stacked, "DEVICES", ("cpu",))
 
 
@@ -169,6 +169,53 @@ def test_a_request_that_fails_in_a_joined_pass_fails_alone(folder, monkeypatch):
     assert [isinstance(result, EngineError) for result in answers.work] == [False, True, False]
     assert [isinstance(result, EngineError) for result in answers.steps] == [False, True, False]
     assert engine._adapters["b"].step == 0
+
+
+def prompts_of(engine: TorchEngine) -> list[SampleWork]:
+    """Through the base model and adapters of two ranks; the shortest has one token."""
+    engine.add_sampler("base", "tiny", None)
+    for name, rank in (("a", 4), ("b", 1)):
+        engine.create_adapter(name, "tiny", LoraSpec(rank, seed=rank))
+        engine.run([Work(name, sequences([30]), True)], [AdamStep(name, 0.05)])
+        engine.add_sampler(name, "tiny", engine.state(name, optimizer=False))
+    return [
+        SampleWork(name, list(range(3, 3 + length)), max_tokens=3, temperature=0,
+                   prompt_logprobs=True)
+        for name, length in (("a", 20), ("base", 9), ("b", 1), ("a", 31), ("a", 5))
+    ]  # fmt: skip
+
+
+def test_joined_prompts_give_what_each_gives_alone(folder, monkeypatch):
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
+    work = prompts_of(engine)
+    alone = [engine.sample([one])[0] for one in work]
+    as_on_a_gpu(monkeypatch)
+    sizes, prefill = [], decoding.prefill
+    monkeypatch.setattr(
+        decoding, "prefill", lambda base, some, d: sizes.append(len(some)) or prefill(base, some, d)
+    )
+    for one, expected in zip(engine.sample(work), alone, strict=True):
+        assert one.sequences[0].tokens == expected.sequences[0].tokens
+        np.testing.assert_allclose(
+            np.array(one.prompt_logprobs[1:]), np.array(expected.prompt_logprobs[1:]), atol=1e-4
+        )
+    assert sizes == [5]
+
+
+def test_a_prompt_that_fails_in_a_joined_pass_fails_alone(folder, monkeypatch):
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
+    work = prompts_of(engine)
+    as_on_a_gpu(monkeypatch)
+    prefill = decoding.prefill
+
+    def fail_for_nine_tokens(base, requests, decode):
+        if any(len(one.prompt) == 9 for _, one in requests):
+            raise RuntimeError("out of memory")
+        return prefill(base, requests, decode)
+
+    monkeypatch.setattr(decoding, "prefill", fail_for_nine_tokens)
+    failed = [isinstance(result, EngineError) for result in engine.sample(work)]
+    assert failed == [False, True, False, False, False]
 
 
 def test_an_adapter_steps_while_others_are_still_to_be_computed(folder, monkeypatch):
