@@ -6,6 +6,7 @@ URL. Trials' run directories lie beside the journal (for a URL: in the same plac
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sft.errors import BadInput
 ROOT = Path("outputs/sweeps")
 JOURNAL = "study.journal"
 FACTS = "sweep"  # the study's user attribute that holds what it remembers
+ATTEMPTS = 20  # at a database in which another process makes the same tables
 
 
 class FileLock:
@@ -65,7 +67,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         journal = folder / JOURNAL
         return JournalStorage(JournalFileBackend(str(journal), FileLock(journal)))
     try:
-        return optuna.storages.get_storage(url)
+        return _open_database(url)
     except ImportError as error:
         raise BadInput(
             f"hydra.sweeper.storage={without_password(url)}: its driver is not installed "
@@ -78,6 +80,22 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
             "expected an Optuna storage URL such as sqlite:///studies.db or "
             "postgresql://USER@HOST/DATABASE."
         ) from error
+
+
+def _open_database(url: str) -> BaseStorage:
+    """Optuna makes the tables that it does not see; another process may do so at that moment."""
+    from sqlalchemy.exc import DBAPIError, IntegrityError
+
+    failures = 0
+    while True:
+        try:
+            return optuna.storages.get_storage(url)
+        except DBAPIError as error:
+            failures += 1
+            made = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not made or failures == ATTEMPTS:
+                raise
+        time.sleep(0.05)
 
 
 def open_study(

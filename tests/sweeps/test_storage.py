@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import optuna
 import pytest
@@ -53,6 +55,18 @@ def test_a_study_refuses_to_go_on_with_something_else_and_shows_the_difference(t
     with pytest.raises(BadInput) as error:
         storage.remember(study_in(tmp_path), FACTS | {key: "another"})
     assert f"{key} was" in str(error.value) and "now another" in str(error.value)
+
+
+def test_several_that_open_a_new_database_at_once_share_its_study(tmp_path):
+    url, together = f"sqlite:///{tmp_path}/studies.db", Barrier(8)
+
+    def open_and_ask(_) -> int:
+        together.wait()
+        opened = storage.open_storage(url, tmp_path)
+        return storage.open_study("s", opened, ["minimize"]).ask(SPACE).number
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(open_and_ask, range(8))) == list(range(8))
 
 
 @pytest.mark.parametrize(
