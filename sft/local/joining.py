@@ -26,7 +26,7 @@ from sft.local.models import BaseModel
 from sft.local.passes import SMALLEST_PIECE, Piece, budget
 from sft.local.workers import Workers
 
-PASS_TOKENS = {"cpu": 768, "cuda": 16384}
+PASS_TOKENS = {"cpu": 896, "cuda": 16384}
 LEAST_ROWS = 64  # of a piece that is joined on a CPU
 MOST_PIECES = 6  # about, in a pass on a CPU: each has kernels of its own, which must all be kept
 WIDTH = 64  # what the widths of a model's matrices are multiples of, to be joined on a CPU
