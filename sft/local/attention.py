@@ -126,7 +126,8 @@ def forward(
     kept: list[Attended] = []
     for start, end in sequences.parts:
         parts = q[start:end], k[start:end], v[start:end]
-        if q.device.type == "cpu" and end - start <= EXPLICIT_TOKENS and sequences.starts is None:
+        short = q.device.type == "cpu" and end - start <= EXPLICIT_TOKENS
+        if short and sequences.starts is None:
             one, attended = _explicit(*parts, scale, keep)
         else:
             one, attended = _fused(*parts, sequences, scale, keep)
