@@ -66,6 +66,7 @@ class Loop:
         start = await self._start(connection)
         self.finished_steps = asyncio.Condition()
         self.evaluations: dict[int, asyncio.Task[None]] = {}
+        self.last_save: asyncio.Task[None] | None = None
         self.in_flight: set[Any] = set()
         self.connection = connection
         ahead = config.submit_ahead + 1
@@ -314,18 +315,27 @@ class Loop:
         state = self._sent(self.client.save_state(name, ttl_seconds=ttl))
         sampler = self._sent(self.client.save_weights_for_sampler(name, ttl_seconds=ttl))
         record = CheckpointRecord(name, step, epoch, next_batch, self.tokens, "", "", kind=kind)
-        self.group.create_task(self._beside(step, self._confirm(record, state, sampler)))
+        work = self._beside(step, self._confirm(record, state, sampler, self.last_save))
+        self.last_save = self.group.create_task(work)
 
-    async def _confirm(self, record: CheckpointRecord, state: Any, sampler: Any) -> None:
+    async def _confirm(
+        self,
+        record: CheckpointRecord,
+        state: Any,
+        sampler: Any,
+        save_before: asyncio.Task[None] | None,
+    ) -> None:
         """Record a checkpoint once it is saved and everything before it is known and finite.
 
         An evaluation of an earlier step could not be made again by a run that resumes here, so
-        that the record waits for those too.
+        that the record waits for those too; and for the save before it, since the last record is
+        the latest weights, and a rolling save replaces those before it.
         """
         record.state_path = (await state).path
         record.sampler_path = (await sampler).path
         await self._reached(record.step)
         earlier = [task for step, task in self.evaluations.items() if step < record.step]
+        earlier += [save_before] if save_before else []
         if earlier:
             await asyncio.wait(earlier)
         if self.diverged:

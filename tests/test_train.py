@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import time
 
 import pytest
 
@@ -195,6 +196,21 @@ def test_rolling_checkpoints_replace_each_other_and_keep_bounds_the_periodic_one
         return await api.weights_info(record.state_path) is not None
 
     assert all(asyncio.run(there(record)) for record in result.checkpoints)
+
+
+def test_checkpoints_are_recorded_in_their_order_however_long_the_disk_takes(
+    make_config, monkeypatch
+):
+    sync, durations = metrics.MetricsFile.sync, iter([0.5, 0.3, 0.1])
+
+    def slow_at_first(file):
+        time.sleep(next(durations, 0))
+        sync(file)
+
+    monkeypatch.setattr(metrics.MetricsFile, "sync", slow_at_first)
+    result = run(make_config(save_every=1, submit_ahead=4))
+    assert [record.step for record in result.checkpoints] == [1, 2, 3, 4, 5]
+    assert result.checkpoints[-1].kind == "final"
 
 
 def test_a_new_run_starts_from_the_weights_of_a_checkpoint(make_config):
