@@ -7,17 +7,24 @@ the training loop itself return at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput, nearest
+from sft.training_queue import NeverWorked
 
 if TYPE_CHECKING:
     import tinker
 
     from sft.train import Config
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 10.0
+"""For the service to hear that a session has ended; it ends one that says nothing by itself."""
 
 
 class ServiceLost(Exception):
@@ -61,10 +68,13 @@ class Service:
         from sft.service import api_key
 
         await asyncio.to_thread(_probe, base_url)
-        with explained(base_url):
-            rest = await asyncio.to_thread(
-                lambda: tinker.RestClient(base_url=base_url, api_key=api_key(base_url))
-            )
+        try:
+            with explained(base_url):
+                rest = await asyncio.to_thread(
+                    lambda: tinker.RestClient(base_url=base_url, api_key=api_key(base_url))
+                )
+        except ServiceLost as error:
+            raise BadInput(f"service: {error}") from error
         return cls(rest, base_url)
 
     async def check(self, model_name: str, max_length: int | None) -> None:
@@ -72,8 +82,11 @@ class Service:
 
         Raises `BadInput`.
         """
-        with explained(self.base_url):
-            answer = await self.rest.get_server_capabilities()
+        try:
+            with explained(self.base_url):
+                answer = await self.rest.get_server_capabilities()
+        except ServiceLost as error:  # nothing has begun that could be resumed
+            raise BadInput(f"service: {error}") from error
         models = {
             model.model_name: model.max_context_length
             for model in answer.supported_models
@@ -137,6 +150,18 @@ class Connection:
     api: Service
 
     @classmethod
+    @asynccontextmanager
+    async def to(cls, api: Service) -> AsyncIterator[Connection]:
+        """A session for as long as it is needed. Raises what `open` raises."""
+        connection = await cls.open(api)
+        status = "errored"
+        try:
+            yield connection
+            status = "success"
+        finally:
+            await connection.close(status)
+
+    @classmethod
     async def open(cls, api: Service) -> Connection:
         """Start a session. Raises `BadInput` and `ServiceLost` as `explained` says."""
         import tinker
@@ -149,7 +174,9 @@ class Connection:
             return service
 
         with explained(api.base_url):
-            return cls(await asyncio.to_thread(start), api)
+            service = await asyncio.to_thread(start)
+        service.holder.get_loop().set_exception_handler(_log_what_nobody_awaits)
+        return cls(service, api)
 
     async def create(self, config: Config, metadata: dict[str, str]) -> tinker.TrainingClient:
         """A training client on fresh LoRA weights, or on `config.load_checkpoint_path`'s."""
@@ -196,8 +223,24 @@ class Connection:
         return await await_client(lambda: submit(state_path, user_metadata=metadata))
 
     async def close(self, status: str) -> None:
-        """End the session with `success`, `errored` or `interrupted`."""
-        await asyncio.wait_for(self.service.close(status).result_async(), timeout=10)
+        """End the session with `success`, `errored` or `interrupted`. Raises nothing: whatever the
+        service says to it, what was computed is there."""
+        try:
+            await asyncio.wait_for(self.service.close(status).result_async(), CLOSE_SECONDS)
+        except Exception as error:
+            logger.debug("the session was not closed: %s", error)
+
+
+def _log_what_nobody_awaits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The exception handler of the SDK's own event loop, which all its clients share.
+
+    Requests that a run has given up still fail, each in a task that nobody awaits any more. asyncio
+    would print the traceback of every one; the error that counts was raised where it was awaited.
+    """
+    if "exception" in context and ("future" in context or "task" in context):
+        logger.debug("a request that was given up", exc_info=context["exception"])
+    else:
+        loop.default_exception_handler(context)
 
 
 async def await_client(submit: Callable[[], Any]) -> Any:
@@ -215,25 +258,51 @@ def _model_refused(config: Config, error: Exception) -> Exception:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether `error` means that the session is gone or the service out of reach.
-
-    A request that the service computed and found wrong is not: it would fail again.
-    """
+    """Whether `error` means that the session is gone or the service out of reach."""
     import tinker
     from tinker.lib.retryable_exception import RetryableException
+
+    for cause in _causes(error):
+        if isinstance(cause, tinker.RequestFailedError | NeverWorked):
+            return False  # the service has answered
+        if isinstance(cause, ServiceLost | RetryableException | tinker.APIConnectionError):
+            return True
+        if isinstance(cause, tinker.APIStatusError):
+            return cause.status_code in (404, 408, 409, 410, 429) or cause.status_code >= 500
+    return False
+
+
+def is_the_services(error: BaseException) -> bool:
+    """Whether the service has failed at a request by its own fault: from a checkpoint it may do."""
+    import tinker
     from tinker.types import RequestErrorCategory
 
+    failed = [c for c in _causes(error) if isinstance(c, tinker.RequestFailedError)]
+    return bool(failed) and failed[0].category is RequestErrorCategory.Server
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that the service answered with; None where it did not, or with none."""
+    import tinker
+
+    codes = [c.status_code for c in _causes(error) if isinstance(c, tinker.APIStatusError)]
+    return codes[0] if codes else None
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first error inside nested task groups: the others follow from it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, what it was raised from, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, tinker.RequestFailedError):
-            return error.category is RequestErrorCategory.Server
-        if isinstance(error, ServiceLost | RetryableException | tinker.APIConnectionError):
-            return True
-        if isinstance(error, tinker.APIStatusError):
-            return error.status_code in (404, 408, 409, 410, 429) or error.status_code >= 500
+        yield error
         error = error.__cause__
-    return False
 
 
 def optimizer_parameters(config: Config, learning_rate: float) -> Any:

@@ -24,6 +24,7 @@ from sft.find import WORDS, find
 
 if TYPE_CHECKING:
     from sft.checkpoints import CheckpointRecord
+    from sft.client import Service
     from sft.schema import Settings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -169,22 +170,25 @@ async def _download(base_url: str | None, state_path: str, target: Path) -> None
     from sft.client import Connection, Service, ServiceLost, await_client
 
     try:
-        connection = await Connection.open(await Service.reach(base_url))
-    except ServiceLost as error:
-        raise BadInput(str(error)) from None
-    try:
-        submit = connection.service.create_training_client_from_state
-        client = await await_client(lambda: submit(state_path))
-        saved = await client.save_weights_external("download", ttl_seconds=EXPORT_SECONDS)
-        try:
-            answer = await connection.api.rest.get_external_weights_urls(saved.path)
-            await asyncio.to_thread(fetch, answer.urls, target)
-        finally:
-            await connection.api.delete(saved.path)
-    except tinker.TinkerError as error:
+        async with Connection.to(await Service.reach(base_url)) as connection:
+            submit = connection.service.create_training_client_from_state
+            client = await await_client(lambda: submit(state_path))
+            saved = await client.save_weights_external("download", ttl_seconds=EXPORT_SECONDS)
+            try:
+                answer = await connection.api.rest.get_external_weights_urls(saved.path)
+                await asyncio.to_thread(fetch, answer.urls, target)
+            finally:
+                await _forget(connection.api, saved.path)
+    except (tinker.TinkerError, ServiceLost) as error:
         raise BadInput(f"the service does not hand out {state_path}: {error}") from error
-    finally:
-        await connection.close("success")
+
+
+async def _forget(api: Service, path: str) -> None:
+    """Delete the temporary export, which would also expire; no reason to lose what is here."""
+    try:
+        await api.delete(path)
+    except Exception as error:
+        print(f"sft.export: {path} stays on the service: {error}", file=sys.stderr)
 
 
 def fetch(urls: dict[str, str], target: Path) -> None:

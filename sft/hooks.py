@@ -48,6 +48,16 @@ class Run:
 
 
 @dataclass
+class FailedEvaluation:
+    """An evaluation that measured nothing; training went on."""
+
+    step: int
+    name: str
+    """Of the evaluator."""
+    error: str
+
+
+@dataclass
 class RunResult:
     """How a run ended."""
 
@@ -69,6 +79,7 @@ class RunResult:
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Last rows of each evaluator's table by name, and the first under `NAME@start`."""
+    failed_evaluations: list[FailedEvaluation] = field(default_factory=list)
     tokens: int = 0
     """Tokens trained on, repeats of an epoch included."""
     seconds: float = 0.0

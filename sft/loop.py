@@ -1,8 +1,8 @@
 """One attempt at a run: steps in a pipeline, everything else beside them.
 
-The order in which requests are submitted to the training client is the order in which the
-service computes them, so that a save or a snapshot enqueued right behind its step's `optim_step`
-holds exactly that step's weights, while the next step is queued already.
+The order in which requests are queued (`sft/training_queue.py`) is the order in which the service
+computes them, so that a save or a snapshot right behind its step's `optim_step` holds exactly that
+step's weights, while the next step is queued already.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sft import pauses, schedules
 from sft.batches import Batch, prefetch
 from sft.checkpoints import Cadence, CheckpointRecord, best
-from sft.client import optimizer_parameters
+from sft.client import first_error, is_lost, optimizer_parameters, status_of
 from sft.custom import reproducible
+from sft.errors import BadInput
 from sft.evaluators import Evaluator, NLLEvaluator
-from sft.hooks import Hook, Run, RunResult
+from sft.hooks import FailedEvaluation, Hook, Run, RunResult
 from sft.metrics import training_metrics
+from sft.training_queue import NeverWorked, Request, TrainingQueue
 
 if TYPE_CHECKING:
     from sft.client import Connection
@@ -32,6 +33,10 @@ PENDING_EVALUATIONS = 4
 """Evaluations that may run beside training; a further one waits, for each holds a snapshot."""
 
 
+class NotSaved(Exception):
+    """The service has refused to save the final checkpoint; the message says what to do."""
+
+
 @dataclass
 class Submitted:
     """A step on its way."""
@@ -40,8 +45,8 @@ class Submitted:
     learning_rate: float
     tokens: int
     """Tokens trained on once it is applied."""
-    forward_backward: Any
-    optim_step: Any
+    forward_backward: Request
+    optim_step: Request
 
 
 @dataclass
@@ -57,6 +62,9 @@ class Loop:
     started: bool = False
     diverged: bool = False
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    failed_evaluations: list[FailedEvaluation] = field(default_factory=list)
+    worked: set[str] = field(default_factory=set)
+    """Kinds of requests that the service has answered well in this process."""
     first_nll: float | None = None
     steps_above: int = 0
 
@@ -67,7 +75,6 @@ class Loop:
         self.finished_steps = asyncio.Condition()
         self.evaluations: dict[int, asyncio.Task[None]] = {}
         self.last_save: asyncio.Task[None] | None = None
-        self.in_flight: set[Any] = set()
         self.connection = connection
         ahead = config.submit_ahead + 1
         self.slots = asyncio.Semaphore(ahead)
@@ -86,15 +93,7 @@ class Loop:
                 await steps.put(None)
                 await collector
         finally:
-            for future in list(self.in_flight):
-                future.cancel()
-
-    def _sent(self, request: Any) -> Any:
-        """Remember a submitted request until it is answered, to be given up if this attempt is."""
-        future = request.future()
-        self.in_flight.add(future)
-        future.add_done_callback(self.in_flight.discard)
-        return request
+            self.queue.give_up()
 
     async def _start(self, connection: Connection) -> int:
         """Make the training client; returns the first step to train."""
@@ -106,13 +105,14 @@ class Loop:
             self.tell(f"checkpoint {record.name} is no longer on the service")
             record = None
         if record is not None:
-            self.client = await connection.resume(record.state_path, metadata)
+            client = await connection.resume(record.state_path, metadata)
             start, self.tokens = record.step, record.tokens
             self.tell(f"resuming from checkpoint {record.name}, {start} steps done")
         else:
-            self.client = await connection.create(self.run.config, metadata)
+            client = await connection.create(self.run.config, metadata)
             start, self.tokens = 0, 0
-        pauses.follow(self.client, self.tell)
+        pauses.follow(client, self.tell)
+        self.queue = TrainingQueue(client, self.worked)
         self.state.metrics.truncate(start)
         self.applied = self.run.start_step = start
         series = self.state.metrics.series("train/nll")
@@ -125,16 +125,21 @@ class Loop:
             config.rolling_save_every,
         )
         self.cadence.resume(self.tokens)
-        if not self.started:
-            self.started = True
-            for hook in self.hooks:
-                hook.on_start(self.run)
-            if not reproducible(self.run.settings):
-                self.tell(
-                    "this run cannot be reproduced: its dataset builder was made in a script or a "
-                    "function; move it to a module of its own"
-                )
+        self._begin()
         return start
+
+    def _begin(self) -> None:
+        """Tell the hooks, once, that the run has begun."""
+        if self.started:
+            return
+        self.started = True
+        for hook in self.hooks:
+            hook.on_start(self.run)
+        if not reproducible(self.run.settings):
+            self.tell(
+                "this run cannot be reproduced: its dataset builder was made in a script or a "
+                "function; move it to a module of its own"
+            )
 
     async def _submit_all(self, start: int, batches: Any, steps: Any) -> None:
         """Submit every step from `start` on, with the saves and snapshots due behind each."""
@@ -154,13 +159,13 @@ class Loop:
             step += 1
             kind = "final" if step == plan.total_steps else self.cadence.due(step, self.tokens)
             if kind:
-                self._save(step, kind)
+                await self._save(step, kind)
                 saved_at = step
             await self._evaluate(step)
         stop = self.run.stopping
         if stop and not self.diverged and saved_at != step and step > 0:
             finished = stop.status == "FINISHED"
-            self._save(step, "final" if finished else "interrupted")
+            await self._save(step, "final" if finished else "interrupted")
             if finished:
                 await self._evaluate(step, self.plan.evaluators + self.plan.infrequent)
 
@@ -170,13 +175,8 @@ class Loop:
             config.lr_schedule, batch.step, self.plan.total_steps, config.warmup_steps
         )
         self.tokens += batch.tokens
-        return Submitted(
-            batch,
-            learning_rate,
-            self.tokens,
-            self._sent(self.client.forward_backward(batch.data, "cross_entropy")),
-            self._sent(self.client.optim_step(optimizer_parameters(config, learning_rate))),
-        )
+        requests = self.queue.step(batch.data, optimizer_parameters(config, learning_rate))
+        return Submitted(batch, learning_rate, self.tokens, *requests)
 
     async def _collect(self, steps: asyncio.Queue[Submitted | None]) -> None:
         """Take the results of the steps in order and write their rows, until the loss diverges."""
@@ -241,17 +241,6 @@ class Loop:
         elif config.guard_steps and self.steps_above >= config.guard_steps:
             self._diverge(f"train/nll rose from {self.first_nll:.3f} to {nll:.3f} at step {step}")
 
-    async def _beside(self, step: int, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work` on the weights after `step` updates; it may fail where the loss diverged."""
-        import tinker
-
-        try:
-            await work
-        except tinker.RequestFailedError:
-            await self._reached(step)
-            if not self.diverged:
-                raise
-
     async def _reached(self, step: int) -> None:
         """Wait until `step` updates are applied, or the loss has diverged on the way there."""
         async with self.finished_steps:
@@ -273,17 +262,28 @@ class Loop:
             PENDING_EVALUATIONS
         ):
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        snapshot = self._sent(self.client.save_weights_and_get_sampling_client())
-        work = self._beside(step, self._measure(step, snapshot, due))
+        work = self._measure(step, self.queue.snapshot(), due)
         self.evaluations[step] = self.group.create_task(work)
 
-    async def _measure(self, step: int, snapshot: Any, evaluators: list[Evaluator]) -> None:
-        sampling_client = await snapshot
+    async def _measure(self, step: int, snapshot: Request, evaluators: list[Evaluator]) -> None:
+        """Measure the weights after `step` updates. What cannot be measured spoils nothing else."""
+        try:
+            sampling_client = await snapshot
+        except Exception as error:
+            await self._not_measured(step, evaluators, error)
+            return
         metrics: dict[str, float] = {}
         for evaluator in evaluators:
-            metrics |= await evaluator(sampling_client)
+            try:
+                metrics |= await evaluator(sampling_client)
+            except BadInput:
+                raise
+            except Exception as error:
+                await self._not_measured(step, [evaluator], error)
+                continue
+            self.worked.add("evaluation")
             if table := getattr(evaluator, "table", None):
-                name = getattr(evaluator, "name", type(evaluator).__name__)
+                name = _name_of(evaluator)
                 self.tables.setdefault(f"{name}@start", table)
                 self.tables[name] = table
                 for hook in self.hooks:
@@ -296,6 +296,28 @@ class Loop:
                 self._attach(record)
         self._stop_early()
 
+    async def _not_measured(self, step: int, evaluators: list[Evaluator], error: Exception) -> None:
+        """Say and record that an evaluation failed; training goes on.
+
+        Raises the error of a lost service: the attempt ends, and the next one measures again.
+        """
+        cause = first_error(error)
+        # A status such as 404 is the end of the session only where evaluations have worked.
+        if is_lost(cause) and (status_of(cause) is None or "evaluation" in self.worked):
+            raise cause
+        await self._reached(step)
+        if self.diverged:  # weights that are not finite measure nothing
+            return
+        self.state.log.error("evaluation at step %d", step, exc_info=cause)
+        for evaluator in evaluators:
+            failed = FailedEvaluation(step, _name_of(evaluator), describe(cause))
+            self.failed_evaluations.append(failed)
+            self.tell(
+                f"the evaluation '{failed.name}' at step {step} failed: {failed.error}; "
+                "training goes on"
+            )
+        self.state.record(failed_evaluations=[asdict(f) for f in self.failed_evaluations])
+
     def _stop_early(self) -> None:
         patience = self.run.config.early_stopping_patience
         values = [value for _, value in self.state.metrics.series("eval/nll")]
@@ -306,23 +328,23 @@ class Loop:
         ):
             self.run.stop(f"early stopping: eval/nll no lower for {patience} evaluations")
 
-    def _save(self, step: int, kind: str) -> None:
-        """Enqueue a checkpoint of the weights after `step` updates, and its confirmation."""
-        config = self.run.config
+    async def _save(self, step: int, kind: str) -> None:
+        """Queue a checkpoint of the weights after `step` updates, and see to its confirmation."""
         name = "final" if kind == "final" else f"{step:06d}"
-        ttl = {"periodic": config.ttl_seconds, "rolling": config.rolling_ttl_seconds}.get(kind)
         epoch, next_batch = divmod(step, len(self.plan.data))
-        state = self._sent(self.client.save_state(name, ttl_seconds=ttl))
-        sampler = self._sent(self.client.save_weights_for_sampler(name, ttl_seconds=ttl))
         record = CheckpointRecord(name, step, epoch, next_batch, self.tokens, "", "", kind=kind)
-        work = self._beside(step, self._confirm(record, state, sampler, self.last_save))
+        requests = await self.queue.save(name, self._ttl(kind))
+        work = self._confirm(record, requests, self.last_save)
         self.last_save = self.group.create_task(work)
+
+    def _ttl(self, kind: str) -> int | None:
+        config = self.run.config
+        return {"periodic": config.ttl_seconds, "rolling": config.rolling_ttl_seconds}.get(kind)
 
     async def _confirm(
         self,
         record: CheckpointRecord,
-        state: Any,
-        sampler: Any,
+        requests: tuple[Request, Request],
         save_before: asyncio.Task[None] | None,
     ) -> None:
         """Record a checkpoint once it is saved and everything before it is known and finite.
@@ -331,8 +353,8 @@ class Loop:
         that the record waits for those too; and for the save before it, since the last record is
         the latest weights, and a rolling save replaces those before it.
         """
-        record.state_path = (await state).path
-        record.sampler_path = (await sampler).path
+        if not await self._saved(record, requests):
+            return
         await self._reached(record.step)
         earlier = [task for step, task in self.evaluations.items() if step < record.step]
         earlier += [save_before] if save_before else []
@@ -345,6 +367,44 @@ class Loop:
         self.state.checkpoints.append(record)
         self._attach(record)
         await self._drop_replaced(record)
+
+    async def _saved(self, record: CheckpointRecord, requests: tuple[Request, Request]) -> bool:
+        """Whether the service has saved both files of `record`.
+
+        A run's last save is tried twice: the weights are still the same, and a session that has
+        ended shows itself so. Raises the error of a lost service, and `NotSaved` for the final
+        checkpoint. A periodic one that fails costs a warning; earlier ones stay.
+        """
+        is_last = record.kind in ("final", "interrupted")
+        for attempt in (1, 2):
+            try:
+                record.state_path = (await requests[0]).path
+                record.sampler_path = (await requests[1]).path
+                return True
+            except Exception as error:
+                if is_lost(error):
+                    raise
+                problem = error
+            await self._reached(record.step)
+            if self.diverged:
+                return False
+            if record.state_path:
+                await self._delete(record.name, record.state_path)
+            if not is_last:
+                break
+            if attempt == 1:
+                requests = await self.queue.save(record.name, self._ttl(record.kind))
+        self.state.log.error("checkpoint %s", record.name, exc_info=problem)
+        sentence = f"checkpoint {record.name} was not saved: {describe(problem)}"
+        if record.kind == "final":
+            there = self.state.checkpoints.records
+            onward = f"goes on from {there[-1].name}" if there else "trains it again"
+            raise NotSaved(
+                f"{sentence}; once that is mended, python -m sft.resume {self.run.directory} "
+                f"{onward}"
+            )
+        self.tell(sentence if is_last else f"{sentence}; training goes on")
+        return False
 
     def _attach(self, record: CheckpointRecord) -> None:
         """Give `record` the evaluation made at its step, if there is one yet, and tell hooks."""
@@ -366,8 +426,15 @@ class Loop:
         for old in replaced:
             self.state.checkpoints.remove(old)
         for old in replaced:
-            await self.connection.api.delete(old.state_path)
-            await self.connection.api.delete(old.sampler_path)
+            await self._delete(old.name, old.state_path)
+            await self._delete(old.name, old.sampler_path)
+
+    async def _delete(self, name: str, path: str) -> None:
+        """Delete a file of a checkpoint; one that stays on the service costs space, not the run."""
+        try:
+            await self.connection.api.delete(path)
+        except Exception as error:
+            self.tell(f"checkpoint {name}: {path} stays on the service: {describe(error)}")
 
     def tell(self, text: str) -> None:
         """Write `text` to the run's log and to every hook."""
@@ -378,6 +445,8 @@ class Loop:
     def finish(self, error: BaseException | None, seconds: float) -> RunResult:
         """Record how the run ended, on disk and with every hook."""
         stop = self.run.stopping
+        if isinstance(error, asyncio.CancelledError):
+            error = None  # said by `stop`
         first, last = self.state.metrics.edges()
         records = self.state.checkpoints.records
         result = RunResult(
@@ -385,7 +454,7 @@ class Loop:
             directory=self.run.directory,
             name=self.run.name,
             steps=self.applied,
-            error=_describe(error) or (stop.reason if self.diverged and stop else None),
+            error=describe(error) if error else stop.reason if self.diverged and stop else None,
             reason=stop.reason if stop else None,
             diverged=self.diverged,
             first=first,
@@ -393,17 +462,27 @@ class Loop:
             best=best(records),
             checkpoints=list(records),
             tables=self.tables,
+            failed_evaluations=list(self.failed_evaluations),
             tokens=int(last.get("tokens/total", 0)),
             seconds=seconds,
         )
-        self.state.finish(result)
-        if self.started:
-            for hook in self.hooks:
-                hook.on_end(result)
+        try:
+            self.state.finish(result)
+        except OSError as failure:  # a full disk: the hooks may still reach others
+            result.status, result.error = "FAILED", result.error or describe(failure)
+            self.tell(f"run.json does not hold how the run ended: {describe(failure)}")
+        self._begin()  # where the run failed before its first step
+        for hook in self.hooks:
+            hook.on_end(result)
         return result
 
 
-def _describe(error: BaseException | None) -> str | None:
-    if error is None or isinstance(error, asyncio.CancelledError):
-        return None
-    return f"{type(error).__name__}: {error}"
+def describe(error: BaseException) -> str:
+    """An error in one line; those of this project are sentences of their own."""
+    text = " ".join(str(error).split())
+    own = isinstance(error, BadInput | NotSaved | NeverWorked)
+    return text if own else f"{type(error).__name__}: {text}"
+
+
+def _name_of(evaluator: Evaluator) -> str:
+    return getattr(evaluator, "name", type(evaluator).__name__)

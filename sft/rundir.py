@@ -66,7 +66,8 @@ def hold(path: Path, settings: dict[str, Any]) -> Iterator[RunDirectory]:
     """Make the run directory at `path`, or take up the one that an ended process left there.
 
     Raises `BadInput` when another process trains there, or when the directory holds a run of a
-    different config. A directory made for bad input is removed again.
+    different config. A directory made for bad input is removed again; one that was there says of
+    its run what it said before.
     """
     made = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,7 @@ def hold(path: Path, settings: dict[str, Any]) -> Iterator[RunDirectory]:
                 log=log,
                 facts=read_facts(path),
             )
+            before = dict(state.facts)
             try:
                 if not state.facts:
                     from sft import provenance
@@ -89,6 +91,11 @@ def hold(path: Path, settings: dict[str, Any]) -> Iterator[RunDirectory]:
                     state.record(name=state.name, started=time.time(), **provenance.collect())
                 state.record(status="RUNNING", error=None, reason=None, ended=None)
                 yield state
+            except BadInput:
+                if before:  # the run of before stands as it ended
+                    state.facts = before
+                    state.record()
+                raise
             finally:
                 state.metrics.close()
                 for handler in list(log.handlers):

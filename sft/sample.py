@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     try:
+        _check(arguments)
         directory = run_directory(arguments.run, arguments.uri)
         settings = from_saved(load_yaml(directory / "config.yaml"), str(directory / "config.yaml"))
         path = None
@@ -50,6 +51,14 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(answer)
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise `BadInput` on a number that no service can sample with."""
+    for option, least in (("max_tokens", 1), ("temperature", 0), ("seed", 0)):
+        value = getattr(arguments, option)
+        if not least <= value < float("inf"):
+            raise BadInput(f"--{option.replace('_', '-')}: {value} is not a number from {least} on")
 
 
 def choose(directory: Path, name: str | None = None) -> CheckpointRecord:
@@ -109,28 +118,26 @@ async def _answer(
 ) -> str:
     import tinker
 
-    from sft.client import Connection, Service, await_client
+    from sft.client import Connection, Service, ServiceLost, await_client
 
-    connection = await Connection.open(await Service.reach(base_url))
+    sampling = tinker.SamplingParams(stop=builder.renderer.stop_sequences(), **parameters)
     try:
-        client = await await_client(
-            lambda: connection.service.create_sampling_client(
-                model_path=sampler_path, base_model=None if sampler_path else model
+        async with Connection.to(await Service.reach(base_url)) as connection:
+            client = await await_client(
+                lambda: connection.service.create_sampling_client(
+                    model_path=sampler_path, base_model=None if sampler_path else model
+                )
             )
-        )
-        response = await client.sample(
-            prompt=tinker.ModelInput.from_ints(tokens),
-            num_samples=1,
-            sampling_params=tinker.SamplingParams(
-                stop=builder.renderer.stop_sequences(), **parameters
-            ),
-        )
-    except (tinker.NotFoundError, tinker.RequestFailedError) as error:
+            response = await client.sample(
+                prompt=tinker.ModelInput.from_ints(tokens),
+                num_samples=1,
+                sampling_params=sampling,
+            )
+    except (tinker.TinkerError, ServiceLost, ValueError, AssertionError) as error:
+        # The SDK raises the last two of a server whose answers it does not understand.
         raise BadInput(
             f"the service cannot sample from {sampler_path or model}: {error}"
         ) from error
-    finally:
-        await connection.close("success")
     return builder.tokenizer.decode(response.sequences[0].tokens, skip_special_tokens=True).strip()
 
 

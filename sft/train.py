@@ -25,7 +25,7 @@ from sft.evaluators import EvaluatorBuilder
 from sft.hooks import Hook, Run, RunResult, Stop
 
 if TYPE_CHECKING:
-    from sft.client import Connection, Service
+    from sft.client import Service
     from sft.loop import Loop
     from sft.types import SupervisedDatasetBuilder
 
@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 ATTEMPTS_WITHOUT_PROGRESS = 5
 """A lost service is resumed from the last checkpoint this often before a run that gets no
 further is given up."""
+
+ATTEMPTS_AT_WHAT_FAILS = 1
+"""The same for a service that is there and fails: a worker of its may have died, but what fails
+twice at one step will fail again."""
 
 
 @dataclass
@@ -160,58 +164,47 @@ async def main(
 
 async def _attempts(loop: Loop, api: Service) -> RunResult:
     """Train, and resume from the last checkpoint whenever the service is lost."""
-    from sft.client import Connection, is_lost
-
     started = time.monotonic()
     error: BaseException | None = None
-    without_progress, furthest = 0, -1
-    status = "errored"
     try:
-        while True:
-            connection = None
-            try:
-                connection = await Connection.open(api)
-                await loop.train(connection)
-                status = "success"
-                break
-            except Exception as failure:
-                cause = _first(failure)
-                if not is_lost(cause):
-                    raise cause from None
-                without_progress = 0 if loop.applied > furthest else without_progress + 1
-                furthest = max(furthest, loop.applied)
-                if without_progress >= ATTEMPTS_WITHOUT_PROGRESS:
-                    raise cause from None
-                loop.tell(f"the service was lost ({cause}); waiting for it to resume the run")
-                await asyncio.sleep(min(2.0**without_progress, 30.0))
-            finally:
-                if connection is not None:
-                    await _close(connection, status)
-    except asyncio.CancelledError:
+        await _train_until_done(loop, api)
+    except asyncio.CancelledError as failure:
         loop.run.stopping = Stop("interrupted", "KILLED")
-        error = asyncio.CancelledError("interrupted")
-        raise
-    except BadInput as failure:
         error = failure
         raise
     except Exception as failure:
+        if isinstance(failure, BadInput) and not loop.started:
+            raise  # nothing has been made
         error = failure
         loop.state.log.error("the run failed", exc_info=failure)
     finally:
-        result = loop.finish(error, time.monotonic() - started)
+        if error is not None or loop.started:
+            result = loop.finish(error, time.monotonic() - started)
     return result
 
 
-def _first(error: BaseException) -> BaseException:
-    """The first error inside nested task groups: the others follow from it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+async def _train_until_done(loop: Loop, api: Service) -> None:
+    """Attempt after attempt, each in a session of its own. Raises what no attempt can mend."""
+    from sft.client import Connection, first_error, is_lost, is_the_services
 
-
-async def _close(connection: Connection, status: str) -> None:
-    """End the session; a service that does not answer any more ends it by itself."""
-    try:
-        await connection.close(status)
-    except Exception as error:
-        logger.debug("the session was not closed: %s", error)
+    without_progress, furthest = 0, -1
+    while True:
+        try:
+            async with Connection.to(api) as connection:
+                await loop.train(connection)
+            return
+        except Exception as failure:
+            cause = first_error(failure)
+            without_progress = 0 if loop.applied > furthest else without_progress + 1
+            furthest = max(furthest, loop.applied)
+            if is_lost(cause):
+                allowed = ATTEMPTS_WITHOUT_PROGRESS
+            elif is_the_services(cause):
+                allowed = ATTEMPTS_AT_WHAT_FAILS
+            else:
+                raise cause from None
+            if without_progress >= allowed:
+                raise cause from None
+            what = "was lost" if is_lost(cause) else "failed"
+            loop.tell(f"the service {what} ({cause}); resuming the run from its last checkpoint")
+            await asyncio.sleep(min(2.0**without_progress, 30.0))

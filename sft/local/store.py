@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -139,7 +140,8 @@ class Store:
         """On return the checkpoint is complete and synced; on an error there is nothing of it.
 
         Raises:
-            StoreError: the name is taken and `overwrite` is False, or the TTL is out of bounds.
+            StoreError: the name is taken and `overwrite` is False, the TTL is out of bounds, or
+                the disk does not take it.
         """
         check_ttl(ttl_seconds)
         with self._lock:
@@ -171,8 +173,11 @@ class Store:
                 meta.append(checkpoint)
 
             folder = self.folder(path)
-            durable.make_folders(folder.parent, self.root)
-            durable.write_folder(folder, fill)
+            try:
+                durable.make_folders(folder.parent, self.root)
+                durable.write_folder(folder, fill)
+            except Exception as error:  # safetensors has errors of its own, for a full disk too
+                raise StoreError(_unwritable(path, self.root, error)) from error
             return meta[0]
 
     def get(self, path: CheckpointPath) -> Checkpoint:
@@ -261,6 +266,16 @@ class Store:
 
     def _expired(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.expires is not None and checkpoint.expires <= self._clock()
+
+
+def _unwritable(path: CheckpointPath, root: Path, error: Exception) -> str:
+    """What kept a checkpoint from the disk, and what to do."""
+    reason = getattr(error, "strerror", None) or str(error)
+    free = shutil.disk_usage(root).free
+    return (
+        f"{path} could not be written below {root}: {reason} ({free / 1e6:,.0f} MB are free "
+        "there); free some space, or mend what is wrong with that folder"
+    )
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
