@@ -21,7 +21,7 @@ from sft.custom import reproducible
 from sft.errors import BadInput
 from sft.evaluators import Evaluator, NLLEvaluator
 from sft.hooks import FailedEvaluation, Hook, Run, RunResult
-from sft.metrics import training_metrics
+from sft.metrics import service_metrics, training_metrics
 from sft.training_queue import NeverWorked, Request, TrainingQueue
 
 if TYPE_CHECKING:
@@ -186,8 +186,9 @@ class Loop:
             batch = item.batch
             measured = training_metrics(output, batch.data, batch.num_bytes)
             self._guard(batch.step, measured["train/nll"])
+            told = service_metrics(output)
             if not self.diverged:
-                await self._applied(item)
+                told |= await self._applied(item)
             if self.diverged:  # what is still in flight was computed from the same weights
                 async with self.finished_steps:
                     self.finished_steps.notify_all()
@@ -195,15 +196,19 @@ class Loop:
                 return
             now = time.monotonic()
             seconds, last = now - last, now
-            row = measured | {
-                "lr": item.learning_rate,
-                "epoch": (batch.step + 1) / len(self.plan.data),
-                "progress": (batch.step + 1) / self.plan.total_steps,
-                "tokens/step": batch.tokens,
-                "tokens/total": item.tokens,
-                "tokens/per_second": batch.tokens / seconds if seconds else 0.0,
-                "time/step": seconds,
-            }
+            row = (
+                told
+                | measured
+                | {
+                    "lr": item.learning_rate,
+                    "epoch": (batch.step + 1) / len(self.plan.data),
+                    "progress": (batch.step + 1) / self.plan.total_steps,
+                    "tokens/step": batch.tokens,
+                    "tokens/total": item.tokens,
+                    "tokens/per_second": batch.tokens / seconds if seconds else 0.0,
+                    "time/step": seconds,
+                }
+            )
             self._write(batch.step, row)
             for hook in self.hooks:
                 hook.on_progress(batch.step, row)
@@ -212,17 +217,22 @@ class Loop:
                 self.finished_steps.notify_all()
             self.slots.release()
 
-    async def _applied(self, item: Submitted) -> None:
-        """Wait until the update of a step is applied."""
+    async def _applied(self, item: Submitted) -> dict[str, float]:
+        """Wait until the update of a step is applied; what the service measured of it."""
         import tinker
 
         try:
-            await item.optim_step
+            told = service_metrics(await item.optim_step)
         except tinker.RequestFailedError as error:
             # The local service takes no step on such a gradient: it would spoil the weights.
             if "gradient is not finite" not in str(error):
                 raise
             self._diverge(f"the gradient is not finite at step {item.batch.step}")
+            return {}
+        norm = told.get("train/grad_norm", 0.0)
+        if not math.isfinite(norm):
+            self._diverge(f"train/grad_norm is {norm} at step {item.batch.step}")
+        return told
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         timestamp = self.state.metrics.merge(step, values)

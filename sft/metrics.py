@@ -25,6 +25,7 @@ UNITS = {
     "eval/nll": "nats per token",
     "train/bpb": "bits per byte",
     "eval/bpb": "bits per byte",
+    "train/grad_norm": "L2 norm of the gradient before clipping",
     "time/step": "seconds",
     "tokens/per_second": "tokens per second",
     "tokens/step": "tokens",
@@ -152,3 +153,13 @@ def training_metrics(
         datum_nats, count = nats(answer["logprobs"].to_numpy(), weights)
         total_nats, tokens = total_nats + datum_nats, tokens + count
     return summarize(total_nats, tokens, num_bytes, "train")
+
+
+def service_metrics(
+    output: tinker.ForwardBackwardOutput | tinker.types.OptimStepResponse,
+) -> dict[str, float]:
+    """What the service measured of a step, under `train/`: `train/grad_norm`, `train/loss:sum`.
+
+    A word behind a colon says how the service brought the parts of a batch together.
+    """
+    return {f"train/{name}": float(value) for name, value in (output.metrics or {}).items()}

@@ -329,6 +329,9 @@ def test_a_server_without_an_end_of_sessions_costs_no_word_and_no_answer(place):
         said = do("sft.sample", "run", "Say red.", "--max-tokens", "4")
         assert said.returncode == 0 and said.stderr == "", said.stderr
         assert faulty.seen.total() == 2
+        exported = do("sft.export", "run", "adapter")
+        assert exported.returncode == 2
+        assert "does not save external weights" in exported.stderr, exported.stderr
         long = do("sft.sample", "run", "red " * 600)
         assert long.returncode == 2 and "cannot sample" in long.stderr
         assert "Traceback" not in long.stderr

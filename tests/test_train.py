@@ -92,6 +92,13 @@ def test_a_run_lowers_the_loss_and_writes_each_step_once(make_config):
     assert result.best is min(result.checkpoints, key=lambda r: r.evaluation["eval/nll"])
 
 
+def test_what_the_service_measures_of_a_step_is_logged_under_train(make_config):
+    config = make_config(eval_every=0)
+    run(config)
+    steps = [row for row in rows(config) if "train/nll" in row]
+    assert all(row["train/grad_norm"] > 0 and row["train/loss:sum"] > 0 for row in steps)
+
+
 def test_the_same_run_twice_gives_the_same_numbers(make_config):
     first, second = make_config("first", eval_every=2), make_config("second", eval_every=2)
     run(first)
