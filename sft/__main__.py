@@ -67,7 +67,12 @@ def _read(argv: list[str]) -> tuple[list[str], str | None, bool]:
     """The overrides, the further config folder and whether this is a sweep, as Hydra reads them."""
     from hydra._internal.utils import get_args_parser
 
+    from sft.errors import BadInput
+
     arguments = get_args_parser().parse_args(argv)
+    modes = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(arguments, name)]
+    if len(modes) > 1:
+        raise BadInput(f"{' and '.join(modes)} cannot be done together; leave out one of them")
     return arguments.overrides, arguments.config_dir, arguments.multirun
 
 

@@ -56,10 +56,10 @@ async def prefetch(
         epoch_now = None
         for step in range(start_step, total_steps):
             epoch, index = divmod(step, len(dataset))
-            if epoch != epoch_now:
-                await asyncio.to_thread(dataset.set_epoch, epoch_seed(seed, epoch))
-                epoch_now = epoch
             try:
+                if epoch != epoch_now:
+                    await asyncio.to_thread(dataset.set_epoch, epoch_seed(seed, epoch))
+                    epoch_now = epoch
                 batch = await asyncio.to_thread(_fetch, dataset, step, epoch, index)
             except Exception as error:
                 await queue.put(error)

@@ -101,7 +101,49 @@ def unknown_key(name: str, known: list[str]) -> BadInput:
     group = name.rpartition(".")[0]
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == group]
     where = f"; {group} takes {', '.join(siblings)}" if group and siblings else ""
-    return BadInput(f"{name}: there is no such key{nearest(name, valid)}{where}")
+    return BadInput(f"{name}: there is no such key{nearest_key(name, valid)}{where}")
+
+
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "peak_lr": "lr",
+    "lora_r": "lora.rank",
+    "r": "lora.rank",
+    "lora_rank": "lora.rank",
+    "model_name": "model.name",
+    "model_name_or_path": "model.name",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "steps": "max_steps",
+    "num_steps": "max_steps",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "max_seq_length": "max_length",
+    "lr_schedule": "schedule.kind",
+    "lr_scheduler_type": "schedule.kind",
+    "warmup": "schedule.warmup_steps",
+    "eval_steps": "eval_every",
+    "save_steps": "save_every",
+    "save_total_limit": "checkpoint.keep",
+    "max_grad_norm": "optimizer.grad_clip_norm",
+    "log_path": "run_dir",
+    "output_dir": "run_dir",
+    "tracking_uri": "tracking.uri",
+    "experiment_name": "tracking.experiment",
+}
+"""What the Python API, the Tinker cookbook, Hugging Face and MLflow call our keys."""
+
+
+def nearest_key(name: str, valid: list[str]) -> str:
+    """`"; did you mean 'lora.rank'?"`: by another name that people know, by its last part where
+    that is a key's (`rank`), or by its letters."""
+    last = name.rpartition(".")[2]
+    same_last = sorted({key for key in valid if key.rpartition(".")[2] == last and key != name})
+    if known := OTHER_NAMES.get(last):
+        return f"; did you mean '{known}'?"
+    if len(same_last) == 1:
+        return f"; did you mean '{same_last[0]}'?"
+    return nearest(name, valid)
 
 
 def _convert(value: Any, hint: Any, item: dataclasses.Field, path: str) -> Any:
@@ -189,6 +231,10 @@ def _check_together(settings: Settings) -> None:
         raise BadInput("service.base_url: is for service=custom; add service=custom")
     if service.base_url and not service.base_url.startswith(("http://", "https://")):
         raise BadInput(f"service.base_url: '{service.base_url}' is not an http(s):// URL")
+    if not (settings.lora.train_attn or settings.lora.train_mlp or settings.lora.train_unembed):
+        raise BadInput(
+            "lora: trains nothing; set lora.train_attn, lora.train_mlp or lora.train_unembed"
+        )
     if settings.max_steps and settings.schedule.warmup_steps > settings.max_steps:
         raise BadInput(
             f"schedule.warmup_steps: {settings.schedule.warmup_steps} is more than "

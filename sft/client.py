@@ -253,8 +253,21 @@ def _model_refused(config: Config, error: Exception) -> Exception:
     from tinker.types import RequestErrorCategory
 
     if getattr(error, "category", None) is RequestErrorCategory.User:
-        return BadInput(f"the service refuses to train '{config.model_name}': {error}")
+        return BadInput(
+            f"the service refuses to train '{config.model_name}' with lora.rank="
+            f"{config.lora_rank}: {words_of(error)}"
+        )
     return error
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says, in one line, without what the SDK says about itself around it."""
+    import tinker
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, tinker.RequestFailedError):
+        text = text.removeprefix("Request failed: ").partition(" for self.request_id=")[0]
+    return text
 
 
 def is_lost(error: BaseException) -> bool:

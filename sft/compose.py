@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sft.checking import check, keys, unknown_key
+from sft.checking import check, keys, nearest_key, unknown_key
 from sft.errors import BadInput, nearest
 from sft.schema import Settings
 
+SWEEPER = "hydra.sweeper."
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -70,14 +71,15 @@ def check_overrides(overrides: list[str], config_dir: str | None = None) -> None
 
 
 def admitted(overrides: list[str]) -> list[str]:
-    """`overrides` with those that set a key of the user's own (`dataset.args.path=…`) written as
-    Hydra wants an addition written."""
+    """`overrides` with those that set keys of the user's own (`dataset.args.path=…`,
+    `dataset.args={path: …}`) written as Hydra wants an addition written."""
     known = key_names(groups()["dataset"])
 
     def written(text: str) -> str:
         name = text.partition("=")[0]
         own = name not in known and "." in name and _is_key(name, known)
-        return f"++{text}" if own else text
+        keys_of_its_own = known.get(name, False) and text.partition("=")[2].lstrip().startswith("{")
+        return f"++{text}" if own or keys_of_its_own else text
 
     return [written(text) for text in overrides]
 
@@ -109,7 +111,7 @@ def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -
     group = name.partition(".")[0]
     if group in options and "." not in name or group not in options:
         candidates = [*known, *options]
-        return BadInput(f"{name}: there is no such key{nearest(name, candidates)}")
+        return BadInput(f"{name}: there is no such key{nearest_key(name, candidates)}")
     return unknown_key(name, [key for key in known if key.startswith(f"{group}.")])
 
 
@@ -134,21 +136,38 @@ def key_names(dataset_kinds: list[str]) -> dict[str, bool]:
 
 def translate(error: BaseException) -> BadInput:
     """Hydra's and OmegaConf's errors as one sentence that names the key."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
+
+    UNKNOWN = (ConfigAttributeError, ConfigKeyError)
     if isinstance(error, BadInput):
         return error
     seen: BaseException | None = error
     while seen is not None:
         full_key = getattr(seen, "full_key", None)
         if full_key:
+            if full_key.startswith(SWEEPER) and isinstance(seen, UNKNOWN):
+                return _no_such_sweeper_key(full_key)
             known = [name for name, _ in keys()]
             message = str(getattr(seen, "msg", None) or seen).splitlines()[0]
-            if "not in struct" in message:
+            if isinstance(seen, UNKNOWN):
                 return unknown_key(full_key, known)
-            if "Missing mandatory value" in message:
+            if isinstance(seen, MissingMandatoryValue):
                 return BadInput(f"{full_key}: is missing; set {full_key}=VALUE")
             return BadInput(f"{full_key}: {message}")
         seen = seen.__cause__
     return BadInput(str(error).strip().splitlines()[0])
+
+
+def _no_such_sweeper_key(full_key: str) -> BadInput:
+    """Hydra looks at the sweeper's keys before the sweeper does."""
+    from hydra.core.config_store import ConfigStore
+
+    known = [str(name) for name in ConfigStore.instance().load("hydra/sweeper/sft.yaml").node]
+    name = full_key.removeprefix(SWEEPER)
+    return BadInput(
+        f"{full_key}: there is no such key{nearest(name, known)}; hydra.sweeper takes "
+        f"{', '.join(key for key in known if not key.startswith('_'))}"
+    )
 
 
 HELP = """Fine-tune a language model with LoRA through the Tinker API.

@@ -25,8 +25,9 @@ CONCURRENT_REQUESTS = 64
 class Evaluator(Protocol):
     """Measures one set of weights.
 
-    An evaluator may also have a `name` and, after a call, a `table` (rows as plain dicts), which
-    is logged beside its metrics.
+    An evaluator may also have a `name`; `metrics`, the names of what it measures, so that a sweep
+    knows before it starts whether there is what it compares; and, after a call, a `table` (rows as
+    plain dicts), which is logged beside its metrics.
     """
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
@@ -52,6 +53,7 @@ class NLLEvaluator:
     """Held-out NLL in nats per trained token (`eval/nll`) and bits per byte (`eval/bpb`)."""
 
     name = "nll"
+    metrics = ("eval/nll", "eval/bpb")
 
     def __init__(self, dataset: SupervisedDataset):
         self.dataset = dataset
@@ -118,6 +120,11 @@ class SamplingEvaluator:
     seed: int = 0
     name: str = "answers"
     table: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        compared = any(prompt.reference is not None for prompt in self.prompts)
+        return ("eval/exact_match",) if compared else ()
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
         import tinker

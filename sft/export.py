@@ -167,7 +167,7 @@ async def _download(base_url: str | None, state_path: str, target: Path) -> None
     """Download the weights at `state_path` through a temporary export, as the SDK's CLI does."""
     import tinker
 
-    from sft.client import Connection, Service, ServiceLost, await_client
+    from sft.client import Connection, Service, ServiceLost, await_client, words_of
 
     try:
         async with Connection.to(await Service.reach(base_url)) as connection:
@@ -180,7 +180,7 @@ async def _download(base_url: str | None, state_path: str, target: Path) -> None
             finally:
                 await _forget(connection.api, saved.path)
     except (tinker.TinkerError, ServiceLost) as error:
-        raise BadInput(f"the service does not hand out {state_path}: {error}") from error
+        raise BadInput(f"the service does not hand out {state_path}: {words_of(error)}") from error
 
 
 async def _forget(api: Service, path: str) -> None:

@@ -36,7 +36,8 @@ class Run:
     directory: Path
     name: str
     facts: dict[str, Any] = field(default_factory=dict)
-    """What is known once data and model are: steps, sequences, tokens, digest, parameters."""
+    """What is known once data and model are: steps, sequences, tokens, digest, parameters, and
+    `without_effect`, sentences on settings that can have none."""
     start_step: int = 0
     """Updates that were applied before this process took over (> 0 when resumed)."""
     stopping: Stop | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sft import pauses, schedules
 from sft.batches import Batch, prefetch
 from sft.checkpoints import Cadence, CheckpointRecord, best
-from sft.client import first_error, is_lost, optimizer_parameters, status_of
+from sft.client import first_error, is_lost, optimizer_parameters, status_of, words_of
 from sft.custom import reproducible
 from sft.errors import BadInput
 from sft.evaluators import Evaluator, NLLEvaluator
@@ -133,6 +133,8 @@ class Loop:
         if self.started:
             return
         self.started = True
+        for sentence in self.run.facts.get("without_effect", ()):
+            self.state.log.warning(sentence)
         for hook in self.hooks:
             hook.on_start(self.run)
         if not reproducible(self.run.settings):
@@ -489,7 +491,7 @@ class Loop:
 
 def describe(error: BaseException) -> str:
     """An error in one line; those of this project are sentences of their own."""
-    text = " ".join(str(error).split())
+    text = words_of(error)
     own = isinstance(error, BadInput | NotSaved | NeverWorked)
     return text if own else f"{type(error).__name__}: {text}"
 

@@ -67,6 +67,21 @@ class Plan:
             "trained_parameters": self.trained_parameters,
         }
 
+    @property
+    def held_out_sequences(self) -> int:
+        """How many sequences are held out, where the dataset counts them; else its batches."""
+        if self.held_out is None:
+            return 0
+        counted = getattr(self.held_out, "statistics", None)
+        return getattr(counted, "datums", None) or len(self.held_out)
+
+    def metrics(self) -> set[str] | None:
+        """The names of all that the evaluators measure; None if one of them does not say."""
+        every = [getattr(e, "metrics", None) for e in [*self.evaluators, *self.infrequent]]
+        if any(names is None for names in every):
+            return None
+        return {name for names in every for name in names}
+
     def due(self, config: Config, step: int) -> list[Evaluator]:
         """The evaluators that measure the weights after `step` updates."""
         edge = step in (0, self.total_steps)

@@ -118,7 +118,7 @@ async def _answer(
 ) -> str:
     import tinker
 
-    from sft.client import Connection, Service, ServiceLost, await_client
+    from sft.client import Connection, Service, ServiceLost, await_client, words_of
 
     sampling = tinker.SamplingParams(stop=builder.renderer.stop_sequences(), **parameters)
     try:
@@ -136,7 +136,7 @@ async def _answer(
     except (tinker.TinkerError, ServiceLost, ValueError, AssertionError) as error:
         # The SDK raises the last two of a server whose answers it does not understand.
         raise BadInput(
-            f"the service cannot sample from {sampler_path or model}: {error}"
+            f"the service cannot sample from {sampler_path or model}: {words_of(error)}"
         ) from error
     return builder.tokenizer.decode(response.sequences[0].tokens, skip_special_tokens=True).strip()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.checkpoints import CheckpointRecord
+from sft.effects import of_settings
 from sft.hooks import BaseHook, Run, RunResult
 from sft.schema import Settings
 
@@ -58,6 +59,8 @@ class Terminal(BaseHook):
         if self.overrides:
             table.add_row("not default", " ".join(self.overrides))
         self.console.print(table)
+        for sentence in [*of_settings(settings), *facts.get("without_effect", ())]:
+            self._line(f"without effect: {sentence}")
         self.console.print()
 
     def _start_bar(self, completed: int) -> None:

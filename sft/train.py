@@ -138,12 +138,13 @@ async def main(
     Raises `BadInput` before anything is created where the data, the model or the directory
     cannot be used.
     """
-    from sft import rundir
+    from sft import effects, rundir
     from sft.client import Service
     from sft.loop import Loop
     from sft.plan import Plan
 
     plan = await Plan.make(config)
+    without_effect = effects.check(config, plan)
     async with AsyncExitStack() as stack:
         if service is not None:
             manager = service()
@@ -157,7 +158,8 @@ async def main(
 
             settings = from_train(config)
         with rundir.hold(directory, settings) as state:
-            run = Run(config, settings, directory, state.name, plan.facts())
+            facts = plan.facts() | {"without_effect": without_effect}
+            run = Run(config, settings, directory, state.name, facts)
             loop = Loop(run, plan, state, tuple(hooks))
             return await _attempts(loop, api)
 
@@ -185,7 +187,7 @@ async def _attempts(loop: Loop, api: Service) -> RunResult:
 
 async def _train_until_done(loop: Loop, api: Service) -> None:
     """Attempt after attempt, each in a session of its own. Raises what no attempt can mend."""
-    from sft.client import Connection, first_error, is_lost, is_the_services
+    from sft.client import Connection, first_error, is_lost, is_the_services, words_of
 
     without_progress, furthest = 0, -1
     while True:
@@ -205,6 +207,6 @@ async def _train_until_done(loop: Loop, api: Service) -> None:
                 raise cause from None
             if without_progress >= allowed:
                 raise cause from None
-            what = "was lost" if is_lost(cause) else "failed"
-            loop.tell(f"the service {what} ({cause}); resuming the run from its last checkpoint")
+            what = f"the service {'was lost' if is_lost(cause) else 'failed'} ({words_of(cause)})"
+            loop.tell(f"{what}; resuming the run from its last checkpoint")
             await asyncio.sleep(min(2.0**without_progress, 30.0))

@@ -39,14 +39,14 @@ def run(plugin: Any, arguments: list[str]) -> int:
     searched = space.parse(arguments, options.params, loader)
     options.settle(searched)
     compose = preflight.composer(loader, plugin.config, searched)
-    base = preflight.check_space(searched, compose)
+    settings = preflight.check_space(searched, compose)
     if options.study_name is None:
         options.study_name = default_name(searched)
     # Optuna tells what it does on its own account; the display does that here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("tinker").setLevel(logging.WARNING)
     try:
-        return asyncio.run(_run(plugin, options, searched, compose, base))
+        return asyncio.run(_run(plugin, options, searched, compose, settings))
     except KeyboardInterrupt:  # before the first trial or after the last
         return 130
 
@@ -63,13 +63,14 @@ async def _run(
     options: Options,
     searched: space.SearchSpace,
     compose: preflight.Compose,
-    base: Settings,
+    settings: list[Settings],
 ) -> int:
+    base = settings[0]
     folder = storage.ROOT / options.study_name
     async with AsyncExitStack() as stack:
         base_url = await preflight.service_url(stack, searched, compose, base)
-        facts, tokens = await preflight.preflight(options, searched, base, base_url)
-        study = _open(options, searched, base, folder, facts)
+        known = await preflight.preflight(options, searched, settings, base_url)
+        study = _open(options, searched, base, folder, known.facts)
         alive = liveness.make(study, folder, options.storage is None)
         ledger = Ledger(study, alive, searched.distributions, options.n_trials)
         stack.callback(ledger.close)
@@ -87,8 +88,10 @@ async def _run(
         for trial in finished:
             if trial.state == TrialState.COMPLETE:
                 shown.recall(trial.number, trial.params, trial.values[0])
-        for line in _banner(options, searched, base, study, folder, tokens):
+        for line in _banner(options, searched, base, study, folder, known.tokens):
             shown.message(line)
+        for sentence in known.without_effect:
+            shown.message(f"  without effect: {sentence}")
         if base.tracking.uri is not None:
             await asyncio.to_thread(_send_what_mlflow_lacks, finished)
         parent = _parent(options, base, shown)
@@ -98,7 +101,7 @@ async def _run(
         if parent is not None:
             shared.parent_run_id = await _start_parent(parent, options, searched, study)
         spent = sum(t.user_attrs.get("tokens", 0) for t in finished)
-        budget = Budget(options.max_tokens, spent, tokens)
+        budget = Budget(options.max_tokens, spent, known.tokens)
         sweep = Sweep(options, shared, compose, budget, parent)
         started = time.monotonic()
         if plugin.config.hydra.launcher._target_ == BASIC_LAUNCHER:

@@ -80,6 +80,13 @@ class Options:
                 f"hydra.sweeper.pruner={self.pruner}: trials with several metrics cannot be "
                 "pruned; use pruner=none or one metric."
             )
+        for name in ("pruner_min_steps", "pruner_reduction"):
+            given = getattr(self, name) != getattr(Options, name)
+            if given and self.pruner == "none":
+                raise BadInput(
+                    f"hydra.sweeper.{name}: nothing is pruned; add hydra.sweeper.pruner=asha, or "
+                    "leave it out."
+                )
         if self.pruner == "asha" and self.pruner_min_steps is None:
             raise BadInput(
                 "hydra.sweeper.pruner_min_steps: asha needs to know after how many steps it may "

@@ -1,20 +1,28 @@
 """What is checked, and what is started, before the first trial."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sft import launch
-from sft.compose import check_overrides, settle, translate
+from sft import effects, launch
+from sft.checking import keys
+from sft.compose import admitted, check_overrides, settle, translate
 from sft.config import to_train
-from sft.errors import BadInput
+from sft.errors import BadInput, nearest
 from sft.mlflow_store import check_uri
 from sft.schema import Settings
 from sweeps import storage
 from sweeps.options import Options
 from sweeps.space import SearchSpace
+
+if TYPE_CHECKING:
+    from sft.plan import Plan
+    from sft.train import Config
 
 Compose = Callable[[Mapping[str, Any]], Settings]
 
@@ -29,7 +37,7 @@ def composer(loader: Any, config: Any, searched: SearchSpace) -> Compose:
     )
 
     def compose(values: Mapping[str, Any]) -> Settings:
-        overrides = searched.overrides(values)
+        overrides = admitted(searched.overrides(values))
         check_overrides(overrides, config_dir)
         try:
             composed = loader.load_sweep_config(config, overrides)
@@ -42,18 +50,36 @@ def composer(loader: Any, config: Any, searched: SearchSpace) -> Compose:
     return compose
 
 
-def check_space(searched: SearchSpace, compose: Compose) -> Settings:
+MOST_CHOICES = 20
+"""Of a parameter that are tried before the sweep begins."""
+
+NOT_OF_THE_DATA = ("lr", "lora.", "optimizer.", "seed", "guard.", "checkpoint.", "submit_ahead")
+"""Parameters that change neither the data nor the number of steps: no need to read it again."""
+
+
+def first(searched: SearchSpace) -> dict[str, Any]:
+    """A point of the space: of each parameter the first choice, or the lower end."""
+    return {
+        name: distribution.choices[0] if hasattr(distribution, "choices") else distribution.low
+        for name, distribution in searched.distributions.items()
+    }
+
+
+def check_space(searched: SearchSpace, compose: Compose) -> list[Settings]:
     """Composes the ends (of choices: each, up to twenty) of every parameter, so that a bad value
-    is found before anything is trained; returns the settings without any of them."""
-    base = compose({})
+    is found before anything is trained. Returns the settings at the `first` point, and those with
+    each end that has data or a length of its own."""
+    base = compose(first(searched))
     if base.tracking.uri is not None:
         check_uri(base.tracking.uri)
+    settings = [base]
     for name, distribution in searched.distributions.items():
         choices = getattr(distribution, "choices", None)
-        ends = choices[:20] if choices else (distribution.low, distribution.high)
-        for value in ends:
-            compose({name: value})
-    return base
+        ends = choices[:MOST_CHOICES] if choices else (distribution.low, distribution.high)
+        composed = [compose(first(searched) | {name: value}) for value in ends]
+        if not name.startswith(NOT_OF_THE_DATA):
+            settings += composed[1:]
+    return settings
 
 
 async def service_url(
@@ -79,22 +105,33 @@ async def service_url(
     return url
 
 
+@dataclass
+class Preflight:
+    """What is known of a sweep before its first trial."""
+
+    facts: dict[str, Any]
+    """What the study is about: it is not continued with others."""
+    tokens: int | None
+    """Of one trial, all repeats."""
+    without_effect: list[str]
+    """Sentences on settings that can have none."""
+
+
 async def preflight(
-    options: Options, searched: SearchSpace, base: Settings, base_url: str | None
-) -> tuple[dict[str, Any], int | None]:
-    """Reads the data and asks the service once, before a trial begins: what the study is about,
-    and the tokens of one trial. Raises BadInput."""
+    options: Options, searched: SearchSpace, settings: list[Settings], base_url: str | None
+) -> Preflight:
+    """Reads the data of all `settings` and asks the service once. Raises BadInput."""
     from sft.client import Service
     from sft.plan import Plan
 
-    config = to_train(base, str(storage.ROOT), base_url)
-    plan = await Plan.make(config)
-    for metric in options.metrics:
-        if metric in ("eval/nll", "eval/bpb") and plan.held_out is None:
-            raise BadInput(
-                f"hydra.sweeper.metric={metric}: the data has nothing held out to measure it on; "
-                "set dataset.eval_size, or another metric."
-            )
+    base, without_effect = settings[0], effects.of_settings(settings[0])
+    for other in reversed(settings):  # the base comes last, and is what is meant below
+        config = to_train(other, str(storage.ROOT), base_url)
+        plan = await Plan.make(config)
+        without_effect += effects.check(config, plan)
+        for metric in options.metrics:
+            _check_metric(metric, plan, base)
+        _check_pruner(options, config, plan)
     api = await Service.reach(config.base_url)
     await api.check(config.model_name, plan.max_length)
     facts = {
@@ -105,12 +142,50 @@ async def preflight(
         "space": searched.describe(),
         "repeats": options.repeats,
     }
-    if options.pruner_min_steps is not None and options.pruner_min_steps >= plan.total_steps:
+    per_epoch = getattr(getattr(plan.data, "statistics", None), "tokens", None)
+    tokens = None
+    if per_epoch is not None:
+        tokens = round(per_epoch * plan.total_steps / len(plan.data)) * options.repeats
+    return Preflight(facts, tokens, list(dict.fromkeys(without_effect)))
+
+
+OF_TRAINING = ("train/nll", "train/bpb", "train/grad_norm")
+OF_THE_RUN = ("tokens", "seconds")
+
+
+def _check_metric(metric: str, plan: Plan, base: Settings) -> None:
+    """Refuse a metric that no trial will have. A custom evaluator may measure anything."""
+    if metric in ("eval/nll", "eval/bpb") and plan.held_out is None:
+        raise BadInput(
+            f"hydra.sweeper.metric={metric}: the data has nothing held out to measure it on; "
+            "set dataset.eval_size, or another metric."
+        )
+    measured = plan.metrics()
+    settings = [name for name, value in keys(base) if isinstance(value, int | float)]
+    known = [*(measured or ()), *OF_TRAINING, *OF_THE_RUN, *settings]
+    of_others = measured is None or metric.startswith("train/") and not nearest(metric, known)
+    if metric not in known and not of_others:
+        raise BadInput(
+            f"hydra.sweeper.metric={metric}: no trial would measure it{nearest(metric, known)}; "
+            f"there is {', '.join(sorted({*(measured or ()), *OF_TRAINING}))}, also "
+            f"{', '.join(OF_THE_RUN)} and numbers of the config such as lora.rank."
+        )
+
+
+def _check_pruner(options: Options, config: Config, plan: Plan) -> None:
+    """Refuse a pruner that nothing is ever reported to on the way."""
+    if options.pruner == "none":
+        return
+    steps, metric = plan.total_steps, options.metrics[0]
+    every = config.eval_every
+    if metric in ("eval/nll", "eval/bpb") and not 0 < every < steps:
+        raise BadInput(
+            f"hydra.sweeper.pruner={options.pruner}: {metric} is measured before the first and "
+            f"after the last of {steps} steps only, so that nothing would ever be pruned; set "
+            "eval_every to a part of them."
+        )
+    if options.pruner_min_steps is not None and options.pruner_min_steps >= steps:
         raise BadInput(
             f"hydra.sweeper.pruner_min_steps={options.pruner_min_steps}: a run has "
-            f"{plan.total_steps} steps, so that nothing would ever be pruned."
+            f"{steps} steps, so that nothing would ever be pruned."
         )
-    per_epoch = getattr(getattr(plan.data, "statistics", None), "tokens", None)
-    if per_epoch is None:
-        return facts, None
-    return facts, round(per_epoch * plan.total_steps / len(plan.data)) * options.repeats

@@ -47,7 +47,7 @@ class SearchSpace:
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
     _texts: dict[tuple[str, str], str] = field(default_factory=dict)
-    _added: set[str] = field(default_factory=set)  # written with a leading +
+    _added: dict[str, str] = field(default_factory=dict)  # written with a leading + or ++
 
     @property
     def points(self) -> list[dict[str, Any]] | None:
@@ -57,7 +57,7 @@ class SearchSpace:
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """The overrides of a trial with these values, the shared ones first."""
         return self.fixed + [
-            f"{'+' if name in self._added else ''}{name}={self._text(name, value)}"
+            f"{self._added.get(name, '')}{name}={self._text(name, value)}"
             for name, value in values.items()
         ]
 
@@ -99,8 +99,8 @@ def parse(
             space.fixed.append(override.input_line)
             continue
         space.distributions[name] = _distribution(name, override, space)
-        if override.is_add():
-            space._added.add(name)
+        if override.is_add() or override.is_force_add():
+            space._added[name] = "++" if override.is_force_add() else "+"
     return space
 
 

@@ -19,7 +19,11 @@ def run(*arguments, cwd):
     ("overrides", "words"),
     [
         (["lora.rnak=8"], ["lora.rnak", "did you mean 'lora.rank'?"]),
-        (["learning_rate=1e-4"], ["learning_rate", "no such key"]),
+        (["learning_rate=1e-4"], ["learning_rate", "no such key", "did you mean 'lr'?"]),
+        (["rank=8"], ["rank", "did you mean 'lora.rank'?"]),
+        (["lora.lora_rank=8"], ["lora.lora_rank", "did you mean 'lora.rank'?"]),
+        (["warmup_steps=8"], ["warmup_steps", "did you mean 'schedule.warmup_steps'?"]),
+        (["num_epochs=8"], ["num_epochs", "did you mean 'epochs'?"]),
         (["+lora.rnak=8"], ["lora.rnak", "did you mean 'lora.rank'?"]),
         (["++lr_=8"], ["lr_", "did you mean 'lr'?"]),
         (["lora.rank=abc"], ["lora.rank", "'abc'", "whole number"]),
@@ -58,6 +62,31 @@ def test_a_bad_command_ends_with_exit_code_2_one_line_and_no_files(tmp_path):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1 and "lora.rank" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.chat_template_kwargs={enable_thinking:false}",
+        "model.chat_template_kwargs={enable_thinking: false}",
+        "model.chat_template_kwargs.enable_thinking=false",
+        "+model.chat_template_kwargs.enable_thinking=false",
+    ],
+)
+def test_a_mapping_of_the_users_own_is_set_as_a_whole_or_by_its_keys(override):
+    assert compose([override]).model.chat_template_kwargs == {"enable_thinking": False}
+
+
+def test_a_misspelt_key_of_the_sweeper_names_the_nearest(tmp_path):
+    done = run("--multirun", "sweep=lr_rank", "hydra.sweeper.n_trails=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'n_trials'?" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_options_of_hydra_that_exclude_each_other_are_bad_input(tmp_path):
+    done = run("--multirun", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 2 and "--multirun and --cfg" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_sweep_without_multirun_is_bad_input(tmp_path):

@@ -39,7 +39,7 @@ def _create_lora(lora: LoraSpec | None) -> Operation:
     if lora is None:
         wrong = "lora_config is missing: the local service trains LoRA adapters only"
     elif not 1 <= lora.rank <= MOST_RANK:
-        wrong = f"lora_config.rank is {lora.rank}: expected 1 to {MOST_RANK}"
+        wrong = f"the LoRA rank is {lora.rank}: expected 1 to {MOST_RANK}"
     elif not (lora.train_attn or lora.train_mlp or lora.train_unembed):
         wrong = "lora_config trains nothing: set train_attn, train_mlp or train_unembed"
     else:

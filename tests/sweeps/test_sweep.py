@@ -233,6 +233,14 @@ BAD = [
         "pruner=median",
     ),
     ("lr=1e-3,1e-2 dataset.eval_size=0", "hydra.sweeper.metric=eval/nll"),
+    ("lr=1e-3,1e-2 hydra.sweeper.metric=eval/nl", "did you mean 'eval/nll'?"),
+    ("lr=1e-3,1e-2 hydra.sweeper.metric=eval/accuracy", "no trial would measure it"),
+    ("lr=1e-3,1e-2 hydra.sweeper.metric=train/nl", "did you mean 'train/nll'?"),
+    ("lr=1e-3,1e-2 hydra.sweeper.pruner=median eval_every=0", "set eval_every"),
+    ("lr=1e-3,1e-2 hydra.sweeper.pruner=median eval_every=9", "set eval_every"),
+    ("lr=1e-3,1e-2 hydra.sweeper.pruner_reduction=2", "nothing is pruned"),
+    ("batch_size=2,80", "batch_size: 80 is more than the 21 sequences"),
+    ("schedule.warmup_steps=0,80 max_steps=null", "schedule.warmup_steps: 80 is more than the 6"),
     ("lr=1e-3,1e-2 hydra.sweeper.direction=min", "minimize"),
     ("lr=1e-3,1e-2 hydra.sweeper.study_name=a/b", "study_name"),
     ("lr=1e-3,1e-2 model.name=absent", "model.name"),
@@ -252,6 +260,20 @@ def test_bad_input_ends_with_exit_code_2_one_sentence_and_no_folder(
     said = capsys.readouterr().err
     assert words in said and "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_is_judged_by_its_own_values_and_not_by_the_default_that_is_not_in_it(sweep):
+    """The default, 8 sequences a step, is more than there are to train on."""
+    data = "dataset.eval_size=17", "hydra.sweeper.study_name=sizes", "eval_every=1"
+    assert sweep(*data, "max_steps=2", "batch_size=1,2") == 0
+    assert states("sizes") == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_mapping_of_the_users_own_can_be_swept(sweep):
+    key = "model.chat_template_kwargs.enable_thinking"
+    assert sweep(f"{key}=true,false", "hydra.sweeper.study_name=thinking") == 0
+    kept = [trial.params[key] for trial in study_of("thinking").trials]
+    assert sorted(kept) == [False, True] and states("thinking") == ["COMPLETE", "COMPLETE"]
 
 
 def test_a_sweep_that_varies_nothing_is_one_trial(sweep):
