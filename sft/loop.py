@@ -114,6 +114,7 @@ class Loop:
             start, self.tokens = 0, 0
         pauses.follow(self.client, self.tell)
         self.state.metrics.truncate(start)
+        self.state.batches.truncate(start)
         self.applied = self.run.start_step = start
         series = self.state.metrics.series("train/nll")
         self.first_nll = series[0][1] if series else None
@@ -205,6 +206,7 @@ class Loop:
                 "time/step": seconds,
             }
             self._write(batch.step, row)
+            self.state.batches.merge(batch.step, {"digest": batch.digest})
             for hook in self.hooks:
                 hook.on_progress(batch.step, row)
             async with self.finished_steps:
@@ -396,6 +398,9 @@ class Loop:
             tokens=int(last.get("tokens/total", 0)),
             seconds=seconds,
         )
+        for evaluator in self.plan.evaluators:
+            if digest := getattr(evaluator, "digest", None):
+                self.state.record(held_out_sequences=digest)
         self.state.finish(result)
         if self.started:
             for hook in self.hooks:

@@ -152,7 +152,7 @@ async def main(
             from sft.config import from_train
 
             settings = from_train(config)
-        with rundir.hold(directory, settings) as state:
+        with rundir.hold(directory, settings, plan.origin()) as state:
             run = Run(config, settings, directory, state.name, plan.facts())
             loop = Loop(run, plan, state, tuple(hooks))
             return await _attempts(loop, api)
