@@ -61,9 +61,11 @@ def by_rate(results: Results) -> Figure | None:
         axes.plot(*zip(*points, strict=True) if points else ([], []), "-o", color=colours[rank],
                   label=label, markersize=5, linewidth=1.6)  # fmt: skip
         for trial in trials:
-            if trial.params.get(RANK) == rank and trial.repeats and trial.values[0] <= top:
-                ends = trial.interval.low, trial.interval.high
-                axes.vlines(trial.params[RATE], *ends, color=colours[rank], linewidth=1.1)
+            if trial.params.get(RANK) == rank and trial.repeats:
+                # Beside each other, in the order of the ranks: they would hide one another.
+                x = trial.params[RATE] * 1.03 ** (ranks.index(rank) + 1)
+                axes.plot([x] * len(trial.repeats), [min(v, top) for v in trial.repeats], ".",
+                          color=colours[rank], markersize=4)  # fmt: skip
             if trial.params.get(RANK) == rank and not trial.values:
                 _early(axes, trial, colours[rank], top)
     best = results.best()
@@ -71,7 +73,7 @@ def by_rate(results: Results) -> Figure | None:
     axes.annotate(f"  {best.values[0]:.4f}", (best.params[RATE], best.values[0]), fontsize=9)
     axes.set_xscale("log")
     repeated = any(trial.repeats for trial in trials)
-    axes.set_xlabel("peak learning rate" + ("; bars: 95% interval of the mean" * repeated))
+    axes.set_xlabel("peak learning rate" + (" (small dots: the repeats of each mean)" * repeated))
     axes.set_ylabel(_named(results.metrics[0]))
     axes.legend(
         handles=[*axes.get_legend_handles_labels()[0], *_legend(trials, results.word)], fontsize=8
@@ -100,7 +102,7 @@ def _legend(trials: list[Result], word: str) -> list[Line2D]:
 
 def _limit(axes: Any, results: Results) -> float:
     """Keeps the few worst values from flattening the rest; returns the upper limit."""
-    values = sorted(t.values[0] for t in results.complete)
+    values = sorted(v for t in results.complete for v in t.repeats or t.values[:1])
     low, middle, high = values[0], values[len(values) // 2], values[-1]
     top = min(high, middle + 4 * (middle - low)) if middle > low and results.minimize else high
     margin = 0.08 * ((top - low) or abs(low) or 1.0)
@@ -167,14 +169,14 @@ def shares(found: Importance | str | None) -> Figure | None:
     names = list(found.shares)[::-1]
     bars = axes.barh(names, [found.shares[name] for name in names], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt=" {:.0%}", fontsize=9)
-    if found.chance is not None:
-        axes.plot([found.chance[name] for name in names], names, "|", color=RED, markersize=16,
-                  markeredgewidth=1.8, label=found.chance_is)  # fmt: skip
+    if found.noise is not None:
+        axes.plot([found.noise[name] for name in names], names, "|", color=RED, markersize=16,
+                  markeredgewidth=1.8, label="what noise between seeds alone would give")  # fmt: skip
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.16), frameon=False)
     axes.set_xlim(0, 1.1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.grid(False, axis="y")
-    figure.supxlabel(found.caption, fontsize=8, x=0.02, ha="left")
+    figure.supxlabel(f"{found.caption.rstrip('.')}.", fontsize=8, x=0.02, ha="left")
     return figure
 
 

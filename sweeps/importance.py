@@ -1,21 +1,15 @@
 """Which parameters a metric's variation comes from, where the trials of a study can tell.
 
-The trials of a full grid are split exactly, interactions included (`sweeps.variation`). Others are
-estimated by Optuna's fANOVA: a forest of regression trees (Hutter, Hoos and Leyton-Brown, 2014),
-which finds structure in anything, so that each estimate stands beside what the same forest makes
-of the same values in shuffled order.
+The trials of a full grid are split exactly, interactions included (`sweeps.variation`). For others
+nothing is drawn: Optuna's estimate, fANOVA by a forest of trees, gave values in shuffled order
+shares of up to 90% at the tens of trials that sweeps have, and never tells of an interaction.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
-import optuna
-
 from sweeps.results import Result, Results
 from sweeps.variation import Shares, cells_of, of_grid
 
-FEWEST_TRIALS = 10  # for the forest
-SHUFFLES = 19  # an estimate above all of them would come by chance once in twenty times
 MOST_BARS = 8
 
 
@@ -24,13 +18,12 @@ class Importance:
     """Shares of the variation, what chance gives instead, and what the figure says of itself."""
 
     shares: dict[str, float]
-    chance: dict[str, float] | None
-    chance_is: str
+    noise: dict[str, float] | None  # what chance between seeds alone would give
     title: str
     caption: str
 
 
-def importance(study: optuna.Study, results: Results) -> Importance | str | None:
+def importance(results: Results) -> Importance | str | None:
     """The shares, or a sentence that says why there are none; None where nothing is asked.
 
     A study with fewer than two parameters that vary, or than four complete trials, asks nothing.
@@ -49,7 +42,10 @@ def importance(study: optuna.Study, results: Results) -> Importance | str | None
     )
     if shares is not None:
         return _of_grid(shares, len(results.trials) - len(complete), metric)
-    return _of_forest(study, varied, complete, metric)
+    return (
+        f"not split among {', '.join(varied)}: only a full grid of complete trials tells exactly, "
+        "and an estimate from these would be as large for chance"
+    )
 
 
 def _repeats(varied: list[str], trials: list[Result]) -> dict[tuple, list[float]] | None:
@@ -74,53 +70,4 @@ def _of_grid(shares: Shares, missing: int, metric: str) -> Importance:
         caption += f" of complete trials (trials left out: {missing})"
     if noise is None:
         caption += ".\nOne run each: what looks like an interaction may be noise between seeds."
-    return Importance(
-        named, noise, "what noise between seeds alone would give", _title(metric), f"{caption}"
-    )
-
-
-def _title(metric: str) -> str:
-    return f"Share of the variation of {metric}"
-
-
-def _of_forest(
-    study: optuna.Study, varied: list[str], complete: list[Result], metric: str
-) -> Importance | str:
-    count = len(complete)
-    if count < FEWEST_TRIALS:
-        return (
-            f"{count} complete trials that are no full grid cannot tell which parameter matters "
-            f"(a grid can, or {FEWEST_TRIALS} trials)"
-        )
-    values = {trial.number: trial.values[0] for trial in complete}
-    estimate = _forest(study, varied, values)
-    rng = np.random.default_rng(0)
-    chance = dict.fromkeys(varied, 0.0)
-    for _ in range(SHUFFLES):
-        shuffled = rng.permutation(list(values.values()))
-        by_chance = _forest(study, varied, dict(zip(values, shuffled, strict=True)))
-        chance = {name: max(chance[name], by_chance[name]) for name in varied}
-    if not any(estimate[name] > chance[name] for name in varied):
-        return (
-            f"{count} trials cannot tell which parameter matters: the same values in shuffled "
-            "order give as much"
-        )
-    return Importance(
-        estimate,
-        chance,
-        f"the most that {SHUFFLES} shuffles of the values gave: below it, it may be chance",
-        f"Estimated share of the variation of {metric}",
-        f"A forest's estimate (fANOVA) from {count} trials; what is missing from 100% are "
-        "interactions\nand what the forest cannot see: it does not tell them apart.",
-    )
-
-
-def _forest(study: optuna.Study, varied: list[str], values: dict[int, float]) -> dict[str, float]:
-    shares = optuna.importance.get_param_importances(
-        study,
-        params=varied,
-        target=lambda trial: values[trial.number],
-        evaluator=optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0),
-        normalize=False,
-    )
-    return {name: float(shares[name]) for name in varied}
+    return Importance(named, noise, f"Share of the variation of {metric}", caption)

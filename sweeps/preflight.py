@@ -85,6 +85,7 @@ async def preflight(
     """Reads the data and asks the service once, before a trial begins: what the study is about,
     and the tokens of one trial. Raises BadInput."""
     from sft.client import Service
+    from sft.fingerprints import first_batches
     from sft.plan import Plan
 
     config = to_train(base, str(storage.ROOT), base_url)
@@ -101,7 +102,9 @@ async def preflight(
         "model": base.model.name,
         "metric": options.metrics,
         "steps": plan.total_steps,
-        "digest": getattr(plan.data, "digest", None),
+        # Data that says nothing of itself is known by its first batches: this plan is for that.
+        "digest": getattr(plan.data, "digest", None)
+        or "-".join(first_batches(plan.data, config.seed, plan.total_steps)),
         "space": searched.describe(),
         "repeats": options.repeats,
     }

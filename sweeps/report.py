@@ -71,7 +71,7 @@ def write(study: optuna.Study, folder: Path) -> tuple[list[Path], list[str]]:
     from sweeps import figures
 
     results = Results.of(study)
-    found = importance(study, results)
+    found = importance(results)
     target = folder / "report"
     target.mkdir(parents=True, exist_ok=True)
     for old in target.glob("*.png"):
