@@ -170,8 +170,8 @@ def shares(found: Importance | str | None) -> Figure | None:
     bars = axes.barh(names, [found.shares[name] for name in names], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt=" {:.0%}", fontsize=9)
     if found.noise is not None:
-        axes.plot([found.noise[name] for name in names], names, "|", color=RED, markersize=16,
-                  markeredgewidth=1.8, label="what noise between seeds alone would give")  # fmt: skip
+        noise, label = [found.noise[name] for name in names], "what noise between seeds would give"
+        axes.plot(noise, names, "|", color=RED, markersize=16, markeredgewidth=1.8, label=label)
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.16), frameon=False)
     axes.set_xlim(0, 1.1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -44,7 +44,7 @@ def importance(results: Results) -> Importance | str | None:
         return _of_grid(shares, len(results.trials) - len(complete), metric)
     return (
         f"not split among {', '.join(varied)}: only a full grid of complete trials tells exactly, "
-        "and an estimate from these would be as large for chance"
+        "and an estimate from these may be as large by chance"
     )
 
 
