@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sft.fingerprints import sequences
+
 if TYPE_CHECKING:
     import tinker
 
@@ -27,6 +29,8 @@ class Batch:
     """Tokens of the model input, all sequences."""
     num_bytes: int | None
     """UTF-8 bytes of the trained text, where the dataset knows them."""
+    digest: str
+    """Of the tokens, targets and weights: what a reproduction has to train on."""
 
 
 def steps_in_total(dataset: SupervisedDataset, epochs: int, max_steps: int | None) -> int:
@@ -84,4 +88,5 @@ def _fetch(dataset: SupervisedDataset, step: int, epoch: int, index: int) -> Bat
         data=data,
         tokens=sum(datum.model_input.length for datum in data),
         num_bytes=num_bytes(index) if num_bytes else None,
+        digest=sequences(data),
     )

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sft.fingerprints import sequences
 from sft.metrics import nats, summarize
 
 if TYPE_CHECKING:
@@ -59,10 +60,13 @@ class NLLEvaluator:
         self.dataset = dataset
         self._data: list[tinker.Datum] | None = None
         self._num_bytes: int | None = None
+        self.digest: str | None = None
+        """Of all held-out sequences, once they were read."""
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
         if self._data is None:
             self._data, self._num_bytes = await asyncio.to_thread(_whole, self.dataset)
+            self.digest = await asyncio.to_thread(sequences, self._data)
 
         async def score(datum: tinker.Datum) -> tuple[float, int]:
             # Logprob i of the full sequence belongs to its token i: target i is token i + 1.

@@ -21,6 +21,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 SWEEPS = Path("outputs", "sweeps")
 WORDS = "a run directory, an MLflow run id, runs:/ID, or STUDY/NUMBER for a sweep's trial"
 MAX_CONFIG_BYTES = 5_000_000
+MAX_BATCHES_BYTES = 500_000_000
 
 
 @dataclass
@@ -95,10 +96,23 @@ class Found:
                 row["timestamp"] = max(row["timestamp"], metric.timestamp)
         return [rows[step] for step in sorted(rows)]
 
+    def batches(self) -> dict[int, str]:
+        """The digest of what each step was trained on, by step; empty where none is recorded."""
+        from sft.metrics import read
+        from sft.rundir import BATCHES_FILE
+
+        if self.directory:
+            rows = read(self.directory / BATCHES_FILE)
+        elif self.config:
+            rows = []
+        else:
+            rows = self._artifact(BATCHES_FILE, read, MAX_BATCHES_BYTES) or []
+        return {row["step"]: row["digest"] for row in rows}
+
     def _client(self) -> MlflowClient:
         return open_client(self.uri or DEFAULT_URI)
 
-    def _artifact(self, name: str, read: Any) -> Any:
+    def _artifact(self, name: str, read: Any, limit: int = MAX_CONFIG_BYTES) -> Any:
         """What `read` makes of the run's artifact `name`; None where it has none."""
         import tempfile
 
@@ -111,8 +125,8 @@ class Found:
             if name == "config.yaml":
                 raise BadInput(f"{self.word}: the MLflow run has no config.yaml among its files")
             return None
-        if (files[name].file_size or 0) > MAX_CONFIG_BYTES:
-            raise BadInput(f"{self.source}: {name} has more than {MAX_CONFIG_BYTES} bytes")
+        if (files[name].file_size or 0) > limit:
+            raise BadInput(f"{self.source}: {name} has more than {limit} bytes")
         with tempfile.TemporaryDirectory() as folder:
             try:
                 return read(Path(store.download_artifacts(name, folder)))

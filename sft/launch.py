@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.config import to_saved, to_train
+from sft.data_name import data_name
 from sft.errors import BadInput
 from sft.hooks import BaseHook, Hook, Run, RunResult
 from sft.rundir import LOG_FORMAT
@@ -173,12 +174,13 @@ def default_name(settings: Settings) -> str:
     for name, value in keys(settings):
         if not name.startswith(said) and value != defaults.get(name, value):
             parts.append(in_short(name, value))
-    return joined([*parts, Path(settings.model.name).name, settings.dataset.kind])
+    return joined([*parts, Path(settings.model.name).name, data_name(settings.dataset)])
 
 
 def in_short(key: str, value: Any) -> str:
-    """One setting as a part of a run's name: lr0.0003, rank8."""
+    """One setting as a part of a run's name: lr0.0003, rank8, cosine."""
     short = {"lora.rank": "rank", "max_steps": "steps", "batch_size": "batch"}
+    short |= {"schedule.kind": "", "optimizer.kind": ""}
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return short.get(key, key.rpartition(".")[2]) + text
 

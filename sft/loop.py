@@ -114,6 +114,7 @@ class Loop:
         pauses.follow(client, self.tell)
         self.queue = TrainingQueue(client, self.worked)
         self.state.metrics.truncate(start)
+        self.state.batches.truncate(start)
         self.applied = self.run.start_step = start
         series = self.state.metrics.series("train/nll")
         self.first_nll = series[0][1] if series else None
@@ -212,6 +213,7 @@ class Loop:
                 }
             )
             self._write(batch.step, row)
+            self.state.batches.merge(batch.step, {"digest": batch.digest})
             for hook in self.hooks:
                 hook.on_progress(batch.step, row)
             async with self.finished_steps:
@@ -479,6 +481,9 @@ class Loop:
             seconds=seconds,
         )
         try:
+            for evaluator in self.plan.evaluators:
+                if digest := getattr(evaluator, "digest", None):
+                    self.state.record(held_out_sequences=digest)
             self.state.finish(result)
         except OSError as failure:  # a full disk: the hooks may still reach others
             result.status, result.error = "FAILED", result.error or describe(failure)

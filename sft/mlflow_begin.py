@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sft import mlflow_values as values
+from sft.data_name import data_name
+from sft.rundir import BATCHES_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,6 +45,7 @@ def tags(mirror: Mirror) -> dict[str, str]:
         "mlflow.note.content": _description(mirror),
         "sft.run_dir": str(mirror.directory.absolute()),
         "sft.status": "RUNNING",
+        "sft.data": data_name(mirror.settings.get("dataset") or {}),
         "sft.data_digest": mirror.facts.get("digest"),
     }
     return {key: value for key, value in found.items() if value} | mirror.tags
@@ -68,9 +71,8 @@ def dataset(mirror: Mirror) -> tuple[str, str] | None:
     digest = mirror.facts.get("digest")
     if not digest:
         return None
-    data = mirror.settings.get("dataset") or {}
-    named = data.get("path") or data.get("name") or data.get("kind") or "data"
-    return str(named).rstrip("/").rsplit("/", 1)[-1][:500], str(digest)[: values.MAX_DIGEST]
+    name = data_name(mirror.settings.get("dataset") or {})
+    return name[:500], str(digest)[: values.MAX_DIGEST]
 
 
 def send_dataset(mirror: Mirror, client: MlflowClient) -> None:
@@ -92,7 +94,7 @@ def send_dataset(mirror: Mirror, client: MlflowClient) -> None:
 
 def send_files(mirror: Mirror, client: MlflowClient) -> None:
     """The resolved config, the overrides it came from, run.json and the uncommitted diff."""
-    for name in ("config.yaml", "run.json"):
+    for name in ("config.yaml", "run.json", BATCHES_FILE):
         if (mirror.directory / name).exists():
             client.log_artifact(mirror.run_id, str(mirror.directory / name))
     overrides = mirror.facts.get("overrides")

@@ -32,6 +32,8 @@ MAX_PENDING = 10_000
 METRICS_PER_BATCH = 1_000
 FILE_ATTEMPTS = 3
 """Failures after which a run goes on without its files in MLflow."""
+OF_AN_END = {"sft.error", "sft.reason", "sft.verdict"}
+"""Tags that say how a run ended: they do not outlast a life that another one goes on from."""
 MLFLOW_STATUS = {"PRUNED": "KILLED"}
 """MLflow has no PRUNED; FINISHED stays for runs that reached their end. The word is in a tag."""
 
@@ -209,6 +211,8 @@ class Mirror:
             steps = there.tags.get("sft.resumed_at", "").split(", ")
             steps += [str(self.resumed_at)] if steps[-1] != str(self.resumed_at) else []
             tags["sft.resumed_at"] = ", ".join(step for step in steps if step)
+        for tag in OF_AN_END & there.tags.keys():
+            client.delete_tag(self.run_id, tag)
         self._set_tags(client, tags)
         with self._unless_refused("data"):
             begin.send_dataset(self, client)

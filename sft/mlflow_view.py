@@ -19,7 +19,8 @@ NAME = "attributes.`Run Name`"
 COLUMNS = (
     *(f"params.`{name}`" for name in ("lr", "lora.rank", "batch_size")),
     *(f"metrics.`{name}`" for name in ("eval/nll", "train/nll")),
-    *(f"params.`{name}`" for name in ("dataset.kind", "model.name")),
+    "tags.`sft.data`",
+    "params.`model.name`",
 )
 WIDTHS = {
     NAME: 230,

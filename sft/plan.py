@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sft import fingerprints
 from sft.batches import steps_in_total
 from sft.errors import BadInput
 from sft.evaluators import Evaluator, NLLEvaluator, SamplingEvaluator, held_out_prompts
@@ -26,6 +27,10 @@ class Plan:
     evaluators: list[Evaluator]
     infrequent: list[Evaluator]
     trained_parameters: int | None = None
+    code: dict[str, str] = field(default_factory=dict)
+    """Digests of the files of a builder of the user's own, by module."""
+    model: dict[str, str] | None = None
+    """Digests of the model's files by name, where they are on this machine."""
 
     @classmethod
     async def make(cls, config: Config) -> Plan:
@@ -53,7 +58,19 @@ class Plan:
             evaluators=evaluators,
             infrequent=infrequent,
             trained_parameters=common and _trained_parameters(config, common),
+            code=fingerprints.code_of(config.dataset_builder),
+            model=fingerprints.model_files(config.model_name),
         )
+
+    def origin(self) -> dict[str, Any]:
+        """What tells whether a later run of the same config is made from the same things."""
+        return {
+            "digest": getattr(self.data, "digest", None),
+            "held_out_digest": getattr(self.held_out, "digest", None),
+            "has_held_out": self.held_out is not None,
+            "code": self.code,
+            "model": self.model,
+        }
 
     def facts(self) -> dict[str, Any]:
         """What hooks are told: sizes, digest and what the datasets count of themselves."""

@@ -6,6 +6,7 @@ not recorded, and passwords in URLs, keys and tokens are masked wherever they tu
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from sft import fingerprints
 
 PACKAGES = (
     "sft tinker hydra-core omegaconf mlflow optuna transformers tokenizers datasets torch "
@@ -38,7 +41,9 @@ _KEY = re.compile(r"\b(?:tml|sk|hf|ghp)[-_][A-Za-z0-9_-]{8,}")
 def collect(
     command: Sequence[str] | None = None, overrides: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Everything below, by name: `command`, `overrides`, `git`, `packages`, `platform`.
+    """Everything below, by name: `command`, `overrides`, `git`, `harness`, `packages`, `platform`.
+
+    `harness` is a digest of its source, which may lie outside the repository of the working folder.
 
     `command` defaults to this process's command line.
     """
@@ -48,6 +53,7 @@ def collect(
         "working_directory": str(Path.cwd()),
         "overrides": [mask(override) for override in overrides or ()],
         "git": git(Path.cwd()) or git(Path(__file__).parent),
+        "harness": fingerprints.harness(),
         "packages": packages(),
         "platform": machine(),
     }
@@ -63,8 +69,8 @@ def mask(text: str) -> str:
 def git(directory: Path) -> dict[str, Any] | None:
     """The state of the repository around `directory`; None where there is none, or no git.
 
-    `diff` is what is not committed in tracked files, cut at `MAX_DIFF_CHARACTERS`; files that git
-    does not know are listed by name.
+    `diff` is what is not committed in tracked files, cut at `MAX_DIFF_CHARACTERS`, and
+    `diff_digest` is of all of it; files that git does not know are listed by name.
     """
     commit = _git(directory, "rev-parse", "HEAD")
     if commit is None:
@@ -76,6 +82,7 @@ def git(directory: Path) -> dict[str, Any] | None:
         "branch": (_git(directory, "rev-parse", "--abbrev-ref", "HEAD") or "").strip() or None,
         "dirty": bool(diff),
         "diff": diff[:MAX_DIFF_CHARACTERS],
+        "diff_digest": hashlib.sha256(diff.encode()).hexdigest()[:16],
         "diff_cut": len(diff) > MAX_DIFF_CHARACTERS,
         "untracked": untracked[:MAX_UNTRACKED_FILES],
     }

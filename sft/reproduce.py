@@ -15,18 +15,20 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput
 from sft.find import WORDS, Found, find
-from sft.then_and_now import Verdict, compare, default_tolerance, differences
+from sft.same_data import look, trained
+from sft.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
+
+if TYPE_CHECKING:
+    from sft.schema import Settings
 
 logger = logging.getLogger(__name__)
-
-SAME = "commit, packages, data and machine are as they were"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,20 +88,17 @@ def reproduce(
         raise BadInput(f"--tolerance: {tolerance} is below 0")
     found = find(word, uri)
     saved = load(found, trust)
+    original = from_saved(saved, found.source)
     for override in overrides:
         saved = vary(saved, override)
     settings = from_saved(saved, found.source)
-    settings = replace(settings, run_name=_name(settings.run_name or word, bool(overrides)))
+    settings = replace(settings, run_name=_name(word, original, settings, overrides))
     settings = replace(settings, run_dir=str(launch.run_directory(settings)))
-    then = found.facts()
-    now = _now(settings, then if not overrides else {}, anyway)
+    then, rows, batches = found.facts(), found.rows(), found.batches()
+    seen = _look(settings, then, batches, overrides, anyway) if then else Seen()
     print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)
-    changed = list(differences(then, now))
-    if then and not changed and not overrides:
-        changed = [SAME]
-    for line in [*overrides, *changed]:
+    for line in [*overrides, *seen.different, *([] if overrides else _no_differences(seen))]:
         print(f"  {line}", flush=True)
-    rows = found.rows()
     tags = {"sft.variation_of" if overrides else "sft.reproduces": found.name}
     code = launch.run(settings, overrides=list(overrides), tags=tags)
     directory = Path(settings.run_dir or "")
@@ -111,9 +110,16 @@ def reproduce(
         from sft.metrics import read
 
         verdict = compare(rows, read(directory / "metrics.jsonl"), tolerance)
-        if again.get("status") not in ("FINISHED", then.get("status")):
-            verdict = Verdict(False, f"the reproduction ended {again.get('status')}")
-        print(f"verdict: {verdict}")
+        status = again.get("status")
+        if status not in ("FINISHED", then.get("status")):
+            verdict = Verdict(False, f"the reproduction ended {status}")
+        if status == "KILLED" != then.get("status"):  # nothing went wrong: it may be resumed
+            verdict = None
+            print("there is no verdict: the reproduction was stopped before its end")
+        else:
+            if words := trained(batches, find(str(directory)).batches()):
+                print(words)
+            print(f"verdict: {verdict}")
     elif not overrides:
         print("there are no numbers to compare with: a config alone has no past")
     _link(found, directory, tags, verdict)
@@ -165,27 +171,69 @@ def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:
     return saved
 
 
-def _name(name: str, variation: bool) -> str:
-    """The new run's name: it becomes a folder's, and may come from elsewhere."""
-    stem = re.sub(r"[^\w.=+-]+", "_", name).strip(".") or "run"
-    return f"{stem[:100]}-{'variation' if variation else 'again'}"
+def _name(word: str, original: Settings, settings: Settings, overrides: Sequence[str]) -> str:
+    """The new run's name: it becomes a folder's, and may come from elsewhere.
+
+    A variation of a run that was named after its values is named after its own; to a name that
+    the user gave, what varies is added, in place of what it says of the same keys.
+    """
+    from sft.checking import keys
+    from sft.launch import default_name, in_short
+
+    given = original.run_name
+    values, old = dict(keys(settings)), dict(keys(original))
+    changed = [key for key in old if key != "run_name" and values.get(key, old[key]) != old[key]]
+    if settings.run_name != given:
+        name = settings.run_name or default_name(settings)
+    elif overrides and given == default_name(replace(original, run_name=None)):
+        name = default_name(settings)
+    elif overrides:
+        stem = (given or word)[:80]
+        for key in changed:
+            stem = re.sub(rf"-{re.escape(in_short(key, old[key]))}(?=-|$)", "", stem)
+        name = "-".join([stem, *(in_short(key, values[key]) for key in changed)])
+        name = name if changed else f"{stem}-variation"
+    else:
+        name = f"{given or word}-again"
+    return re.sub(r"[^\w.=+-]+", "_", name).strip(".")[:120] or "run"
 
 
-def _now(settings: Any, then: dict[str, Any], anyway: bool) -> dict[str, Any]:
-    """This machine's facts, the data's digest among them. Raises `BadInput` on other data."""
-    from sft import provenance
-    from sft.config import dataset_builder
+def _look(
+    settings: Settings,
+    then: dict[str, Any],
+    batches: dict[int, str],
+    overrides: Sequence[str],
+    anyway: bool,
+) -> Seen:
+    """What is as it was, what is not, and what cannot be told. Raises `BadInput` on other data.
 
-    facts = provenance.collect()
-    if then.get("digest"):
-        data, _ = dataset_builder(settings)()
-        facts["digest"] = getattr(data, "digest", None)
-        if facts["digest"] != then["digest"] and not anyway:
+    A variation may well train on other data, and says so where its overrides do not.
+    """
+    from sft import fingerprints, provenance
+
+    seen, code = Seen(), {}
+    if not any(override.startswith("dataset") for override in overrides):
+        seen, code = look(settings, then, {} if overrides else batches)
+        if seen.different and not overrides and not anyway:
             raise BadInput(
-                f"the data is not the same: its digest was {then['digest']} and is now "
-                f"{facts['digest']}; add --anyway to run on it nevertheless"
+                f"the data is not the same: {'; '.join(seen.different)}; add --anyway to run on "
+                "it nevertheless"
             )
-    return facts
+    model = fingerprints.model_files(settings.model.name)
+    now = provenance.collect() | {"code": code or then.get("code"), "model": model}
+    around = surroundings(then, now, local=settings.service.kind == "local")
+    if settings.checkpoint.load:
+        around.unseen.append(f"the weights that it starts from, {settings.checkpoint.load}")
+    around.add(seen)
+    return around
+
+
+def _no_differences(seen: Seen) -> Iterator[str]:
+    """What was compared without a difference, and what was not compared."""
+    if seen.same:
+        yield f"as it was: {', '.join(seen.same)}"
+    for what in seen.unseen:
+        yield f"not compared: {what}"
 
 
 def _link(found: Found, directory: Path, tags: dict[str, str], verdict: Verdict | None) -> None:

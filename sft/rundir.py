@@ -2,6 +2,7 @@
 
 config.yaml         the resolved config: enough to run again
 metrics.jsonl       one object a step
+batches.jsonl       one object a step: a digest of what was trained on
 checkpoints.jsonl   one object a checkpoint
 run.json            provenance, state and end of the run
 run.log             what was said
@@ -27,6 +28,9 @@ from sft.hooks import RunResult
 from sft.metrics import MetricsFile
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+BATCHES_FILE = "batches.jsonl"
+OF_AN_END = ("steps", "tokens", "last", "best", "verdict")
+"""Facts that say how a run ended: those of a life that was interrupted do not outlast it."""
 
 
 @dataclass
@@ -36,6 +40,7 @@ class RunDirectory:
     path: Path
     name: str
     metrics: MetricsFile
+    batches: MetricsFile
     checkpoints: CheckpointFile
     log: logging.Logger
     facts: dict[str, Any]
@@ -44,6 +49,24 @@ class RunDirectory:
         """Add `facts` to run.json."""
         self.facts |= facts
         replace_durably(self.path / "run.json", json.dumps(self.facts, indent=2) + "\n")
+
+    def begin(self, origin: dict[str, Any] | None = None) -> None:
+        """Record that a process trains here, on what. Raises `BadInput` on other data than before.
+
+        What an earlier life recorded as its end goes, but for its seconds, which are added to.
+        """
+        origin = origin or {}
+        for key in ("digest", "held_out_digest"):
+            if self.facts.get(key) and self.facts[key] != origin.get(key):
+                raise BadInput(
+                    f"run_dir: {self.path} holds a run that began on other data (its {key} was "
+                    f"{self.facts[key]} and is now {origin.get(key)}): resumed, it would repeat "
+                    "some of it and skip some; put the data back, or train anew in another "
+                    "directory (checkpoint.load starts from the weights of a checkpoint)"
+                )
+        for key in OF_AN_END:
+            self.facts.pop(key, None)
+        self.record(**origin, status="RUNNING", error=None, reason=None, ended=None)
 
     def finish(self, result: RunResult) -> None:
         """Record how the run ended."""
@@ -54,7 +77,7 @@ class RunDirectory:
             ended=time.time(),
             steps=result.steps,
             tokens=result.tokens,
-            seconds=result.seconds,
+            seconds=(self.facts.get("seconds") or 0.0) + result.seconds,
             last=result.last,
             best=asdict(result.best) if result.best else None,
         )
@@ -62,12 +85,16 @@ class RunDirectory:
 
 
 @contextmanager
-def hold(path: Path, settings: dict[str, Any]) -> Iterator[RunDirectory]:
+def hold(
+    path: Path, settings: dict[str, Any], origin: dict[str, Any] | None = None
+) -> Iterator[RunDirectory]:
     """Make the run directory at `path`, or take up the one that an ended process left there.
 
+    `origin` holds the digests of what the run is made from, see `sft.plan.Plan.origin`.
+
     Raises `BadInput` when another process trains there, or when the directory holds a run of a
-    different config. A directory made for bad input is removed again; one that was there says of
-    its run what it said before.
+    different config or of other data. A directory made for bad input is removed again; one that was
+    there says of its run what it said before.
     """
     made = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -79,6 +106,7 @@ def hold(path: Path, settings: dict[str, Any]) -> Iterator[RunDirectory]:
                 path=path,
                 name=settings.get("run_name") or path.name,
                 metrics=MetricsFile(path / "metrics.jsonl"),
+                batches=MetricsFile(path / BATCHES_FILE),
                 checkpoints=CheckpointFile(path / "checkpoints.jsonl"),
                 log=log,
                 facts=read_facts(path),
@@ -89,7 +117,7 @@ def hold(path: Path, settings: dict[str, Any]) -> Iterator[RunDirectory]:
                     from sft import provenance
 
                     state.record(name=state.name, started=time.time(), **provenance.collect())
-                state.record(status="RUNNING", error=None, reason=None, ended=None)
+                state.begin(origin)
                 yield state
             except BadInput:
                 if before:  # the run of before stands as it ended
@@ -98,6 +126,7 @@ def hold(path: Path, settings: dict[str, Any]) -> Iterator[RunDirectory]:
                 raise
             finally:
                 state.metrics.close()
+                state.batches.close()
                 for handler in list(log.handlers):
                     log.removeHandler(handler)
                     handler.close()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sft.data_name import data_name
 from sft.errors import BadInput
 
 FOLDER = Path("outputs")
@@ -136,11 +137,11 @@ def listed(directory: Path) -> Listed:
     for row in read(directory / "metrics.jsonl"):
         last |= row
     started = facts.get("started") or (directory / "config.yaml").stat().st_mtime
-    model, dataset = saved.get("model") or {}, saved.get("dataset") or {}
+    model = saved.get("model") or {}
     cells = {
         "state": facts.get("status", "?"),
         "model": str(model.get("name", "?")).rsplit("/", 1)[-1],
-        "data": str(dataset.get("kind", "?")),
+        "data": data_name(saved.get("dataset") or {"kind": "?"}),
         "lr": f"{saved['lr']:g}" if isinstance(saved.get("lr"), float) else "?",
         "rank": str((saved.get("lora") or {}).get("rank", "?")),
         "steps": str(facts.get("steps") or last.get("step", 0)),

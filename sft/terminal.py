@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.checkpoints import CheckpointRecord
+from sft.data_name import data_name
 from sft.effects import of_settings
 from sft.hooks import BaseHook, Run, RunResult
 from sft.schema import Settings
@@ -50,7 +51,7 @@ class Terminal(BaseHook):
         parameters = facts.get("trained_parameters")
         trained = f", {parameters:,} parameters trained" if parameters else ""
         table.add_row("model", f"{settings.model.name}, LoRA rank {settings.lora.rank}{trained}")
-        table.add_row("data", _describe_data(settings.dataset.kind, facts))
+        table.add_row("data", _describe_data(data_name(settings.dataset), facts))
         table.add_row("steps", _describe_steps(settings, facts))
         url = run.config.base_url or "https://tinker.thinkingmachines.dev"
         table.add_row("service", f"{settings.service.kind}, {url}")
@@ -180,11 +181,11 @@ def _worth_showing(
     return [record for record in records if record is records[-1] or record is best]
 
 
-def _describe_data(kind: str, facts: dict[str, Any]) -> str:
+def _describe_data(name: str, facts: dict[str, Any]) -> str:
     data, held_out = facts.get("data"), facts.get("held_out")
     if data is None:
-        return kind
-    text = f"{kind}: {data.datums:,} sequences, {data.tokens:,} tokens"
+        return name
+    text = f"{name}: {data.datums:,} sequences, {data.tokens:,} tokens"
     text += f", {data.trained_tokens:,} trained"
     for count, word in ((data.dropped, "dropped"), (data.truncated, "cut at max_length")):
         if count:

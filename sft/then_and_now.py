@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 COMPARED = ("train/nll", "eval/nll")
@@ -79,24 +79,98 @@ def default_tolerance(
     return 0.0 if local and same and not after.get("gpus") else ELSEWHERE_TOLERANCE
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each thing that is not as it was: code, packages, data, hardware."""
-    if not then:
-        return
-    before, after = then.get("git") or {}, now.get("git") or {}
-    if before.get("commit") != after.get("commit"):
-        yield f"git commit: {_short(before.get('commit'))} then, {_short(after.get('commit'))} now"
-    if before.get("diff") != after.get("diff"):
-        kinds = ["with" if state.get("diff") else "without" for state in (before, after)]
-        detail = ", other ones" if kinds == ["with", "with"] else ""
-        yield f"uncommitted changes: {kinds[0]} then, {kinds[1]} now{detail}"
-    if now.get("digest") and then.get("digest") != now["digest"]:
-        yield f"data digest: {then.get('digest')} then, {now['digest']} now"
-    for group in ("packages", "platform"):
+@dataclass
+class Seen:
+    """What was compared of two runs' surroundings, and what was not: said so, never supposed."""
+
+    same: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+
+    def add(self, other: Seen) -> None:
+        self.same += other.same
+        self.different += other.different
+        self.unseen += other.unseen
+
+    def files(self, what: str, then: Any, now: Any, absent: str) -> None:
+        """Compare two mappings of names to digests; `absent` is said where one is not there."""
+        if not then or not now:
+            self.unseen.append(f"{what}: {absent}")
+        elif other := [name for name in sorted(then | now) if then.get(name) != now.get(name)]:
+            self.different.append(f"{what}: {', '.join(other)} changed")
+        else:
+            self.same.append(what)
+
+
+def surroundings(then: Mapping[str, Any], now: Mapping[str, Any], *, local: bool) -> Seen:
+    """Code, packages, machine and model files of two runs, from their facts.
+
+    `local`: the local service trains, on the machine that the facts are of.
+    """
+    seen = Seen()
+    _git(seen, then.get("git") or {}, now.get("git") or {}, {*(now.get("code") or {})})
+    _one(seen, "the harness's code", then.get("harness"), now.get("harness"))
+    before, after = then.get("code") or {}, now.get("code") or {}
+    if before or after:
+        absent = "that run recorded no digest of it"
+        both = before.keys() & after.keys()  # what else of a package is loaded is no difference
+        parts = [{name: code[name] for name in both} for code in (before, after)]
+        seen.files("the dataset builder's code", *parts, absent)
+    for group, what in (("packages", "packages"), ("platform", "machine")):
         before, after = then.get(group) or {}, now.get(group) or {}
-        for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key) and (group, key) != ("platform", "torch"):
-                yield f"{key}: {before.get(key)} then, {after.get(key)} now"
+        keys = [key for key in sorted(before | after) if (group, key) != ("platform", "torch")]
+        other = [key for key in keys if before.get(key) != after.get(key)]
+        seen.different += [f"{key}: {before.get(key)} then, {after.get(key)} now" for key in other]
+        if not before:
+            seen.unseen.append(f"{what}: that run recorded none")
+        elif not other:
+            seen.same.append(what if local or group == "packages" else "this machine")
+    if not local:
+        seen.unseen.append("the service's machine, its version and the model's weights there")
+    else:
+        absent = "no folder on this machine was recorded to hold it"
+        seen.files("the model's files", then.get("model"), now.get("model"), absent)
+    return seen
+
+
+def _one(seen: Seen, what: str, then: Any, now: Any) -> None:
+    if not then:
+        seen.unseen.append(f"{what}: that run recorded no digest of it")
+    elif then != now:
+        seen.different.append(f"{what} changed")
+    else:
+        seen.same.append(what)
+
+
+def _git(seen: Seen, then: Mapping[str, Any], now: Mapping[str, Any], modules: set[str]) -> None:
+    """Compare commits and what is not committed; `modules` were compared on their own."""
+    if not then.get("commit") and not now.get("commit"):
+        seen.unseen.append("the commit: there is no git repository around the working folder")
+        return
+    if then.get("commit") != now.get("commit"):
+        seen.different.append(
+            f"git commit: {_short(then.get('commit'))} then, {_short(now.get('commit'))} now"
+        )
+    else:
+        seen.same.append("commit")
+    whole = "diff_digest" if "diff_digest" in then else "diff"
+    if then.get(whole) != now.get(whole):
+        kinds = ["with" if state.get("diff") else "without" for state in (then, now)]
+        detail = ", other ones" if kinds == ["with", "with"] else ""
+        seen.different.append(f"uncommitted changes: {kinds[0]} then, {kinds[1]} now{detail}")
+    elif whole == "diff" and then.get("diff_cut"):
+        seen.unseen.append("uncommitted changes beyond those that were recorded")
+    elif then.get("diff"):
+        seen.same.append("uncommitted changes")
+    covered = tuple(f"{name.replace('.', '/')}.py" for name in modules)
+    unknown = [
+        file
+        for file in then.get("untracked") or []
+        if file.endswith(".py") and not (covered and f"/{file}".endswith(covered))
+    ]
+    if unknown:
+        more = ", …" if len(unknown) > 3 else ""
+        seen.unseen.append(f"files that git does not know: {', '.join(unknown[:3])}{more}")
 
 
 def _short(commit: str | None) -> str:

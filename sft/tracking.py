@@ -150,6 +150,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     if not state or state.get("ended"):
         return False
     facts = read_facts(directory)
+    verdict = {"sft.verdict": facts["verdict"]} if facts.get("verdict") else {}
     mirror = _mirror(
         directory,
         uri or state["uri"],
@@ -158,7 +159,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
         run_id=state.get("run_id"),
         settings=load_yaml(directory / "config.yaml"),
         facts=state.get("facts", {}) | facts,
-        tags=state.get("tags", {}),
+        tags=state.get("tags", {}) | verdict,
     )
     mirror.whole_file = True
     mirror.end = {

@@ -157,7 +157,7 @@ async def main(
             from sft.config import from_train
 
             settings = from_train(config)
-        with rundir.hold(directory, settings) as state:
+        with rundir.hold(directory, settings, plan.origin()) as state:
             facts = plan.facts() | {"without_effect": without_effect}
             run = Run(config, settings, directory, state.name, facts)
             loop = Loop(run, plan, state, tuple(hooks))

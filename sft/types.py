@@ -21,7 +21,8 @@ class SupervisedDataset:
 
     A dataset may also have, and the harness then uses:
         statistics: `DataStatistics`, shown at the start of a run.
-        digest: at most 36 characters that change when the data does.
+        digest: at most 36 characters that change when the data does. Without one, a reproduction
+            compares the first batches before it trains, and every further one as it is trained.
         num_bytes(index): UTF-8 bytes of the trained text of batch `index`, for bits per byte. It
             is asked for right after `get_batch(index)`.
     """

@@ -75,8 +75,6 @@ async def _run(
         ledger = Ledger(study, alive, searched.distributions, options.n_trials)
         stack.callback(ledger.close)
         _enqueue(options, study)
-        shared_overrides = [o for o in searched.fixed if not o.startswith("sweep=")]
-        study.set_user_attr("command", shared_overrides)
         study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
         trials = study.get_trials(deepcopy=False)
         finished = [t for t in trials if t.state.is_finished()]
@@ -96,8 +94,9 @@ async def _run(
             await asyncio.to_thread(_send_what_mlflow_lacks, finished)
         parent = _parent(options, base, shown)
         shared = Shared(
-            options.study_name, folder, ledger, shown, options.metrics, options.repeats, base_url
-        )
+            options.study_name, folder, ledger, shown, options.metrics, options.repeats, base_url,
+            command=[o for o in searched.fixed if not o.startswith("sweep=")],
+        )  # fmt: skip
         if parent is not None:
             shared.parent_run_id = await _start_parent(parent, options, searched, study)
         spent = sum(t.user_attrs.get("tokens", 0) for t in finished)
@@ -236,9 +235,8 @@ async def _finish(sweep: Sweep, code: int, parent: Parent | None, folder: Path) 
     study = sweep.shared.ledger.study
     artifacts: list[Path] = []
     try:
-        artifacts = await asyncio.to_thread(report.write, study, folder)
-        for line in await asyncio.to_thread(report.answer, study, folder):
-            print(line)
+        artifacts, lines = await asyncio.to_thread(report.write, study, folder)
+        print("\n".join(lines))
     except Exception as error:  # figures are no reason to lose a sweep's exit code
         print(f"the report could not be written: {error}", file=sys.stderr)
     if parent is not None:

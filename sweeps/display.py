@@ -97,7 +97,9 @@ class Rows:
         return max(0.0, pace * (self.n_trials - self.finished - running))
 
     def summary(self) -> str:
-        best = f"best {self.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
+        word, best = "lowest" if self.minimize else "highest", ""
+        if self.best:  # said without judging: the report tells what it is worth
+            best = f"{word} {self.metric} {self.best[0]:.4f} (trial {self.best[1]})"
         left = self.left()
         time_left = f"about {duration(left)} left" if left else ""
         parts = [f"{self.finished} of {self.n_trials} trials", best, time_left]

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import optuna
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sft.metrics import UNITS
+from sweeps.importance import Importance
 from sweeps.results import Result, Results
 from sweeps.warm_start import RANK, RATE
 
@@ -61,15 +61,23 @@ def by_rate(results: Results) -> Figure | None:
         axes.plot(*zip(*points, strict=True) if points else ([], []), "-o", color=colours[rank],
                   label=label, markersize=5, linewidth=1.6)  # fmt: skip
         for trial in trials:
+            if trial.params.get(RANK) == rank and trial.repeats:
+                # Beside each other, in the order of the ranks: they would hide one another.
+                x = trial.params[RATE] * 1.03 ** (ranks.index(rank) + 1)
+                axes.plot([x] * len(trial.repeats), [min(v, top) for v in trial.repeats], ".",
+                          color=colours[rank], markersize=4)  # fmt: skip
             if trial.params.get(RANK) == rank and not trial.values:
                 _early(axes, trial, colours[rank], top)
     best = results.best()
     axes.plot(best.params[RATE], best.values[0], "*", color=RED, markersize=13, zorder=5)
     axes.annotate(f"  {best.values[0]:.4f}", (best.params[RATE], best.values[0]), fontsize=9)
     axes.set_xscale("log")
-    axes.set_xlabel("peak learning rate")
+    repeated = any(trial.repeats for trial in trials)
+    axes.set_xlabel("peak learning rate" + (" (small dots: the repeats of each mean)" * repeated))
     axes.set_ylabel(_named(results.metrics[0]))
-    axes.legend(handles=[*axes.get_legend_handles_labels()[0], *_legend(trials)], fontsize=8)
+    axes.legend(
+        handles=[*axes.get_legend_handles_labels()[0], *_legend(trials, results.word)], fontsize=8
+    )
     return figure
 
 
@@ -82,8 +90,8 @@ def _early(axes: Any, trial: Result, colour: Any, top: float) -> None:
     axes.plot(trial.params[RATE], y, marker, linestyle="", markersize=6, **style)
 
 
-def _legend(trials: list[Result]) -> list[Line2D]:
-    handles = [Line2D([], [], marker="*", color=RED, linestyle="", markersize=11, label="best")]
+def _legend(trials: list[Result], word: str) -> list[Line2D]:
+    handles = [Line2D([], [], marker="*", color=RED, linestyle="", markersize=11, label=word)]
     if any(t.state == "pruned" for t in trials):
         handles.append(Line2D([], [], marker="o", mfc="none", mec=GREY, linestyle="",
                               label="pruned (last report)"))  # fmt: skip
@@ -94,7 +102,7 @@ def _legend(trials: list[Result]) -> list[Line2D]:
 
 def _limit(axes: Any, results: Results) -> float:
     """Keeps the few worst values from flattening the rest; returns the upper limit."""
-    values = sorted(t.values[0] for t in results.complete)
+    values = sorted(v for t in results.complete for v in t.repeats or t.values[:1])
     low, middle, high = values[0], values[len(values) // 2], values[-1]
     top = min(high, middle + 4 * (middle - low)) if middle > low and results.minimize else high
     margin = 0.08 * ((top - low) or abs(low) or 1.0)
@@ -123,7 +131,7 @@ def curves(results: Results) -> Figure | None:
         )
     _look_at_the_end(axes, trials)
     handles = [Line2D([], [], color=colours[r], label=f"lr {r:.2g}") for r in _ends(rates) if r]
-    handles.append(Line2D([], [], color=RED, linewidth=2.4, label="best"))
+    handles.append(Line2D([], [], color=RED, linewidth=2.4, label=results.word))
     if any(t.state != "complete" for t in trials):
         handles.append(Line2D([], [], color=GREY, linestyle="--", label="ended early"))
     axes.legend(handles=handles, fontsize=8)
@@ -153,27 +161,22 @@ def _ends(values: list[Any]) -> list[Any]:
     return list(dict.fromkeys([values[0], values[len(values) // 2], values[-1]]))
 
 
-def importance(study: optuna.Study, results: Results) -> Figure | None:
-    """How much of the variation each parameter explains (Optuna's fANOVA)."""
-    varied = [n for n in results.space if len({str(t.params.get(n)) for t in results.complete}) > 1]
-    if len(results.complete) < 4 or len(varied) < 2:
+def shares(found: Importance | str | None) -> Figure | None:
+    """How much of the variation each parameter explains, beside what chance would."""
+    if not isinstance(found, Importance):
         return None
-    try:
-        shares = optuna.importance.get_param_importances(
-            study, params=varied, target=(lambda t: t.values[0]),
-            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-        )  # fmt: skip
-    except (RuntimeError, ValueError):  # values that do not vary
-        return None
-    figure, axes = _figure(
-        f"Share of the variation of {results.metrics[0]}", height=1.4 + 0.5 * len(shares)
-    )
-    names = list(shares)[::-1]
-    bars = axes.barh(names, [shares[name] for name in names], color=BLUE, height=0.6)
+    figure, axes = _figure(found.title, height=1.9 + 0.45 * len(found.shares))
+    names = list(found.shares)[::-1]
+    bars = axes.barh(names, [found.shares[name] for name in names], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt=" {:.0%}", fontsize=9)
+    if found.noise is not None:
+        noise, label = [found.noise[name] for name in names], "what noise between seeds would give"
+        axes.plot(noise, names, "|", color=RED, markersize=16, markeredgewidth=1.8, label=label)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.16), frameon=False)
     axes.set_xlim(0, 1.1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.grid(False, axis="y")
+    figure.supxlabel(f"{found.caption.rstrip('.')}.", fontsize=8, x=0.02, ha="left")
     return figure
 
 
@@ -206,7 +209,9 @@ def parallel(results: Results) -> Figure | None:
     axes.set_xlim(-0.4, len(names) + 0.1)
     axes.set_ylim(-0.05, 1.14)
     axes.axis("off")
-    axes.set_title("Parameters and what came of them (best in red)", loc="left", fontsize=11)
+    axes.set_title(
+        f"Parameters and what came of them ({results.word} in red)", loc="left", fontsize=11
+    )
     return figure
 
 
@@ -274,12 +279,12 @@ def pareto(results: Results) -> Figure | None:
     return figure
 
 
-def every(study: optuna.Study, results: Results) -> dict[str, Figure]:
-    """All figures that the study has data for, by file name."""
+def every(results: Results, found: Importance | str | None) -> dict[str, Figure]:
+    """All figures that the study has data for, by file name; `found` is its importance."""
     drawers: dict[str, Callable[[], Figure | None]] = {
         "learning_rate": lambda: by_rate(results),
         "learning_curves": lambda: curves(results),
-        "importance": lambda: importance(study, results),
+        "importance": lambda: shares(found),
         "parallel_coordinates": lambda: parallel(results),
         "tokens_saved": lambda: savings(results),
         "pareto_front": lambda: pareto(results),

@@ -35,6 +35,7 @@ class Handover:
     base_url: str | None
     api_key: str | None
     parent_run_id: str | None
+    command: list[str]
     trials: dict[int, int]  # hydra.job.num -> trial number
 
 
@@ -78,6 +79,7 @@ def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
         base_url=shared.base_url,
         api_key=service.api_key(shared.base_url),
         parent_run_id=shared.parent_run_id,
+        command=shared.command,
         trials=trials,
     )
 
@@ -166,6 +168,7 @@ async def _run(handover: Handover, settings: Any, number: int) -> Ending:
             handover.repeats,
             handover.base_url,
             handover.parent_run_id,
+            handover.command,
         )
         ending = await TrialRun(shared, trial, settings).execute()
         if settings.tracking.uri is not None:

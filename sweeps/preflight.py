@@ -122,6 +122,7 @@ async def preflight(
 ) -> Preflight:
     """Reads the data of all `settings` and asks the service once. Raises BadInput."""
     from sft.client import Service
+    from sft.fingerprints import first_batches
     from sft.plan import Plan
 
     base, without_effect = settings[0], effects.of_settings(settings[0])
@@ -138,7 +139,9 @@ async def preflight(
         "model": base.model.name,
         "metric": options.metrics,
         "steps": plan.total_steps,
-        "digest": getattr(plan.data, "digest", None),
+        # Data that says nothing of itself is known by its first batches: this plan is for that.
+        "digest": getattr(plan.data, "digest", None)
+        or "-".join(first_batches(plan.data, config.seed, plan.total_steps)),
         "space": searched.describe(),
         "repeats": options.repeats,
     }

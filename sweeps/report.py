@@ -4,7 +4,6 @@ import argparse
 import base64
 import html
 import io
-import shlex
 import sys
 from pathlib import Path
 
@@ -12,8 +11,10 @@ import optuna
 
 from sft.errors import BadInput
 from sweeps import storage
-from sweeps.display import duration, shown, shown_value
-from sweeps.results import Result, Results
+from sweeps.answer import answer
+from sweeps.display import duration, shown_value
+from sweeps.importance import importance
+from sweeps.results import Results
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -33,89 +34,13 @@ img { max-width: min(100%, 46rem) }
 """
 
 
-def answer(study: optuna.Study, folder: Path) -> list[str]:
-    """The answer of a study in a few lines."""
-    results = Results.of(study)
-    best = results.best()
-    if best is None:
-        return ["no trial is complete yet", *_problems(results)]
-    lines: list[str] = []
-    if len(results.metrics) > 1:
-        lines.append("Pareto front of " + ", ".join(results.metrics) + ":")
-        for trial in results.front():
-            values = ", ".join(f"{value:.4g}" for value in trial.values)
-            lines.append(f"  trial {trial.number}: {values} with {shown(trial.params)}")
-    lines += _described(results, best, "best trial")
-    small = results.smallest_rank() if len(results.metrics) == 1 else None
-    noise, source = results.noise
-    if small is not None and small.number != best.number:
-        loss = abs(small.values[0] - best.values[0])
-        lines.append(
-            f"smallest rank within {source} (±{noise:.4f}) of the best, cheaper to serve: "
-            f"{small.params['lora.rank']}, {loss:.4f} behind"
-        )
-        lines += _described(results, small, "its best trial")
-    elif small is not None:
-        lines.append(
-            f"no smaller rank comes within {source} (±{noise:.4f}) of rank "
-            f"{small.params['lora.rank']}"
-        )
-    return [*lines, _totals(results), *_problems(results)]
-
-
-def _described(results: Results, trial: Result, what: str) -> list[str]:
-    spread = f" ± {trial.spread:.4f}" if trial.spread is not None else ""
-    lines = [
-        f"{what}: {trial.number}, {results.metrics[0]} {trial.values[0]:.4f}{spread} with "
-        f"{shown(trial.params) or 'nothing varied'}"
-    ]
-    if trial.checkpoint:
-        lines.append(f"  checkpoint:  {trial.checkpoint['sampler']}")
-    lines.append(f"  train again: {train_again(results, trial)}")
-    return lines
-
-
-def train_again(results: Results, trial: Result) -> str:
-    """The command that trains a trial's configuration as a single run."""
-    values = [f"{name}={_typed(value)}" for name, value in trial.params.items()]
-    return f"python -m sft {shlex.join([*results.command, *values])}"
-
-
-def _typed(value: object) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _totals(results: Results) -> str:
-    seconds = sum(trial.seconds for trial in results.trials)
-    cost = ""
-    if results.price is not None:
-        cost = f", cost {results.tokens * results.price / 1e6:.2f}"
-    saved = sum(results.saved().values())
-    spared = f", {saved:,} tokens spared by ending trials early" if saved else ""
-    return (
-        f"{len(results.trials)} trials: {results.tokens:,} tokens, {seconds / 3600:.2f} hours of "
-        f"training ({duration(seconds)}, trials side by side){cost}{spared}"
-    )
-
-
-def _problems(results: Results) -> list[str]:
-    """What happened to the trials that did not come to their end."""
-    return [
-        f"trial {trial.number}: {trial.state} ({trial.error})"
-        for trial in results.trials
-        if trial.error and trial.state in ("failed", "diverged")
-    ]
-
-
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows, the best trial first, those without a value last."""
     names = list(results.space) or sorted({n for t in results.trials for n in t.params})
     header = ["trial", *names, *results.metrics, "steps", "tokens", "time", "state"]
-    has_spread = any(trial.spread is not None for trial in results.trials)
-    if has_spread:
-        header.insert(2 + len(names), "±")
+    repeated = any(trial.repeats for trial in results.trials)
+    if repeated:
+        header.insert(2 + len(names), "95% interval")
     sign = 1 if results.minimize else -1
     order = sorted(
         results.trials,
@@ -124,8 +49,8 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     rows = []
     for trial in order:
         values = [f"{value:.4f}" for value in trial.values] or [""] * len(results.metrics)
-        if has_spread:
-            values.insert(1, "" if trial.spread is None else f"{trial.spread:.4f}")
+        if repeated:
+            values.insert(1, str(trial.interval) if trial.repeats else "")
         rows.append(
             [
                 str(trial.number),
@@ -140,24 +65,26 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def write(study: optuna.Study, folder: Path) -> list[Path]:
-    """Writes FOLDER/report/*.png and FOLDER/report/report.html; returns the folder in a list."""
+def write(study: optuna.Study, folder: Path) -> tuple[list[Path], list[str]]:
+    """Writes FOLDER/report/*.png and FOLDER/report/report.html; returns that folder in a list, and
+    the study's answer in a few lines."""
     from sweeps import figures
 
     results = Results.of(study)
+    found = importance(results)
     target = folder / "report"
     target.mkdir(parents=True, exist_ok=True)
     for old in target.glob("*.png"):
         old.unlink()
     images: dict[str, bytes] = {}
-    for name, figure in figures.every(study, results).items():
+    for name, figure in figures.every(results, found).items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         images[name] = buffer.getvalue()
         (target / f"{name}.png").write_bytes(images[name])
-    page = _page(results, answer(study, folder), images)
-    (target / "report.html").write_text(page, encoding="utf-8")
-    return [target]
+    lines = answer(results, found)
+    (target / "report.html").write_text(_page(results, lines, images), encoding="utf-8")
+    return [target], lines
 
 
 def _page(results: Results, lines: list[str], images: dict[str, bytes]) -> str:
@@ -213,9 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"sweeps.report: {error}", file=sys.stderr)
         return 2
+    written, lines = write(study, folder)
     print(text(Results.of(study)))
-    print("\n".join(["", *answer(study, folder)]))
-    written = write(study, folder)
+    print("\n".join(["", *lines]))
     print(f"figures and page: {written[0]}/report.html")
     return 0
 

@@ -1,7 +1,5 @@
 """A study's trials as plain rows, and what they say: best trial, smallest rank, savings."""
 
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.ledger import DIVERGED, ERROR, SURPLUS
+from sweeps.uncertainty import Interval, of_difference, of_mean
 from sweeps.warm_start import RANK, TOLERANCE
 
 
@@ -22,14 +21,44 @@ class Result:
     params: dict[str, Any]
     state: str  # complete, pruned, diverged, failed, running, waiting
     values: list[float] = field(default_factory=list)  # of a complete trial, a value a metric
-    spread: float | None = None  # standard deviation between repeats, of the first metric
+    repeats: list[float] = field(default_factory=list)  # of the first metric, where repeated
     curve: dict[int, float] = field(default_factory=dict)  # step -> first metric
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
     error: str | None = None
-    checkpoint: dict[str, str] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)  # seeds and checkpoint of each repeat
+    command: list[str] = field(default_factory=list)  # its overrides, but for its parameters
     directories: list[str] = field(default_factory=list)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the first metric's mean over the repeats; None without repeats."""
+        return of_mean(self.repeats)
+
+    @property
+    def seeds(self) -> list[tuple[int, int]]:
+        """(seed, lora.seed) of each repeat."""
+        return [(run["seed"], run["lora.seed"]) for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A trial beside the best one."""
+
+    trial: Result
+    behind: float  # of the first metric, by how much the best is ahead
+    interval: Interval | None  # of that, None without repeats
+    margin: float  # what does not matter: half a percent of the best
+
+    @property
+    def verdict(self) -> str:
+        """`as good`: within the margin; `worse`; `unknown`: the data cannot tell."""
+        if self.interval is None:
+            return "unknown"
+        if self.interval.high <= self.margin:
+            return "as good"
+        return "worse" if self.interval.low > 0 else "unknown"
 
 
 @dataclass
@@ -41,7 +70,6 @@ class Results:
     metrics: list[str]
     directions: list[str]
     space: dict[str, str]
-    command: list[str]  # overrides that every trial shares
     price: float | None = None  # per million tokens
 
     @classmethod
@@ -55,7 +83,6 @@ class Results:
             metrics=facts.get("metric") or ["value"] * len(study.directions),
             directions=[direction.name.lower() for direction in study.directions],
             space=facts.get("space", {}),
-            command=study.user_attrs.get("command", []),
             price=study.user_attrs.get("price_per_million_tokens"),
         )
 
@@ -66,6 +93,11 @@ class Results:
     @property
     def minimize(self) -> bool:
         return self.directions[0] == "minimize"
+
+    @property
+    def word(self) -> str:
+        """What the best value is without judging: the lowest or the highest."""
+        return "lowest" if self.minimize else "highest"
 
     @property
     def tokens(self) -> int:
@@ -93,28 +125,29 @@ class Results:
 
         return [t for t in self.complete if not any(beats(o, t) for o in self.complete)]
 
-    @property
-    def noise(self) -> tuple[float, str]:
-        """What counts as a difference in the first metric, and where that comes from: the spread
-        between repeats (pooled over trials) or, without repeats, half a percent of the best."""
-        spreads = [trial.spread for trial in self.complete if trial.spread is not None]
-        if spreads:
-            pooled = math.sqrt(statistics.fmean(spread**2 for spread in spreads))
-            return pooled, "the spread between repeats"
-        best = self.best()
-        return (TOLERANCE * abs(best.values[0]) if best else 0.0), "0.5%"
+    def against(self, best: Result, trial: Result) -> Compared:
+        """How far `trial` is behind `best` in the first metric, and what that is worth.
 
-    def smallest_rank(self) -> Result | None:
-        """The best trial of the smallest rank whose best is within the noise of the best."""
+        Repeats of the same seeds are compared seed by seed. The interval does not count that the
+        best was picked among many.
+        """
+        sign = 1 if self.minimize else -1
+        ours, theirs = ([sign * value for value in t.repeats] for t in (trial, best))
+        return Compared(
+            trial,
+            sign * (trial.values[0] - best.values[0]),
+            of_difference(ours, theirs, paired=bool(trial.seeds) and trial.seeds == best.seeds),
+            TOLERANCE * abs(best.values[0]),
+        )
+
+    def by_rank(self) -> list[Compared]:
+        """The best trial of each rank beside the best of all, smallest rank first."""
         best = self.best()
-        ranked = [trial for trial in self.complete if RANK in trial.params]
-        if best is None or not ranked:
-            return None
-        for rank in sorted({trial.params[RANK] for trial in ranked}):
-            candidate = self.best([t for t in ranked if t.params[RANK] == rank])
-            if abs(candidate.values[0] - best.values[0]) <= self.noise[0]:
-                return candidate
-        return None
+        ranks = sorted({trial.params[RANK] for trial in self.complete if RANK in trial.params})
+        return [
+            self.against(best, self.best([t for t in self.complete if t.params.get(RANK) == rank]))
+            for rank in ranks
+        ]
 
     def saved(self) -> dict[int, int]:
         """Tokens that each pruned or diverged trial was spared, against a whole trial."""
@@ -133,12 +166,13 @@ def _result(trial: FrozenTrial) -> Result:
         params=dict(trial.params),
         state="diverged" if attrs.get(DIVERGED) else state,
         values=list(trial.values) if complete else [],
-        spread=statistics.stdev(repeats) if len(repeats) > 1 else None,
+        repeats=repeats if len(repeats) > 1 else [],
         curve=dict(sorted(trial.intermediate_values.items())),
         steps=attrs.get("steps", 0),
         tokens=attrs.get("tokens", 0),
         seconds=attrs.get("seconds", 0.0),
         error=attrs.get(ERROR),
-        checkpoint=attrs.get("best") or attrs.get("checkpoint") or {},
+        runs=attrs.get("runs", []),
+        command=attrs.get("command", []),
         directories=[str(Path(path)) for path in attrs.get("directories", [])],
     )

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Shared:
     repeats: int = 1
     base_url: str | None = None  # of the sweep's local service
     parent_run_id: str | None = None
+    command: list[str] = field(default_factory=list)  # overrides that all trials share
     spend: Callable[[int], bool] = lambda tokens: True  # False: the budget of tokens is used up
 
 
@@ -261,12 +262,9 @@ class TrialRun:
         }
         mlflow = [rundir.read_facts(Path(d)).get("mlflow") or {} for d in facts["directories"]]
         facts["mlflow_run_ids"] = [known.get("run_id") for known in mlflow]
-        if results:
-            saved = results[0].checkpoints
-            records = {"checkpoint": saved[-1] if saved else None, "best": results[0].best}
-            for name, record in records.items():
-                if record is not None:
-                    facts[name] = {"state": record.state_path, "sampler": record.sampler_path}
+        # Of the process that began it: a study may be gone on with by another command.
+        facts["command"] = self.trial.user_attrs.get("command", self.shared.command)
+        facts["runs"] = [self._of_run(repeat, o) for repeat, o in enumerate(outcomes)]
         if ending.values and len(results) > 1:
             facts["values"] = [
                 [_value(metric, result, self._settings) for result in results]
@@ -276,6 +274,23 @@ class TrialRun:
             facts[ERROR] = ending.error
         if ending.diverged:
             facts[DIVERGED] = True
+        return facts
+
+    def _of_run(self, repeat: int, outcome: Any) -> dict[str, Any]:
+        """Seeds of one repeat, its last checkpoint (whose value counts) and one on the way there
+        with a lower held-out NLL."""
+        settings = self._settings_of(repeat, self.directory(repeat))
+        facts: dict[str, Any] = {"seed": settings.seed, "lora.seed": settings.lora.seed}
+        if not isinstance(outcome, RunResult) or not outcome.checkpoints:
+            return facts
+        last, lowest = outcome.checkpoints[-1], outcome.best
+        facts |= {"state": last.state_path, "sampler": last.sampler_path}
+        if lowest is not None and lowest.step != last.step:
+            facts["lowest"] = {
+                "step": lowest.step,
+                "sampler": lowest.sampler_path,
+                "eval/nll": (lowest.evaluation or {})["eval/nll"],
+            }
         return facts
 
 

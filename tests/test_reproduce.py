@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from sft import reproduce, then_and_now
+from sft import launch, reproduce, then_and_now
+from sft.config import from_saved
 from sft.errors import BadInput
 from sft.find import find
+from sft.launch import default_name
 from sft.mlflow_store import open_client
 from sft.trust import check_untrusted
 from tests.finished_run import finished_run
@@ -44,7 +47,7 @@ def edited(place, name, edit):
 def test_a_run_and_its_reproduction_agree_exactly_and_know_each_other(place, capsys):
     assert reproduce.main(["run"]) == 0
     said = capsys.readouterr().out
-    assert reproduce.SAME in said
+    assert "as it was: commit" in said and "data (digest and the batches of the first 6" in said
     verdict = [line for line in said.splitlines() if "verdict" in line]
     assert verdict == ["verdict: agrees: all 9 values of train/nll and eval/nll are identical"]
     first, again = find("run"), find(str(newest(place)))
@@ -68,6 +71,45 @@ def test_overrides_make_a_variation_without_a_verdict(place, capsys):
     new = find(str(newest(place)))
     assert new.saved()["lr"] == 2e-2 and new.saved()["schedule"]["kind"] == "cosine"
     assert open_client(new.uri).get_run(new.run_id).data.tags["sft.variation_of"]
+
+
+@pytest.mark.parametrize(
+    "given, overrides, name",
+    [
+        ("first", ["lr=2e-2", "max_steps=2"], "first-lr0.02-steps2"),
+        ("first", ["schedule=cosine"], "first-cosine"),
+        ("first-lr0.01", ["lr=2e-2"], "first-lr0.02"),
+        ("7-lr0.01-rank4", ["lora.rank=8"], "7-lr0.01-rank8"),
+        (None, ["lr=2e-2", "max_steps=2"], "lr0.02-steps2-batch2-rank4-tiny-model0-chats.jsonl"),
+        ("first", ["run_name=second", "lr=2e-2"], "second"),
+        ("first", ["run_name=null", "seed=1"], "lr0.01-steps6-batch2-seed1-rank4-tiny-model0-"),
+        ("first", ["dataset.path=more.jsonl"], "first-pathmore.jsonl"),
+        ("first", [], "first-again"),
+        ("../../x", ["lr=2e-2"], "_.._x-lr0.02"),
+    ],
+)
+def test_a_variation_is_named_after_its_own_values(place, given, overrides, name):
+    saved = find("run").saved()
+    original = from_saved(saved, "run")
+    original = replace(original, run_name=given or default_name(replace(original, run_name=None)))
+    varied = saved | {"run_name": original.run_name}
+    for override in overrides:
+        varied = reproduce.vary(varied, override)
+    assert reproduce._name("run", original, from_saved(varied, "run"), overrides).startswith(name)
+
+
+def test_a_reproduction_that_is_stopped_has_no_verdict(place, monkeypatch, capsys):
+    def stop(settings, **options):
+        code = launch_run(settings, **options)
+        file = Path(settings.run_dir) / "run.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "KILLED"}))
+        return code or 130
+
+    launch_run = launch.run
+    monkeypatch.setattr(launch, "run", stop)
+    assert reproduce.main(["run"]) == 130
+    assert "there is no verdict" in capsys.readouterr().out
+    assert "verdict" not in json.loads((newest(place) / "run.json").read_text())
 
 
 def test_a_run_whose_directory_is_gone_is_reproduced_from_mlflow_alone(place, capsys):

@@ -244,6 +244,33 @@ def test_a_resumed_run_goes_on_in_its_mlflow_run_and_its_last_values_count(uri, 
     ]
 
 
+def test_how_an_earlier_life_ended_does_not_outlast_the_one_that_goes_on(uri, tmp_path):
+    TrackedRun(tmp_path / "run", uri, tags={"sft.verdict": "DIFFERS"}).start().end(
+        "KILLED", "the service went away", reason="interrupted by SIGINT"
+    )
+    tracking.flush(30)
+    _, found = only_run(uri)
+    assert {"sft.error", "sft.reason", "sft.verdict"} <= found.data.tags.keys()
+    TrackedRun(tmp_path / "run", uri).start(start_step=2).end()
+    tracking.flush(30)
+    _, found = only_run(uri)
+    assert found.info.status == found.data.tags["sft.status"] == "FINISHED"
+    assert not {"sft.error", "sft.reason", "sft.verdict"} & found.data.tags.keys()
+
+
+def test_a_verdict_stays_when_an_ended_runs_rest_is_sent(uri, tmp_path):
+    run = TrackedRun(tmp_path / "run", uri).start()
+    run.end()
+    tracking.flush(30)
+    run.record(status="FINISHED", verdict="agrees: all")
+    open_client(uri).set_tag(run.hook.run_id, "sft.verdict", "agrees: all")
+    file = tmp_path / "run" / "mlflow.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"ended": False}))
+    assert tracking.sync(run.directory) and tracking.flush(30) == []
+    _, found = only_run(uri)
+    assert found.data.tags["sft.verdict"] == "agrees: all"
+
+
 def test_what_a_dead_process_did_not_send_is_sent_by_the_next_command(uri, tmp_path):
     run = TrackedRun(tmp_path / "run", uri)
     code = (

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sft import checkpoints, metrics, train
+from sft import checkpoints, metrics, rundir, train
 from sft.client import Connection, Service
 from sft.errors import BadInput
 from sft.hooks import BaseHook
@@ -149,9 +149,26 @@ def test_a_run_stopped_between_steps_resumes_as_if_nothing_had_happened(make_con
     stopped = run(parts, hooks=[StopAt()])
     assert stopped.status == "KILLED" and 2 <= stopped.steps < 5
     assert [record.kind for record in stopped.checkpoints] == ["interrupted"]
-    resumed = run(parts)
+    facts = rundir.read_facts(_path(parts))
+    assert facts["reason"] == "for the test" and facts["steps"] == stopped.steps
+    during = []
+
+    class Look(BaseHook):
+        def on_start(self, run):
+            during.append(rundir.read_facts(run.directory))
+
+    resumed = run(parts, hooks=[Look()])
     assert resumed.status == "FINISHED", resumed.error
     assert comparable(parts) == comparable(whole)
+    assert during[0]["reason"] is None and not {"steps", "last", "best"} & during[0].keys()
+    facts = rundir.read_facts(_path(parts))
+    assert facts["reason"] is None and facts["steps"] == 5
+    assert facts["seconds"] == pytest.approx(stopped.seconds + resumed.seconds)
+    digests = [
+        [row["digest"] for row in metrics.read(_path(config) / "batches.jsonl")]
+        for config in (parts, whole)
+    ]
+    assert digests[0] == digests[1] and len(digests[0]) == 5
 
 
 def test_a_run_that_died_before_its_last_evaluation_makes_it_when_resumed(make_config):

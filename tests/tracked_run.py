@@ -62,9 +62,11 @@ class TrackedRun:
         self.hook.on_checkpoint(record)
         return record
 
-    def end(self, status: str = "FINISHED", error: str | None = None) -> None:
-        self.record(status=status, error=error)
-        self.hook.on_end(RunResult(status, self.directory, self.name, 3, error=error))
+    def end(
+        self, status: str = "FINISHED", error: str | None = None, reason: str | None = None
+    ) -> None:
+        self.record(status=status, error=error, reason=reason)
+        self.hook.on_end(RunResult(status, self.directory, self.name, 3, error, reason))
 
 
 def fresh_store(template: Path, folder: Path) -> str:

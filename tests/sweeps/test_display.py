@@ -24,7 +24,7 @@ def test_plain_lines_say_each_start_evaluation_and_end():
     lines = out.getvalue().splitlines()
     assert lines[0] == "trial 0: lr=0.001, lora.rank=8"
     assert lines[1] == "trial 0: step 5/20 eval/nll 1.5000"
-    assert lines[2].startswith("trial 0: complete; 1 of 4 trials, best eval/nll 1.5000 (trial 0)")
+    assert lines[2].startswith("trial 0: complete; 1 of 4 trials, lowest eval/nll 1.5000 (trial 0)")
     assert "trial 1: diverged (diverged: nan); 2 of 4 trials" in lines[4]
     assert "trial 2: interrupted; 2 of 4 trials" in lines[5]
 
@@ -47,7 +47,7 @@ def test_the_best_of_an_earlier_process_is_remembered():
     display.recall(0, {"lr": 1e-3}, 1.0)
     display.started(1, {}, 20)
     display.ended(1, Ending(TrialState.COMPLETE, [2.0]))
-    assert "2 of 4 trials, best eval/nll 1.0000 (trial 0)" in out.getvalue()
+    assert "2 of 4 trials, lowest eval/nll 1.0000 (trial 0)" in out.getvalue()
 
 
 def test_durations_are_short():

@@ -2,15 +2,17 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from sft import launch, train
+from sft import checkpoints, launch, metrics, train
 from sft.__main__ import main
 from sft.client import ServiceLost
 from sft.config import to_saved, to_train
+from sweeps import storage
 from sweeps.results import Results
 
 from .conftest import rows_of, study_of
@@ -174,7 +176,8 @@ def test_a_pruned_trial_stops_between_steps_and_keeps_its_checkpoint(sweep):
     assert bad.user_attrs["steps"] < 60
     rows = rows_of("s", 1)
     assert bad.value == pytest.approx(rows[max(bad.intermediate_values)]["eval/nll"])
-    assert bad.user_attrs["checkpoint"]["state"].startswith("tinker://")
+    [run] = bad.user_attrs["runs"]
+    assert run["state"].startswith("tinker://") and (run["seed"], run["lora.seed"]) == (0, 0)
 
 
 def test_enqueued_trials_run_first_and_once(sweep):
@@ -190,6 +193,36 @@ def test_enqueued_trials_run_first_and_once(sweep):
     assert len(study_of("s").trials) == 3
 
 
+def test_the_printed_command_trains_the_run_whose_number_and_checkpoint_stand_beside_it(
+    sweep, capsys, monkeypatch
+):
+    import re
+    import shlex
+
+    assert sweep("lr=1e-2,1e-3", "hydra.sweeper.repeats=3", "hydra.sweeper.study_name=s") == 0
+    said = capsys.readouterr().out
+    best = study_of("s").best_trial
+    [values] = best.user_attrs["values"]
+    repeat = int(np.argmin(values))
+    assert f"best trial: {best.number}, eval/nll {best.value:.4f} (mean of 3 repeats" in said
+    [path] = re.findall(r"checkpoint:  (\S+) \(repeat (?:\d)", said)
+    records = checkpoints.read(storage.ROOT / "s" / f"{best.number}-{repeat}" / "checkpoints.jsonl")
+    assert path == records[-1].sampler_path
+    assert records[-1].evaluation["eval/nll"] == values[repeat]
+    [line] = re.findall(r"train again: python -m (.*?)(?: \(repeat .*)?$", said, re.MULTILINE)
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    assert main([*shlex.split(line)[1:], "run_dir=again"]) == 0
+    assert metrics.read(Path("again/metrics.jsonl"))[-1]["eval/nll"] == values[repeat]
+
+
+def test_a_trial_keeps_the_command_that_it_was_trained_with(sweep):
+    named = ("hydra.sweeper.study_name=s", "hydra.sweeper.sampler=random")
+    assert sweep("lr=choice(1e-2,1e-3)", "hydra.sweeper.n_trials=1", *named) == 0
+    assert sweep("lr=choice(1e-2,1e-3)", "hydra.sweeper.n_trials=2", "batch_size=2", *named) == 0
+    first, second = Results.of(study_of("s")).trials
+    assert "batch_size=2" not in first.command[-1:] and second.command[-1] == "batch_size=2"
+
+
 def test_repeats_differ_by_seed_and_their_mean_counts(sweep):
     assert sweep("lr=1e-2", "hydra.sweeper.repeats=3", "hydra.sweeper.study_name=s") == 0
     (trial,) = study_of("s").trials
@@ -197,7 +230,7 @@ def test_repeats_differ_by_seed_and_their_mean_counts(sweep):
     assert len(set(finals)) == 3
     assert trial.value == pytest.approx(np.mean(finals))
     (result,) = Results.of(study_of("s")).trials
-    assert result.spread == pytest.approx(np.std(finals, ddof=1))
+    assert result.repeats == finals and result.seeds == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_several_metrics_give_a_pareto_front(sweep, capsys):
@@ -264,7 +297,7 @@ def test_bad_input_ends_with_exit_code_2_one_sentence_and_no_folder(
 
 def test_a_sweep_is_judged_by_its_own_values_and_not_by_the_default_that_is_not_in_it(sweep):
     """The default, 8 sequences a step, is more than there are to train on."""
-    data = "dataset.eval_size=17", "hydra.sweeper.study_name=sizes", "eval_every=1"
+    data = "dataset.eval_size=10", "hydra.sweeper.study_name=sizes", "eval_every=1"
     assert sweep(*data, "max_steps=2", "batch_size=1,2") == 0
     assert states("sizes") == ["COMPLETE", "COMPLETE"]
 
