@@ -57,10 +57,15 @@ class Service:
         """Connect to the service. Raises `BadInput` where the key is missing or refused, and
         where nothing answers at the URL."""
         import tinker
+        from tinker.lib.base_url import resolve_base_url
 
+        from sft import proxies
         from sft.service import api_key
 
-        await asyncio.to_thread(_probe, base_url)
+        url = resolve_base_url(base_url)
+        proxies.exempt_loopback(url)
+        proxies.sdk_without_proxies(url)
+        await asyncio.to_thread(_probe, url)
         with explained(base_url):
             rest = await asyncio.to_thread(
                 lambda: tinker.RestClient(base_url=base_url, api_key=api_key(base_url))
@@ -112,18 +117,22 @@ class Service:
             pass
 
 
-def _probe(base_url: str | None) -> None:
+def _probe(url: str) -> None:
     """Fail at once where nothing listens: the SDK would try for five minutes."""
     import httpx
-    from tinker.lib.base_url import resolve_base_url
 
-    url = resolve_base_url(base_url)
+    from sft.proxies import is_loopback, proxies
+
+    direct = is_loopback(url)
+    through = "" if direct or not proxies() else f", asked through {' or '.join(proxies())}"
     try:
-        httpx.get(f"{url}/api/v1/healthz", timeout=10.0)
-    except httpx.ConnectError as error:
+        httpx.get(f"{url}/api/v1/healthz", timeout=10.0, trust_env=not direct)
+    except (ImportError, ValueError) as error:  # a kind of proxy that httpx cannot use
+        raise BadInput(f"service: {url} cannot be{through}: {error}") from error
+    except (httpx.ConnectError, httpx.ProxyError) as error:
         raise BadInput(
-            f"service: nothing answers at {url} ({error}); check the URL and the network, "
-            "or train on this machine with service=local"
+            f"service: nothing answers at {url}{through} ({error}); check the URL and the "
+            "network, or train on this machine with service=local"
         ) from error
     except httpx.TimeoutException:
         pass  # slow is not absent: the SDK waits

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sft.errors import BadInput, nearest
+from sft.proxies import exempt_loopback
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -202,6 +203,7 @@ def open_client(uri: str) -> MlflowClient:
         _make_sqlite(file)
     for name, value in CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    exempt_loopback(uri)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

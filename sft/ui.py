@@ -20,6 +20,7 @@ from sft.errors import BadInput
 from sft.find import tracking_uri
 from sft.mlflow_store import absolute, check_uri, open_client, public, sqlite_file
 from sft.mlflow_view import links
+from sft.proxies import exempt_loopback
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -67,6 +68,7 @@ def serve(uri: str, port: int) -> int:
     if sqlite_file(uri):
         open_client(uri)  # made under our lock: the server would break a fresh one
     url = f"http://{HOST}:{port}"
+    exempt_loopback(url)  # for this process and for the server's own workers
     print(f"starting the MLflow UI for {public(uri)} ...", flush=True)
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
