@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput, nearest
+from sft.secrets import fill, mask_urls
 
 if TYPE_CHECKING:
     import tinker
@@ -29,7 +30,7 @@ def explained(base_url: str | None) -> Iterator[None]:
     """Turn the SDK's errors of reaching a service into `BadInput` and `ServiceLost`."""
     import tinker
 
-    where = f"the service at {base_url}" if base_url else "hosted Tinker"
+    where = f"the service at {mask_urls(base_url)}" if base_url else "hosted Tinker"
     try:
         yield
     except (tinker.AuthenticationError, tinker.PermissionDeniedError) as error:
@@ -62,6 +63,7 @@ class Service:
         from sft import proxies
         from sft.service import api_key
 
+        base_url = base_url and fill(base_url, "service.base_url")
         url = resolve_base_url(base_url)
         proxies.exempt_loopback(url)
         proxies.sdk_without_proxies(url)

@@ -22,6 +22,7 @@ from sft.custom import reproducible
 from sft.evaluators import Evaluator, NLLEvaluator
 from sft.hooks import Hook, Run, RunResult
 from sft.metrics import training_metrics
+from sft.secrets import mask_urls
 
 if TYPE_CHECKING:
     from sft.client import Connection
@@ -371,6 +372,7 @@ class Loop:
 
     def tell(self, text: str) -> None:
         """Write `text` to the run's log and to every hook."""
+        text = mask_urls(text)
         self.state.log.info(text)
         for hook in self.hooks:
             hook.on_message(text)
@@ -406,4 +408,4 @@ class Loop:
 def _describe(error: BaseException | None) -> str | None:
     if error is None or isinstance(error, asyncio.CancelledError):
         return None
-    return f"{type(error).__name__}: {error}"
+    return mask_urls(f"{type(error).__name__}: {error}")

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from sft.errors import BadInput, nearest
 from sft.proxies import exempt_loopback
+from sft.secrets import mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,7 +65,7 @@ def check_uri(uri: str) -> None:
         )
     if dialect not in SCHEMES:
         raise BadInput(
-            f"tracking.uri: unknown scheme '{scheme}' in '{public(uri)}'; expected one of "
+            f"tracking.uri: unknown scheme '{scheme}' in '{uri}'; expected one of "
             f"{', '.join(SCHEMES)}{nearest(dialect, list(SCHEMES))}"
         )
     if dialect == "sqlite":
@@ -86,11 +87,11 @@ def _check_host(uri: str, rest: str) -> None:
         parts = urlsplit(uri)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise BadInput(f"tracking.uri: '{public(uri)}' is not a URL: {error}") from None
+        raise BadInput(f"tracking.uri: '{uri}' is not a URL: {error}") from None
     if not rest.startswith("//") or (not host and parts.scheme != "databricks"):
-        raise BadInput(f"tracking.uri: '{public(uri)}' names no host; expected http://host:port")
+        raise BadInput(f"tracking.uri: '{uri}' names no host; expected http://host:port")
     if re.search(r"\s", uri):
-        raise BadInput(f"tracking.uri: '{public(uri)}' has a space in it")
+        raise BadInput("tracking.uri: has a space in it")
 
 
 def _check_sqlite(uri: str) -> None:
@@ -131,11 +132,6 @@ def absolute(uri: str) -> str:
     return uri if file is None else f"sqlite:///{file}"
 
 
-def public(uri: str) -> str:
-    """`uri` without its password."""
-    return re.sub(r"(://[^/\s:@]*:)[^@\s/]+@", r"\1***@", uri)
-
-
 def is_permanent(error: Exception) -> bool:
     """Whether MLflow will refuse the same request again, so that trying later is no use."""
     return getattr(error, "error_code", None) in PERMANENT
@@ -161,7 +157,8 @@ class Store:
         """The store did not answer: leave it alone for a while."""
         delay = min(FIRST_DELAY * 2.0**self.failures, LONGEST_DELAY)
         self.failures += 1
-        self.error = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+        said = (str(error) or type(error).__name__).strip().splitlines()[0]
+        self.error = mask_urls(said)[:300]
         self._retry_at = time.monotonic() + delay
 
     def answered(self) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from sft.errors import BadInput
 from sft.find import WORDS, Found, find
+from sft.secrets import fill, mask_urls
 from sft.then_and_now import Verdict, compare, default_tolerance, differences
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def reproduce(
     if then and not changed and not overrides:
         changed = [SAME]
     for line in [*overrides, *changed]:
-        print(f"  {line}", flush=True)
+        print(f"  {mask_urls(line)}", flush=True)
     rows = found.rows()
     tags = {"sft.variation_of" if overrides else "sft.reproduces": found.name}
     code = launch.run(settings, overrides=list(overrides), tags=tags)
@@ -208,11 +209,11 @@ def _tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
     from sft.mlflow_store import open_client
 
     try:
-        client = open_client(uri)
+        client = open_client(fill(uri, "tracking.uri"))
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
     except Exception as error:  # MLflow is a view: the run itself is whole
-        logger.warning("the MLflow run %s could not be tagged: %s", run_id, error)
+        logger.warning("the MLflow run %s could not be tagged: %s", run_id, mask_urls(str(error)))
 
 
 if __name__ == "__main__":

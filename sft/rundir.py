@@ -25,8 +25,17 @@ from sft.checkpoints import CheckpointFile, replace_durably
 from sft.errors import BadInput
 from sft.hooks import RunResult
 from sft.metrics import MetricsFile
+from sft.secrets import differing, mask_urls
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+class LogFormat(logging.Formatter):
+    """How run.log is written: with the time, and without the passwords of URLs."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_urls(super().format(record))
 
 
 @dataclass
@@ -133,8 +142,7 @@ def _write_settings(path: Path, settings: dict[str, Any]) -> None:
     file = path / "config.yaml"
     if not file.exists():
         replace_durably(file, dump(settings))
-    elif (there := load_yaml(file)) != settings:
-        keys = sorted(k for k in there.keys() | settings.keys() if there.get(k) != settings.get(k))
+    elif keys := differing(load_yaml(file), settings):
         raise BadInput(
             f"run_dir: {path} holds a run with a different config ({', '.join(keys)}); "
             "name another directory, or continue that run with python -m sft.resume"
@@ -145,6 +153,6 @@ def _logger(path: Path) -> logging.Logger:
     """A logger that writes to this run's run.log alone, whatever else logs in the process."""
     log = logging.Logger(f"sft.run.{path.name}")
     handler = logging.FileHandler(path / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(LogFormat())
     log.addHandler(handler)
     return log

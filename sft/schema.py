@@ -89,8 +89,8 @@ class Service:
 
 @dataclass
 class Tracking:
-    uri: str | None = key("sqlite:///mlflow.db", "MLflow tracking URI; null: no tracking")
-    experiment: str = key("sft", "MLflow experiment")
+    uri: str | None = key("sqlite:///mlflow.db", "MLFLOW_TRACKING_URI where set; null: no tracking")
+    experiment: str = key("sft", "MLFLOW_EXPERIMENT_NAME where set")
 
 
 @dataclass

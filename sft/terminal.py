@@ -5,14 +5,18 @@ On a terminal a live bar; elsewhere (a file, a pipe, CI) plain lines.
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sft.checkpoints import CheckpointRecord
 from sft.hooks import BaseHook, Run, RunResult
 from sft.schema import Settings
+from sft.secrets import identity, mask, mask_urls
 
 PLAIN_LINE_EVERY = 10.0
 """Seconds between two progress lines where there is no terminal."""
@@ -21,12 +25,19 @@ PLAIN_LINE_EVERY = 10.0
 class Terminal(BaseHook):
     """Shows one run on standard output."""
 
-    def __init__(self, settings: Settings, directory: Path, overrides: list[str]):
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path,
+        overrides: list[str],
+        variables: Mapping[str, str] | None = None,
+    ):
         from rich.console import Console
 
         self.settings = settings
         self.directory = directory
-        self.overrides = overrides
+        self.overrides = [mask(override) for override in overrides]
+        self.variables = dict(variables or {})
         self.console = Console(highlight=False)
         self.progress: Any = None
         self.evaluation = ""
@@ -52,9 +63,9 @@ class Terminal(BaseHook):
         table.add_row("data", _describe_data(settings.dataset.kind, facts))
         table.add_row("steps", _describe_steps(settings, facts))
         url = run.config.base_url or "https://tinker.thinkingmachines.dev"
-        table.add_row("service", f"{settings.service.kind}, {url}")
+        table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
         table.add_row("results", str(self.directory))
-        table.add_row("tracking", settings.tracking.uri or "none")
+        table.add_row("tracking", describe_tracking(settings, self.variables))
         if self.overrides:
             table.add_row("not default", " ".join(self.overrides))
         self.console.print(table)
@@ -160,9 +171,7 @@ class Terminal(BaseHook):
         if result.status == "FINISHED":
             lines.append(("talk to it", f'python -m sft.sample {directory} "your question"'))
         if self.settings.tracking.uri:
-            default = self.settings.tracking.uri == Settings().tracking.uri
-            uri = "" if default else f" --uri {shlex.quote(self.settings.tracking.uri)}"
-            lines.append(("view", f"python -m sft.ui{uri}"))
+            lines.append(("view", self._how_to_view(self.settings.tracking.uri)))
         lines.append(("reproduce", f"python -m sft.reproduce {directory}"))
         self.console.print()
         width = max(len(name) for name, _ in lines)
@@ -170,11 +179,30 @@ class Terminal(BaseHook):
             self.console.print(f"[bold]{name:<{width}}[/bold]", end="  ")
             self._line(text)
 
+    def _how_to_view(self, uri: str) -> str:
+        """The command that shows the store, or the address of one that shows itself."""
+        if uri.startswith(("http://", "https://")):
+            return re.sub(r"//[^/@]*@", "//", identity(uri))
+        default = uri == Settings().tracking.uri and not os.environ.get("MLFLOW_TRACKING_URI")
+        if default or "tracking.uri" in self.variables:
+            return "python -m sft.ui"
+        return f"python -m sft.ui --uri {shlex.quote(mask_urls(uri))}"
+
 
 def _worth_showing(
     records: list[CheckpointRecord], best: CheckpointRecord | None
 ) -> list[CheckpointRecord]:
     return [record for record in records if record is records[-1] or record is best]
+
+
+def describe_tracking(settings: Settings, variables: Mapping[str, str]) -> str:
+    """Where results go, and which variable said so where no config did."""
+    tracking = settings.tracking
+    if tracking.uri is None:
+        return "none"
+    given = [variables[k] for k in ("tracking.uri", "tracking.experiment") if k in variables]
+    said = f", as {' and '.join(given)} say{'s' * (len(given) == 1)}" if given else ""
+    return f"{mask_urls(tracking.uri)}, experiment {tracking.experiment}{said}"
 
 
 def _describe_data(kind: str, facts: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from sft.hooks import BaseHook
 from sft.mlflow_store import check_uri
 from sft.mlflow_writer import writer
+from sft.secrets import fill
 
 if TYPE_CHECKING:
     from sft.checkpoints import CheckpointRecord
@@ -55,6 +56,7 @@ class MlflowHook(BaseHook):
         parent_run_id: str | None = None,
         tags: dict[str, str] | None = None,
     ):
+        uri = fill(uri, "tracking.uri")
         check_uri(uri)
         self.uri, self.experiment, self.run_name = uri, experiment, run_name
         self.tags = dict(tags or {})
@@ -152,7 +154,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     facts = read_facts(directory)
     mirror = _mirror(
         directory,
-        uri or state["uri"],
+        fill(uri or state["uri"], "tracking.uri"),
         state["experiment"],
         name=facts.get("name") or directory.name,
         run_id=state.get("run_id"),

@@ -18,9 +18,10 @@ from urllib.request import urlopen
 
 from sft.errors import BadInput
 from sft.find import tracking_uri
-from sft.mlflow_store import absolute, check_uri, open_client, public, sqlite_file
+from sft.mlflow_store import absolute, check_uri, open_client, sqlite_file
 from sft.mlflow_view import links
 from sft.proxies import exempt_loopback
+from sft.secrets import mask_urls
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -37,9 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         uri = tracking_uri(options.uri)
         check_uri(uri)
         if uri.startswith(("http:", "https:")):
-            raise BadInput(
-                f"--uri: {public(uri)} is a server with its own UI: open it in a browser"
-            )
+            raise BadInput(f"--uri: {uri} is a server with its own UI: open it in a browser")
         port = free_port(options.port)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,7 +68,7 @@ def serve(uri: str, port: int) -> int:
         open_client(uri)  # made under our lock: the server would break a fresh one
     url = f"http://{HOST}:{port}"
     exempt_loopback(url)  # for this process and for the server's own workers
-    print(f"starting the MLflow UI for {public(uri)} ...", flush=True)
+    print(f"starting the MLflow UI for {mask_urls(uri)} ...", flush=True)
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
         + ["--workers", "1"],

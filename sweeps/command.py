@@ -15,8 +15,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sft.compose import from_environment
 from sft.errors import BadInput
 from sft.schema import Settings
+from sft.secrets import mask_urls
+from sft.terminal import describe_tracking
 from sweeps import display, liveness, preflight, pruners, published, samplers, space, storage
 from sweeps.ledger import COUNTED, Ledger
 from sweeps.options import Options
@@ -75,7 +78,7 @@ async def _run(
         stack.callback(ledger.close)
         _enqueue(options, study)
         shared_overrides = [o for o in searched.fixed if not o.startswith("sweep=")]
-        study.set_user_attr("command", shared_overrides)
+        study.set_user_attr("command", [mask_urls(o) for o in shared_overrides])
         study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
         trials = study.get_trials(deepcopy=False)
         finished = [t for t in trials if t.state.is_finished()]
@@ -87,7 +90,8 @@ async def _run(
         for trial in finished:
             if trial.state == TrialState.COMPLETE:
                 shown.recall(trial.number, trial.params, trial.values[0])
-        for line in _banner(options, searched, base, study, folder, tokens):
+        variables = from_environment(plugin.config)
+        for line in _banner(options, searched, base, study, folder, tokens, variables):
             shown.message(line)
         if base.tracking.uri is not None:
             await asyncio.to_thread(_send_what_mlflow_lacks, finished)
@@ -204,6 +208,7 @@ def _banner(
     study: optuna.Study,
     folder: Path,
     tokens: int | None,
+    variables: dict[str, str],
 ) -> list[str]:
     """What is about to happen, with each default that was filled in."""
     there = len(study.get_trials(deepcopy=False, states=COUNTED))
@@ -215,6 +220,7 @@ def _banner(
         f"  {options.n_trials} trials{repeats}, {options.n_jobs} at a time; sampler "
         f"{options.sampler}, pruner {options.pruner}; {base.model.name}"
     )
+    lines.append(f"  tracking: {describe_tracking(base, variables)}")
     if tokens:
         left = max(0, options.n_trials - there)
         price = base.model.price_per_million_tokens
@@ -253,4 +259,4 @@ def _again(plugin: Any, options: Options) -> str:
     ]
     named = [o for o in overrides if not o.startswith("hydra.sweeper.study_name=")]
     named.append(f"hydra.sweeper.study_name={options.study_name}")
-    return f"python -m sft --multirun {shlex.join(named)}"
+    return f"python -m sft --multirun {shlex.join(map(mask_urls, named))}"

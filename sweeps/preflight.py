@@ -12,6 +12,7 @@ from sft.config import to_train
 from sft.errors import BadInput
 from sft.mlflow_store import check_uri
 from sft.schema import Settings
+from sft.secrets import fill
 from sweeps import storage
 from sweeps.options import Options
 from sweeps.space import SearchSpace
@@ -47,7 +48,7 @@ def check_space(searched: SearchSpace, compose: Compose) -> Settings:
     is found before anything is trained; returns the settings without any of them."""
     base = compose({})
     if base.tracking.uri is not None:
-        check_uri(base.tracking.uri)
+        check_uri(fill(base.tracking.uri, "tracking.uri"))
     for name, distribution in searched.distributions.items():
         choices = getattr(distribution, "choices", None)
         ends = choices[:20] if choices else (distribution.low, distribution.high)
