@@ -25,8 +25,10 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["TINKER_TELEMETRY"] = "0"
-for _name in ("TINKER_API_KEY", "TINKER_BASE_URL"):
+for _name in ("TINKER_API_KEY", "TINKER_BASE_URL", "OPTUNA_STORAGE"):
     os.environ.pop(_name, None)
+for _name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+    del os.environ[_name]  # a store of the user's own is none of the tests' business
 
 
 @pytest.fixture(scope="session")
