@@ -12,13 +12,19 @@ from urllib.parse import unquote, urlsplit
 
 from sft.errors import BadInput
 from sft.mlflow_run import STATE_FILE
-from sft.mlflow_store import absolute, check_uri, open_client, sqlite_file
-from sft.secrets import fill, mask_urls
+from sft.mlflow_store import (
+    DEFAULT_URI,
+    absolute,
+    check_uri,
+    open_client,
+    sqlite_file,
+    tracking_uri,
+)
+from sft.secrets import mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 SWEEPS = Path("outputs", "sweeps")
 WORDS = "a run directory, an MLflow run id, runs:/ID, or STUDY/NUMBER for a sweep's trial"
 MAX_CONFIG_BYTES = 5_000_000
@@ -155,14 +161,6 @@ def run_directory(word: str, uri: str | None = None) -> Path:
     return found.directory
 
 
-def tracking_uri(uri: str | None = None) -> str:
-    """`uri`, or the one in the environment, or the default of `tracking.uri`; whole.
-
-    Raises `BadInput` where a masked `uri` cannot be filled in.
-    """
-    return fill(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI, "tracking.uri")
-
-
 def _of_directory(word: str, directory: Path) -> Found:
     file = directory / STATE_FILE
     state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -237,5 +235,10 @@ def _tagged(tag: str, value: str) -> str:
 
 
 def _search(client: MlflowClient, query: str) -> list[Any]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return list(client.search_runs(experiments, filter_string=query, max_results=1_000))
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments, filter_string=query, max_results=1_000))
+    except MlflowException as error:
+        raise BadInput(f"the MLflow store cannot be asked: {error.message}") from None

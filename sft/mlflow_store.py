@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from sft.errors import BadInput, nearest
 from sft.proxies import exempt_loopback
-from sft.secrets import mask_urls
+from sft.secrets import fill, mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +31,9 @@ DRIVERS = {
     "mssql": ("pymssql", "pymssql"),
 }
 """The module that SQLAlchemy loads for a scheme without `+driver`, and the package to install."""
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+DEFAULT_EXPERIMENT = "sft"
 
 PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 """MLflow's codes for a request that no repetition will make acceptable."""
@@ -49,6 +52,19 @@ CLIENT_DEFAULTS = {
 By itself it repeats a request for up to a quarter of an hour, deaf to anything else; the writer
 repeats it just as well. mlflow has no other way to be told.
 """
+
+
+def tracking_uri(uri: str | None = None) -> str:
+    """`uri`, or `MLFLOW_TRACKING_URI`, or the default of `tracking.uri`; whole.
+
+    Raises `BadInput` where a masked `uri` cannot be filled in.
+    """
+    return fill(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI, "tracking.uri")
+
+
+def experiment_name(name: str | None = None) -> str:
+    """`name`, or `MLFLOW_EXPERIMENT_NAME`, or the default of `tracking.experiment`."""
+    return name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
 
 
 def check_uri(uri: str) -> None:

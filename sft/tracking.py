@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.hooks import BaseHook
-from sft.mlflow_store import check_uri
+from sft.mlflow_store import check_uri, experiment_name, tracking_uri
 from sft.mlflow_writer import writer
-from sft.secrets import fill
 
 if TYPE_CHECKING:
     from sft.checkpoints import CheckpointRecord
@@ -41,6 +40,8 @@ __all__ = ["MlflowHook", "check_uri", "flush", "sync"]
 class MlflowHook(BaseHook):
     """Mirrors one run into the MLflow store at `uri`.
 
+    Without `uri` and `experiment` they are those of MLflow's variables `MLFLOW_TRACKING_URI` and
+    `MLFLOW_EXPERIMENT_NAME`, or else of a run of the command line.
     `run_id` names an existing MLflow run to go on in; without it, the run directory's own is
     taken where it has one, or a new one is made. `parent_run_id` puts the run under another in
     the UI. Raises `BadInput` for a URI that can never work; one that does not answer is no error.
@@ -48,17 +49,17 @@ class MlflowHook(BaseHook):
 
     def __init__(
         self,
-        uri: str,
-        experiment: str,
+        uri: str | None = None,
+        experiment: str | None = None,
         run_name: str | None = None,
         *,
         run_id: str | None = None,
         parent_run_id: str | None = None,
         tags: dict[str, str] | None = None,
     ):
-        uri = fill(uri, "tracking.uri")
-        check_uri(uri)
-        self.uri, self.experiment, self.run_name = uri, experiment, run_name
+        self.uri, self.experiment = tracking_uri(uri), experiment_name(experiment)
+        self.run_name = run_name
+        check_uri(self.uri)
         self.tags = dict(tags or {})
         if parent_run_id is not None:
             self.tags["mlflow.parentRunId"] = parent_run_id
@@ -154,7 +155,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     facts = read_facts(directory)
     mirror = _mirror(
         directory,
-        fill(uri or state["uri"], "tracking.uri"),
+        tracking_uri(uri or state["uri"]),
         state["experiment"],
         name=facts.get("name") or directory.name,
         run_id=state.get("run_id"),

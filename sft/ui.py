@@ -1,6 +1,6 @@
 """`python -m sft.ui`: the MLflow UI on this machine, with the store that runs log to.
 
-python -m sft.ui                          # sqlite:///mlflow.db, as a run's default
+python -m sft.ui                          # MLFLOW_TRACKING_URI or mlflow.db, as for runs
 python -m sft.ui --uri sqlite:////data/mlflow.db --port 5001
 """
 
@@ -17,8 +17,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from sft.errors import BadInput
-from sft.find import tracking_uri
-from sft.mlflow_store import absolute, check_uri, open_client, sqlite_file
+from sft.mlflow_store import absolute, check_uri, open_client, sqlite_file, tracking_uri
 from sft.mlflow_view import links
 from sft.proxies import exempt_loopback
 from sft.secrets import mask_urls
@@ -31,7 +30,7 @@ START_SECONDS = 120
 def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sft.ui", description=__doc__.splitlines()[0])
-    parser.add_argument("--uri", help="the store (default: that of runs, sqlite:///mlflow.db)")
+    parser.add_argument("--uri", help="the store (default: as for runs)")
     parser.add_argument("--port", type=int, help=f"default {PORT}, or a free one where it is taken")
     options = parser.parse_args(arguments)
     try:
@@ -115,7 +114,7 @@ def _answers(url: str, server: subprocess.Popen[str]) -> bool:
 def _last_words(server: subprocess.Popen[str]) -> str:
     _end(server)
     words = server.stderr.read() if server.stderr else ""
-    return "\n".join(words.strip().splitlines()[-5:])
+    return mask_urls("\n".join(words.strip().splitlines()[-5:]))
 
 
 def _end(server: subprocess.Popen[str]) -> None:

@@ -41,6 +41,16 @@ def test_mlflows_variables_count_where_the_config_says_nothing(
     assert compose(overrides).tracking == tracking
 
 
+def test_the_hook_of_python_takes_mlflows_variables_too(monkeypatch):
+    from sft.tracking import MlflowHook
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://h:5")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert (MlflowHook().uri, MlflowHook().experiment) == ("http://h:5", "mine")
+    named = MlflowHook("sqlite:///mlflow.db", "sft")
+    assert (named.uri, named.experiment) == ("sqlite:///mlflow.db", "sft")
+
+
 def test_cfg_job_shows_the_store_that_would_be_used_without_its_password(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "sft", "--cfg", "job"],
