@@ -36,14 +36,14 @@ def _with_hydra(argv: list[str]) -> int:
         admitted,
         check_overrides,
         from_environment,
+        masked_arguments,
         register_resolver,
         settle,
         translate,
-        without_secrets,
     )
     from sft.errors import BadInput
 
-    argv = without_secrets(argv)
+    argv = masked_arguments(argv)
     overrides, config_dir, multirun = _read(argv)
     check_overrides(overrides, config_dir)
     if not multirun and (given := [o for o in overrides if o.lstrip("+").startswith("sweep=")]):

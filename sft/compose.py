@@ -66,7 +66,7 @@ def from_environment(composed: Any) -> dict[str, str]:
     return found
 
 
-def without_secrets(arguments: list[str]) -> list[str]:
+def masked_arguments(arguments: list[str]) -> list[str]:
     """A command line whose URLs are masked; the whole ones are handed down by the environment.
 
     What Hydra composes, writes and pickles for its launchers' jobs never holds them.

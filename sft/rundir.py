@@ -140,13 +140,14 @@ def _write_settings(path: Path, settings: dict[str, Any]) -> None:
     from sft.config import dump, load_yaml
 
     file = path / "config.yaml"
-    if not file.exists():
-        replace_durably(file, dump(settings))
-    elif keys := differing(load_yaml(file), settings):
+    there = load_yaml(file) if file.exists() else {}
+    if there and (keys := differing(there, settings)):
         raise BadInput(
             f"run_dir: {path} holds a run with a different config ({', '.join(keys)}); "
             "name another directory, or continue that run with python -m sft.resume"
         )
+    if there != settings:  # new, or written before passwords were left out
+        replace_durably(file, dump(settings))
 
 
 def _logger(path: Path) -> logging.Logger:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from sft.hooks import BaseHook
 from sft.mlflow_store import check_uri, experiment_name, tracking_uri
 from sft.mlflow_writer import writer
+from sft.secrets import without_secrets
 
 if TYPE_CHECKING:
     from sft.checkpoints import CheckpointRecord
@@ -159,7 +160,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
         state["experiment"],
         name=facts.get("name") or directory.name,
         run_id=state.get("run_id"),
-        settings=load_yaml(directory / "config.yaml"),
+        settings=without_secrets(load_yaml(directory / "config.yaml")),
         facts=state.get("facts", {}) | facts,
         tags=state.get("tags", {}),
     )

@@ -27,7 +27,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["TINKER_TELEMETRY"] = "0"
 for _name in ("TINKER_API_KEY", "TINKER_BASE_URL", "OPTUNA_STORAGE"):
     os.environ.pop(_name, None)
-for _name in list(os.environ):  # a store or a proxy of the user's own is none of the tests' business
+# Nor a tracking store or a proxy of the user's own.
+for _name in list(os.environ):
     if _name.startswith("MLFLOW_") or _name.lower().endswith("_proxy"):
         del os.environ[_name]
 

@@ -154,13 +154,14 @@ def test_the_saved_config_holds_the_uri_without_its_password():
 
 
 def test_a_directory_is_that_of_the_same_config_whatever_the_password(tmp_path):
+    """One that an earlier version wrote loses its password when it is taken up."""
     (tmp_path / "run").mkdir()
     old = config.to_saved(compose([]))
     old["tracking"]["uri"] = "postgresql://me:before@host/db"  # as it was once written
     (tmp_path / "run" / "config.yaml").write_text(config.dump(old))
     for url in (f"postgresql://me:{WORD}@host/db", "postgresql://me@host/db"):
         with hold(tmp_path / "run", config.to_saved(settings_with(url))):
-            pass
+            assert "before" not in (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(BadInput, match="different config"):
         with hold(tmp_path / "run", config.to_saved(settings_with("postgresql://me@other/db"))):
             pass
