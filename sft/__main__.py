@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import nullcontext, redirect_stdout
 from typing import Any
+
+from sft.secrets import mask_urls
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,9 +31,19 @@ def main(argv: list[str] | None = None) -> int:
 def _with_hydra(argv: list[str]) -> int:
     import hydra
 
-    from sft.compose import CONF, admitted, check_overrides, settle, translate
+    from sft.compose import (
+        CONF,
+        admitted,
+        check_overrides,
+        from_environment,
+        masked_arguments,
+        register_resolver,
+        settle,
+        translate,
+    )
     from sft.errors import BadInput
 
+    argv = masked_arguments(argv)
     overrides, config_dir, multirun = _read(argv)
     check_overrides(overrides, config_dir)
     if not multirun and (given := [o for o in overrides if o.lstrip("+").startswith("sweep=")]):
@@ -48,19 +62,34 @@ def _with_hydra(argv: list[str]) -> int:
     def launch(config: Any) -> int:
         from sft.launch import run
 
-        return run(settle(config), overrides=overrides)
+        return run(settle(config), overrides=overrides, variables=from_environment(config))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed and swallowed
+    register_resolver()
+    shown = io.StringIO() if _only_shows(argv) else None
     try:
-        task()
+        with redirect_stdout(shown) if shown else nullcontext():
+            task()
     except BadInput:
         raise
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf", "antlr4"):
             raise
         raise translate(error) from error
+    finally:
+        print(mask_urls(shown.getvalue()) if shown else "", end="")
     # Outside Hydra, which would announce an error in its own words first.
     return launch(composed[0]) if composed else 0
+
+
+def _only_shows(argv: list[str]) -> bool:
+    """Whether Hydra is asked to print the config; if so, with the values that a run would have."""
+    from hydra._internal.utils import get_args_parser
+
+    arguments = get_args_parser().parse_args(argv)
+    if arguments.cfg and not arguments.resolve:
+        sys.argv.append("--resolve")
+    return bool(arguments.cfg or arguments.info)
 
 
 def _read(argv: list[str]) -> tuple[list[str], str | None, bool]:

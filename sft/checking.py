@@ -11,6 +11,7 @@ from typing import Any
 
 from sft.errors import BadInput, nearest
 from sft.schema import OPTIMIZERS, Settings, key
+from sft.secrets import refuse
 
 
 @functools.cache
@@ -63,6 +64,7 @@ def check(raw: dict[str, Any]) -> Settings:
     settings.optimizer = _build(OPTIMIZERS[kind], optimizer, "optimizer.")
     settings.dataset = _build(schema, dataset, "dataset.")
     _check_together(settings)
+    refuse(dataclasses.asdict(settings))
     return settings
 
 

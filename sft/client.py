@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput, nearest
+from sft.secrets import fill, mask_urls
 from sft.training_queue import NeverWorked
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def explained(base_url: str | None) -> Iterator[None]:
     """Turn the SDK's errors of reaching a service into `BadInput` and `ServiceLost`."""
     import tinker
 
-    where = f"the service at {base_url}" if base_url else "hosted Tinker"
+    where = f"the service at {mask_urls(base_url)}" if base_url else "hosted Tinker"
     try:
         yield
     except (tinker.AuthenticationError, tinker.PermissionDeniedError) as error:
@@ -64,10 +65,16 @@ class Service:
         """Connect to the service. Raises `BadInput` where the key is missing or refused, and
         where nothing answers at the URL."""
         import tinker
+        from tinker.lib.base_url import resolve_base_url
 
+        from sft import proxies
         from sft.service import api_key
 
-        await asyncio.to_thread(_probe, base_url)
+        base_url = base_url and fill(base_url, "service.base_url")
+        url = resolve_base_url(base_url)
+        proxies.exempt_loopback(url)
+        proxies.sdk_without_proxies(url)
+        await asyncio.to_thread(_probe, url)
         try:
             with explained(base_url):
                 rest = await asyncio.to_thread(
@@ -125,18 +132,22 @@ class Service:
             pass
 
 
-def _probe(base_url: str | None) -> None:
+def _probe(url: str) -> None:
     """Fail at once where nothing listens: the SDK would try for five minutes."""
     import httpx
-    from tinker.lib.base_url import resolve_base_url
 
-    url = resolve_base_url(base_url)
+    from sft.proxies import is_loopback, proxies
+
+    direct = is_loopback(url)
+    through = "" if direct or not proxies() else f", asked through {' or '.join(proxies())}"
     try:
-        httpx.get(f"{url}/api/v1/healthz", timeout=10.0)
-    except httpx.ConnectError as error:
+        httpx.get(f"{url}/api/v1/healthz", timeout=10.0, trust_env=not direct)
+    except (ImportError, ValueError) as error:  # a kind of proxy that httpx cannot use
+        raise BadInput(f"service: {url} cannot be{through}: {error}") from error
+    except (httpx.ConnectError, httpx.ProxyError) as error:
         raise BadInput(
-            f"service: nothing answers at {url} ({error}); check the URL and the network, "
-            "or train on this machine with service=local"
+            f"service: nothing answers at {url}{through} ({error}); check the URL and the "
+            "network, or train on this machine with service=local"
         ) from error
     except httpx.TimeoutException:
         pass  # slow is not absent: the SDK waits

@@ -20,6 +20,7 @@ from sft.errors import BadInput
 from sft.find import SWEEPS, WORDS, Found, find
 from sft.metrics import UNITS
 from sft.mlflow_values import flatten, text
+from sft.secrets import mask_urls
 
 NOT_COMPARED = ("version", "run_name")
 CHARTED = ("eval/nll", "train/nll")
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 def load(found: Found) -> Compared:
     """Everything that is compared of a run. Raises `BadInput`."""
     facts = found.facts()
-    settings = {key: text(value) for key, value in flatten(found.saved())}
+    settings = {key: mask_urls(text(value)) for key, value in flatten(found.saved())}
     name = facts.get("name") or (found.directory or Path(found.word)).name
     return Compared(str(name), settings, facts, found.rows())
 

@@ -8,6 +8,7 @@ from typing import Any
 from sft.checking import check, keys, nearest_key, unknown_key
 from sft.errors import BadInput, nearest
 from sft.schema import Settings
+from sft.secrets import VARIABLES, hand_down, mask_urls
 
 SWEEPER = "hydra.sweeper."
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -31,11 +32,63 @@ def settle(composed: Any) -> Settings:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    register_resolver()
     try:
         raw = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise translate(error) from error
     return check(raw)
+
+
+def register_resolver() -> None:
+    """Let `conf/` say `${sft.env:NAME,default}`: a variable, which counts as unset when empty."""
+    import os
+
+    from omegaconf import OmegaConf
+
+    def of_environment(name: str, default: Any) -> Any:
+        return os.environ.get(name) or default
+
+    OmegaConf.register_new_resolver("sft.env", of_environment, replace=True)
+
+
+def from_environment(composed: Any) -> dict[str, str]:
+    """The keys of tracking that a variable gave, since nothing else did, and the variable."""
+    import os
+
+    from omegaconf import OmegaConf
+
+    found = {}
+    variables = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}
+    for name, variable in variables.items():
+        node = OmegaConf.to_container(composed.tracking, resolve=False).get(name)
+        if str(node).startswith("${sft.env:") and os.environ.get(variable):
+            found[f"tracking.{name}"] = variable
+    return found
+
+
+def masked_arguments(arguments: list[str]) -> list[str]:
+    """A command line whose URLs are masked; the whole ones are handed down by the environment.
+
+    What Hydra composes, writes and pickles for its launchers' jobs never holds them.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    def masked(word: str) -> str:
+        name, equals, _ = word.partition("=")
+        key = name.lstrip("+")
+        if not equals or key not in VARIABLES:
+            return word
+        try:
+            url = OverridesParser.create().parse_override(word).value()
+        except HydraException:  # said where overrides are checked
+            return word
+        if not isinstance(url, str) or mask_urls(url) == url:
+            return word
+        return f'{name}="{hand_down(url, key)}"'
+
+    return [masked(word) for word in arguments]
 
 
 def groups(folders: list[Path] | None = None) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sft.checking import check
 from sft.errors import BadInput
 from sft.schema import VERSION, AdamW, Dimuon, Settings
+from sft.secrets import without_secrets
 
 if TYPE_CHECKING:
     from sft.train import Config
@@ -19,9 +20,10 @@ NOT_SAVED = ("run_dir",)
 
 
 def to_saved(settings: Settings) -> dict[str, Any]:
-    """The saved config: plain nested values and the schema's version."""
+    """The saved config: plain nested values and the schema's version, without secrets."""
     values = dataclasses.asdict(settings)
-    return {"version": VERSION} | {k: v for k, v in values.items() if k not in NOT_SAVED}
+    saved = {"version": VERSION} | {k: v for k, v in values.items() if k not in NOT_SAVED}
+    return without_secrets(saved)
 
 
 def dump(saved: dict[str, Any]) -> str:

@@ -1,12 +1,17 @@
 """Errors that are the user's to mend."""
 
+from sft.secrets import mask_urls
+
 
 class BadInput(Exception):
     """Something the user gave cannot be used: the command ends with exit code 2 and this sentence.
 
     The message names the key, file or line, says what was expected and what to do. It is raised
-    before anything is created or billed.
+    before anything is created or billed. Passwords of URLs in it are masked.
     """
+
+    def __init__(self, message: str):
+        super().__init__(mask_urls(message))
 
 
 def nearest(name: str, valid: list[str]) -> str:

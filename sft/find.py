@@ -12,12 +12,19 @@ from urllib.parse import unquote, urlsplit
 
 from sft.errors import BadInput
 from sft.mlflow_run import STATE_FILE
-from sft.mlflow_store import absolute, check_uri, open_client, public, sqlite_file
+from sft.mlflow_store import (
+    DEFAULT_URI,
+    absolute,
+    check_uri,
+    open_client,
+    sqlite_file,
+    tracking_uri,
+)
+from sft.secrets import mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 SWEEPS = Path("outputs", "sweeps")
 WORDS = "a run directory, an MLflow run id, runs:/ID, or STUDY/NUMBER for a sweep's trial"
 MAX_CONFIG_BYTES = 5_000_000
@@ -50,7 +57,7 @@ class Found:
         """Where the config comes from, for messages."""
         if self.config or self.directory:
             return str(self.config or self.directory / "config.yaml")
-        return f"config.yaml of run {self.run_id} in {public(self.uri or '')}"
+        return f"config.yaml of run {self.run_id} in {mask_urls(self.uri or '')}"
 
     def saved(self) -> dict[str, Any]:
         """The saved config, as plain data. Raises `BadInput`."""
@@ -168,11 +175,6 @@ def run_directory(word: str, uri: str | None = None) -> Path:
     return found.directory
 
 
-def tracking_uri(uri: str | None = None) -> str:
-    """`uri`, or the one in the environment, or the default of `tracking.uri`."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
 def _of_directory(word: str, directory: Path) -> Found:
     file = directory / STATE_FILE
     state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -193,7 +195,7 @@ def _of_run(client: MlflowClient, word: str, store: str, run_id: str) -> Found:
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        raise BadInput(f"{word}: {public(store)} has no such run ({error.message})") from None
+        raise BadInput(f"{word}: {store} has no such run ({error.message})") from None
     named = run.data.tags.get("sft.run_dir")
     directory = Path(named) if named else None
     if directory and (directory / "config.yaml").is_file() and (directory / STATE_FILE).is_file():
@@ -224,7 +226,7 @@ def find_trials(study: str, uri: str | None = None) -> list[Found]:
     client = _open(study, store)
     runs = _search(client, f"{_tagged('study', study)} AND tags.`sweep.trial` LIKE '%'")
     if not runs:
-        raise BadInput(f"{study}: there is no such sweep under {SWEEPS}/ or in {public(store)}")
+        raise BadInput(f"{study}: there is no such sweep under {SWEEPS}/ or in {store}")
     runs.sort(key=lambda run: int(run.data.tags["sweep.trial"]))
     return [
         _of_run(client, f"{study}/{run.data.tags['sweep.trial']}", store, run.info.run_id)
@@ -247,5 +249,10 @@ def _tagged(tag: str, value: str) -> str:
 
 
 def _search(client: MlflowClient, query: str) -> list[Any]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return list(client.search_runs(experiments, filter_string=query, max_results=1_000))
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments, filter_string=query, max_results=1_000))
+    except MlflowException as error:
+        raise BadInput(f"the MLflow store cannot be asked: {error.message}") from None

@@ -18,7 +18,7 @@ from sft.config import to_saved, to_train
 from sft.data_name import data_name
 from sft.errors import BadInput
 from sft.hooks import BaseHook, Hook, Run, RunResult
-from sft.rundir import LOG_FORMAT
+from sft.rundir import LogFormat
 from sft.schema import Settings
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1, "KILLED": 130}
@@ -31,11 +31,12 @@ def run(
     overrides: Sequence[str] = (),
     resumed: Path | None = None,
     tags: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> int:
     """Train as a command does: shows progress, logs to MLflow, heeds signals; the exit code.
 
-    `resumed` is the directory of an earlier run to continue; `tags` are for the MLflow run. Raises
-    `BadInput`.
+    `resumed` is the directory of an earlier run to continue; `tags` are for the MLflow run;
+    `variables` are those of the environment that gave a setting, by its key. Raises `BadInput`.
     """
     from sft.terminal import Terminal
 
@@ -43,7 +44,8 @@ def run(
         settings = replace(settings, run_name=default_name(settings))
     directory = resumed or run_directory(settings)
     signals = Signals()
-    hooks: list[Hook] = [Terminal(settings, directory, list(overrides)), signals, SdkLog()]
+    terminal = Terminal(settings, directory, list(overrides), variables or {})
+    hooks: list[Hook] = [terminal, signals, SdkLog()]
     if tracker := tracking_hook(settings, directory, tags=tags):
         hooks.append(tracker)
     try:
@@ -134,9 +136,8 @@ def tracking_hook(settings: Settings, directory: Path, **options: Any) -> Any | 
 
     if settings.tracking.uri is None:
         return None
-    from sft.tracking import MlflowHook, check_uri
+    from sft.tracking import MlflowHook
 
-    check_uri(settings.tracking.uri)
     run_id = (rundir.read_facts(directory).get("mlflow") or {}).get("run_id")
     return MlflowHook(
         settings.tracking.uri,
@@ -195,7 +196,7 @@ class SdkLog(BaseHook):
 
     def on_start(self, run: Run) -> None:
         self.handler = logging.FileHandler(run.directory / "run.log", encoding="utf-8")
-        self.handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        self.handler.setFormatter(LogFormat())
         logging.getLogger("tinker").addHandler(self.handler)
 
     def on_end(self, result: RunResult) -> None:

@@ -22,6 +22,7 @@ from sft.errors import BadInput
 from sft.evaluators import Evaluator, NLLEvaluator
 from sft.hooks import FailedEvaluation, Hook, Run, RunResult
 from sft.metrics import service_metrics, training_metrics
+from sft.secrets import mask_urls
 from sft.training_queue import NeverWorked, Request, TrainingQueue
 
 if TYPE_CHECKING:
@@ -452,6 +453,7 @@ class Loop:
 
     def tell(self, text: str) -> None:
         """Write `text` to the run's log and to every hook."""
+        text = mask_urls(text)
         self.state.log.info(text)
         for hook in self.hooks:
             hook.on_message(text)
@@ -496,7 +498,7 @@ class Loop:
 
 def describe(error: BaseException) -> str:
     """An error in one line; those of this project are sentences of their own."""
-    text = words_of(error)
+    text = mask_urls(words_of(error))
     own = isinstance(error, BadInput | NotSaved | NeverWorked)
     return text if own else f"{type(error).__name__}: {text}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sft import mlflow_values as values
 from sft.data_name import data_name
 from sft.rundir import BATCHES_FILE
+from sft.secrets import mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -96,7 +97,8 @@ def send_files(mirror: Mirror, client: MlflowClient) -> None:
     """The resolved config, the overrides it came from, run.json and the uncommitted diff."""
     for name in ("config.yaml", "run.json", BATCHES_FILE):
         if (mirror.directory / name).exists():
-            client.log_artifact(mirror.run_id, str(mirror.directory / name))
+            text = (mirror.directory / name).read_text(encoding="utf-8")
+            client.log_text(mirror.run_id, mask_urls(text), name)  # earlier versions' hold secrets
     overrides = mirror.facts.get("overrides")
     if overrides is not None:
         client.log_text(mirror.run_id, "".join(f"{o}\n" for o in overrides), "overrides.txt")

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from sft import mlflow_values as values
 from sft.checkpoints import replace_durably
-from sft.mlflow_store import Store, is_permanent, public
+from sft.mlflow_store import Store, is_permanent
 from sft.mlflow_view import dress
+from sft.secrets import identity, mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,8 +77,8 @@ class Mirror:
     def __post_init__(self) -> None:
         file = self.directory / STATE_FILE
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        same = (known.get("uri"), known.get("experiment")) == (
-            public(self.store.uri),
+        same = (identity(known.get("uri") or ""), known.get("experiment")) == (
+            identity(self.store.uri),
             self.experiment,
         )
         if same and self.run_id in (None, known.get("run_id")):
@@ -85,7 +86,7 @@ class Mirror:
             self.run_id = known.get("run_id")
         else:
             self.state = {"key": uuid.uuid4().hex, "run_id": self.run_id, "models": {}}
-        self.state |= {"uri": public(self.store.uri), "experiment": self.experiment}
+        self.state |= {"uri": mask_urls(self.store.uri), "experiment": self.experiment}
 
     @property
     def pending(self) -> bool:
@@ -320,7 +321,7 @@ class Mirror:
         """Say once a run and subject what MLflow would not take."""
         if what not in self._refused:
             self._refused.add(what)
-            logger.warning("MLflow at %s %s", public(self.store.uri), text)
+            logger.warning("MLflow at %s %s", mask_urls(self.store.uri), mask_urls(text))
 
 
 @dataclass

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sft.errors import BadInput, nearest
+from sft.proxies import exempt_loopback
+from sft.secrets import fill, mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +31,9 @@ DRIVERS = {
     "mssql": ("pymssql", "pymssql"),
 }
 """The module that SQLAlchemy loads for a scheme without `+driver`, and the package to install."""
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+DEFAULT_EXPERIMENT = "sft"
 
 PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 """MLflow's codes for a request that no repetition will make acceptable."""
@@ -49,6 +54,19 @@ repeats it just as well. mlflow has no other way to be told.
 """
 
 
+def tracking_uri(uri: str | None = None) -> str:
+    """`uri`, or `MLFLOW_TRACKING_URI`, or the default of `tracking.uri`; whole.
+
+    Raises `BadInput` where a masked `uri` cannot be filled in.
+    """
+    return fill(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI, "tracking.uri")
+
+
+def experiment_name(name: str | None = None) -> str:
+    """`name`, or `MLFLOW_EXPERIMENT_NAME`, or the default of `tracking.experiment`."""
+    return name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+
+
 def check_uri(uri: str) -> None:
     """Raise `BadInput` where `uri` can never be a tracking store. Nothing is made or contacted."""
     scheme, separator, rest = uri.partition(":")
@@ -63,7 +81,7 @@ def check_uri(uri: str) -> None:
         )
     if dialect not in SCHEMES:
         raise BadInput(
-            f"tracking.uri: unknown scheme '{scheme}' in '{public(uri)}'; expected one of "
+            f"tracking.uri: unknown scheme '{scheme}' in '{uri}'; expected one of "
             f"{', '.join(SCHEMES)}{nearest(dialect, list(SCHEMES))}"
         )
     if dialect == "sqlite":
@@ -85,11 +103,11 @@ def _check_host(uri: str, rest: str) -> None:
         parts = urlsplit(uri)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise BadInput(f"tracking.uri: '{public(uri)}' is not a URL: {error}") from None
+        raise BadInput(f"tracking.uri: '{uri}' is not a URL: {error}") from None
     if not rest.startswith("//") or (not host and parts.scheme != "databricks"):
-        raise BadInput(f"tracking.uri: '{public(uri)}' names no host; expected http://host:port")
+        raise BadInput(f"tracking.uri: '{uri}' names no host; expected http://host:port")
     if re.search(r"\s", uri):
-        raise BadInput(f"tracking.uri: '{public(uri)}' has a space in it")
+        raise BadInput("tracking.uri: has a space in it")
 
 
 def _check_sqlite(uri: str) -> None:
@@ -130,11 +148,6 @@ def absolute(uri: str) -> str:
     return uri if file is None else f"sqlite:///{file}"
 
 
-def public(uri: str) -> str:
-    """`uri` without its password."""
-    return re.sub(r"(://[^/\s:@]*:)[^@\s/]+@", r"\1***@", uri)
-
-
 def is_permanent(error: Exception) -> bool:
     """Whether MLflow will refuse the same request again, so that trying later is no use."""
     return getattr(error, "error_code", None) in PERMANENT
@@ -160,7 +173,8 @@ class Store:
         """The store did not answer: leave it alone for a while."""
         delay = min(FIRST_DELAY * 2.0**self.failures, LONGEST_DELAY)
         self.failures += 1
-        self.error = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+        said = (str(error) or type(error).__name__).strip().splitlines()[0]
+        self.error = mask_urls(said)[:300]
         self._retry_at = time.monotonic() + delay
 
     def answered(self) -> None:
@@ -202,6 +216,7 @@ def open_client(uri: str) -> MlflowClient:
         _make_sqlite(file)
     for name, value in CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    exempt_loopback(uri)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -10,9 +10,11 @@ import atexit
 import logging
 import threading
 import time
+import traceback
 
 from sft.mlflow_run import Mirror
-from sft.mlflow_store import Store, public
+from sft.mlflow_store import Store
+from sft.secrets import mask_urls
 
 logger = logging.getLogger("sft.tracking")
 
@@ -118,14 +120,14 @@ class Writer:
             logger.warning(
                 "MLflow at %s does not answer (%s); training goes on, and what it misses is "
                 "sent when it is back",
-                public(mirror.store.uri),
+                mask_urls(mirror.store.uri),
                 mirror.store.error,
             )
-        logger.debug("MLflow", exc_info=error)
+        logger.debug("MLflow: %s", mask_urls("".join(traceback.format_exception(error))))
 
     def _sent(self, mirror: Mirror) -> None:
         if mirror.store.failures:
-            logger.warning("MLflow at %s is back", public(mirror.store.uri))
+            logger.warning("MLflow at %s is back", mask_urls(mirror.store.uri))
         mirror.store.answered()
 
     def _at_exit(self) -> None:
@@ -136,7 +138,7 @@ class Writer:
 def _unsent(mirror: Mirror) -> str:
     reason = mirror.store.error or "it is slow"
     return (
-        f"MLflow at {public(mirror.store.uri)} lacks part of {mirror.directory} ({reason}); "
+        f"MLflow at {mask_urls(mirror.store.uri)} lacks part of {mirror.directory} ({reason}); "
         f"`python -m sft.runs {mirror.directory}` sends it when the store is back"
     )
 

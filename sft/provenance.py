@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sft import fingerprints
+from sft.secrets import mask
 
 PACKAGES = (
     "sft tinker hydra-core omegaconf mlflow optuna transformers tokenizers datasets torch "
@@ -28,14 +29,6 @@ PACKAGES = (
 
 MAX_DIFF_CHARACTERS = 200_000
 MAX_UNTRACKED_FILES = 100
-
-_URL_PASSWORD = re.compile(r"(\w+://[^/\s:@]*:)[^@\s/]+@")
-_NAMED_SECRET = re.compile(
-    r"((?:api[_-]?key|access[_-]?key|token|password|passwd|secret)[\"']?\s*[=:]\s*[\"']?)"
-    r"[^\s\"',}]{6,}",
-    re.IGNORECASE,
-)
-_KEY = re.compile(r"\b(?:tml|sk|hf|ghp)[-_][A-Za-z0-9_-]{8,}")
 
 
 def collect(
@@ -57,13 +50,6 @@ def collect(
         "packages": packages(),
         "platform": machine(),
     }
-
-
-def mask(text: str) -> str:
-    """`text` with passwords, keys and tokens replaced by `***`."""
-    text = _URL_PASSWORD.sub(r"\1***@", text)
-    text = _NAMED_SECRET.sub(r"\1***", text)
-    return _KEY.sub("***", text)
 
 
 def git(directory: Path) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from sft.errors import BadInput
 from sft.find import WORDS, Found, find
 from sft.same_data import look, trained
+from sft.secrets import fill, mask_urls
 from sft.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def reproduce(
     seen = _look(settings, then, batches, overrides, anyway) if then else Seen()
     print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)
     for line in [*overrides, *seen.different, *([] if overrides else _no_differences(seen))]:
-        print(f"  {line}", flush=True)
+        print(f"  {mask_urls(line)}", flush=True)
     tags = {"sft.variation_of" if overrides else "sft.reproduces": found.name}
     code = launch.run(settings, overrides=list(overrides), tags=tags)
     directory = Path(settings.run_dir or "")
@@ -256,11 +257,11 @@ def _tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
     from sft.mlflow_store import open_client
 
     try:
-        client = open_client(uri)
+        client = open_client(fill(uri, "tracking.uri"))
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
     except Exception as error:  # MLflow is a view: the run itself is whole
-        logger.warning("the MLflow run %s could not be tagged: %s", run_id, error)
+        logger.warning("the MLflow run %s could not be tagged: %s", run_id, mask_urls(str(error)))
 
 
 if __name__ == "__main__":

@@ -26,11 +26,21 @@ from sft.checkpoints import CheckpointFile, replace_durably
 from sft.errors import BadInput
 from sft.hooks import RunResult
 from sft.metrics import MetricsFile
+from sft.secrets import differing, mask_urls
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 BATCHES_FILE = "batches.jsonl"
 OF_AN_END = ("steps", "tokens", "last", "best", "verdict")
 """Facts that say how a run ended: those of a life that was interrupted do not outlast it."""
+
+
+class LogFormat(logging.Formatter):
+    """How run.log is written: with the time, and without the passwords of URLs."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_urls(super().format(record))
 
 
 @dataclass
@@ -167,20 +177,20 @@ def _write_settings(path: Path, settings: dict[str, Any]) -> None:
     from sft.config import dump, load_yaml
 
     file = path / "config.yaml"
-    if not file.exists():
-        replace_durably(file, dump(settings))
-    elif (there := load_yaml(file)) != settings:
-        keys = sorted(k for k in there.keys() | settings.keys() if there.get(k) != settings.get(k))
+    there = load_yaml(file) if file.exists() else {}
+    if there and (keys := differing(there, settings)):
         raise BadInput(
             f"run_dir: {path} holds a run with a different config ({', '.join(keys)}); "
             "name another directory, or continue that run with python -m sft.resume"
         )
+    if there != settings:  # new, or written before passwords were left out
+        replace_durably(file, dump(settings))
 
 
 def _logger(path: Path) -> logging.Logger:
     """A logger that writes to this run's run.log alone, whatever else logs in the process."""
     log = logging.Logger(f"sft.run.{path.name}")
     handler = logging.FileHandler(path / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(LogFormat())
     log.addHandler(handler)
     return log

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sft.chat import TRAIN_ON_WHAT
+from sft.mlflow_store import DEFAULT_EXPERIMENT, DEFAULT_URI
 
 VERSION = 1
 """Of the saved config. A key that changes its meaning or its name raises it."""
@@ -89,8 +90,8 @@ class Service:
 
 @dataclass
 class Tracking:
-    uri: str | None = key("sqlite:///mlflow.db", "MLflow tracking URI; null: no tracking")
-    experiment: str = key("sft", "MLflow experiment")
+    uri: str | None = key(DEFAULT_URI, "MLFLOW_TRACKING_URI where set; null: no tracking")
+    experiment: str = key(DEFAULT_EXPERIMENT, "MLFLOW_EXPERIMENT_NAME where set")
 
 
 @dataclass

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sft.proxies import exempt_loopback
 from sft.service_process import POLL_SECONDS, Running, ServiceUnavailable, Wanted, is_taken, lock
 
 __all__ = ["ServiceUnavailable", "api_key", "local"]
@@ -63,6 +64,7 @@ def local(
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ServiceUnavailable(f"cannot make the service's root {root}: {error}") from error
+    exempt_loopback()  # of whoever talks to it from here, and of the child
     wanted = Wanted(root, models, dtype, python, log or root / "service.log")
     with _using(root) as users:
         running, child = wanted.obtain()

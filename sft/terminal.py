@@ -5,8 +5,11 @@ On a terminal a live bar; elsewhere (a file, a pipe, CI) plain lines.
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from sft.data_name import data_name
 from sft.effects import of_settings
 from sft.hooks import BaseHook, Run, RunResult
 from sft.schema import Settings
+from sft.secrets import identity, mask, mask_urls
 
 PLAIN_LINE_EVERY = 10.0
 """Seconds between two progress lines where there is no terminal."""
@@ -23,12 +27,19 @@ PLAIN_LINE_EVERY = 10.0
 class Terminal(BaseHook):
     """Shows one run on standard output."""
 
-    def __init__(self, settings: Settings, directory: Path, overrides: list[str]):
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path,
+        overrides: list[str],
+        variables: Mapping[str, str] | None = None,
+    ):
         from rich.console import Console
 
         self.settings = settings
         self.directory = directory
-        self.overrides = overrides
+        self.overrides = [mask(override) for override in overrides]
+        self.variables = dict(variables or {})
         self.console = Console(highlight=False)
         self.progress: Any = None
         self.evaluation = ""
@@ -54,9 +65,9 @@ class Terminal(BaseHook):
         table.add_row("data", _describe_data(data_name(settings.dataset), facts))
         table.add_row("steps", _describe_steps(settings, facts))
         url = run.config.base_url or "https://tinker.thinkingmachines.dev"
-        table.add_row("service", f"{settings.service.kind}, {url}")
+        table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
         table.add_row("results", str(self.directory))
-        table.add_row("tracking", settings.tracking.uri or "none")
+        table.add_row("tracking", describe_tracking(settings, self.variables))
         if self.overrides:
             table.add_row("not default", " ".join(self.overrides))
         self.console.print(table)
@@ -164,9 +175,7 @@ class Terminal(BaseHook):
         if result.status == "FINISHED":
             lines.append(("talk to it", f'python -m sft.sample {directory} "your question"'))
         if self.settings.tracking.uri:
-            default = self.settings.tracking.uri == Settings().tracking.uri
-            uri = "" if default else f" --uri {shlex.quote(self.settings.tracking.uri)}"
-            lines.append(("view", f"python -m sft.ui{uri}"))
+            lines.append(("view", self._how_to_view(self.settings.tracking.uri)))
         lines.append(("reproduce", f"python -m sft.reproduce {directory}"))
         self.console.print()
         width = max(len(name) for name, _ in lines)
@@ -174,11 +183,30 @@ class Terminal(BaseHook):
             self.console.print(f"[bold]{name:<{width}}[/bold]", end="  ")
             self._line(text)
 
+    def _how_to_view(self, uri: str) -> str:
+        """The command that shows the store, or the address of one that shows itself."""
+        if uri.startswith(("http://", "https://")):
+            return re.sub(r"//[^/@]*@", "//", identity(uri))
+        default = uri == Settings().tracking.uri and not os.environ.get("MLFLOW_TRACKING_URI")
+        if default or "tracking.uri" in self.variables:
+            return "python -m sft.ui"
+        return f"python -m sft.ui --uri {shlex.quote(mask_urls(uri))}"
+
 
 def _worth_showing(
     records: list[CheckpointRecord], best: CheckpointRecord | None
 ) -> list[CheckpointRecord]:
     return [record for record in records if record is records[-1] or record is best]
+
+
+def describe_tracking(settings: Settings, variables: Mapping[str, str]) -> str:
+    """Where results go, and which variable said so where no config did."""
+    tracking = settings.tracking
+    if tracking.uri is None:
+        return "none"
+    given = [variables[k] for k in ("tracking.uri", "tracking.experiment") if k in variables]
+    said = f", as {' and '.join(given)} say{'s' * (len(given) == 1)}" if given else ""
+    return f"{mask_urls(tracking.uri)}, experiment {tracking.experiment}{said}"
 
 
 def _describe_data(name: str, facts: dict[str, Any]) -> str:

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.hooks import BaseHook
-from sft.mlflow_store import check_uri
+from sft.mlflow_store import check_uri, experiment_name, tracking_uri
 from sft.mlflow_writer import writer
+from sft.secrets import without_secrets
 
 if TYPE_CHECKING:
     from sft.checkpoints import CheckpointRecord
@@ -40,6 +41,8 @@ __all__ = ["MlflowHook", "check_uri", "flush", "sync"]
 class MlflowHook(BaseHook):
     """Mirrors one run into the MLflow store at `uri`.
 
+    Without `uri` and `experiment` they are those of MLflow's variables `MLFLOW_TRACKING_URI` and
+    `MLFLOW_EXPERIMENT_NAME`, or else of a run of the command line.
     `run_id` names an existing MLflow run to go on in; without it, the run directory's own is
     taken where it has one, or a new one is made. `parent_run_id` puts the run under another in
     the UI. Raises `BadInput` for a URI that can never work; one that does not answer is no error.
@@ -47,16 +50,17 @@ class MlflowHook(BaseHook):
 
     def __init__(
         self,
-        uri: str,
-        experiment: str,
+        uri: str | None = None,
+        experiment: str | None = None,
         run_name: str | None = None,
         *,
         run_id: str | None = None,
         parent_run_id: str | None = None,
         tags: dict[str, str] | None = None,
     ):
-        check_uri(uri)
-        self.uri, self.experiment, self.run_name = uri, experiment, run_name
+        self.uri, self.experiment = tracking_uri(uri), experiment_name(experiment)
+        self.run_name = run_name
+        check_uri(self.uri)
         self.tags = dict(tags or {})
         if parent_run_id is not None:
             self.tags["mlflow.parentRunId"] = parent_run_id
@@ -153,11 +157,11 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     verdict = {"sft.verdict": facts["verdict"]} if facts.get("verdict") else {}
     mirror = _mirror(
         directory,
-        uri or state["uri"],
+        tracking_uri(uri or state["uri"]),
         state["experiment"],
         name=facts.get("name") or directory.name,
         run_id=state.get("run_id"),
-        settings=load_yaml(directory / "config.yaml"),
+        settings=without_secrets(load_yaml(directory / "config.yaml")),
         facts=state.get("facts", {}) | facts,
         tags=state.get("tags", {}) | verdict,
     )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from sft.errors import BadInput
 from sft.evaluators import EvaluatorBuilder
 from sft.hooks import Hook, Run, RunResult, Stop
+from sft.secrets import without_secrets
 
 if TYPE_CHECKING:
     from sft.client import Service
@@ -157,6 +158,7 @@ async def main(
             from sft.config import from_train
 
             settings = from_train(config)
+        settings = without_secrets(settings)
         with rundir.hold(directory, settings, plan.origin()) as state:
             facts = plan.facts() | {"without_effect": without_effect}
             run = Run(config, settings, directory, state.name, facts)

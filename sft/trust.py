@@ -38,6 +38,7 @@ def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
     from sft.find import DEFAULT_URI
     from sft.mlflow_store import absolute
     from sft.schema import Service
+    from sft.secrets import identity
 
     dataset = saved.get("dataset")
     if isinstance(dataset, Mapping) and ("builder" in dataset or dataset.get("kind") == "custom"):
@@ -45,15 +46,15 @@ def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
     allowed = {
         "service.root": {Service().root},
         "service.base_url": set(),
-        "tracking.uri": {DEFAULT_URI} | ({store} if store else set()),
+        "tracking.uri": {DEFAULT_URI} | ({identity(store)} if store else set()),
     }
-    for key, value in _leaves(saved):
+    for key, value in leaves(saved):
         if re.search(r"(?:^|\.)_\w+_(?:\.|$)", key):
             yield f"{key} would name code"
         if not isinstance(value, str):
             continue
         if key in allowed:
-            if value not in allowed[key] and absolute(value) not in allowed[key]:
+            if allowed[key].isdisjoint({value, identity(value), absolute(value)}):
                 yield f"{key} is {value!r}"
         elif "${" in value:
             yield f"{key} holds a reference, {value!r}"
@@ -73,15 +74,15 @@ def _reaches(value: str) -> bool:
         return False
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of nested mappings and lists with its dotted key; keys of mappings, too."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             dotted = f"{key}.{name}" if key else str(name)
             yield dotted, None
-            yield from _leaves(inner, dotted)
+            yield from leaves(inner, dotted)
     elif isinstance(value, list):
         for inner in value:
-            yield from _leaves(inner, key)
+            yield from leaves(inner, key)
     else:
         yield key, value

@@ -1,6 +1,6 @@
 """`python -m sft.ui`: the MLflow UI on this machine, with the store that runs log to.
 
-python -m sft.ui                          # sqlite:///mlflow.db, as a run's default
+python -m sft.ui                          # MLFLOW_TRACKING_URI or mlflow.db, as for runs
 python -m sft.ui --uri sqlite:////data/mlflow.db --port 5001
 """
 
@@ -17,9 +17,10 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from sft.errors import BadInput
-from sft.find import tracking_uri
-from sft.mlflow_store import absolute, check_uri, open_client, public, sqlite_file
+from sft.mlflow_store import absolute, check_uri, open_client, sqlite_file, tracking_uri
 from sft.mlflow_view import links
+from sft.proxies import exempt_loopback
+from sft.secrets import mask_urls
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -29,16 +30,14 @@ START_SECONDS = 120
 def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sft.ui", description=__doc__.splitlines()[0])
-    parser.add_argument("--uri", help="the store (default: that of runs, sqlite:///mlflow.db)")
+    parser.add_argument("--uri", help="the store (default: as for runs)")
     parser.add_argument("--port", type=int, help=f"default {PORT}, or a free one where it is taken")
     options = parser.parse_args(arguments)
     try:
         uri = tracking_uri(options.uri)
         check_uri(uri)
         if uri.startswith(("http:", "https:")):
-            raise BadInput(
-                f"--uri: {public(uri)} is a server with its own UI: open it in a browser"
-            )
+            raise BadInput(f"--uri: {uri} is a server with its own UI: open it in a browser")
         port = free_port(options.port)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
@@ -67,7 +66,8 @@ def serve(uri: str, port: int) -> int:
     if sqlite_file(uri):
         open_client(uri)  # made under our lock: the server would break a fresh one
     url = f"http://{HOST}:{port}"
-    print(f"starting the MLflow UI for {public(uri)} ...", flush=True)
+    exempt_loopback(url)  # for this process and for the server's own workers
+    print(f"starting the MLflow UI for {mask_urls(uri)} ...", flush=True)
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
         + ["--workers", "1"],
@@ -114,7 +114,7 @@ def _answers(url: str, server: subprocess.Popen[str]) -> bool:
 def _last_words(server: subprocess.Popen[str]) -> str:
     _end(server)
     words = server.stderr.read() if server.stderr else ""
-    return "\n".join(words.strip().splitlines()[-5:])
+    return mask_urls("\n".join(words.strip().splitlines()[-5:]))
 
 
 def _end(server: subprocess.Popen[str]) -> None:

@@ -15,8 +15,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sft.compose import from_environment
 from sft.errors import BadInput
 from sft.schema import Settings
+from sft.secrets import mask_urls
+from sft.terminal import describe_tracking
 from sweeps import display, liveness, preflight, pruners, published, samplers, space, storage
 from sweeps.ledger import COUNTED, Ledger
 from sweeps.options import Options
@@ -86,7 +89,8 @@ async def _run(
         for trial in finished:
             if trial.state == TrialState.COMPLETE:
                 shown.recall(trial.number, trial.params, trial.values[0])
-        for line in _banner(options, searched, base, study, folder, known.tokens):
+        variables = from_environment(plugin.config)
+        for line in _banner(options, searched, base, study, folder, known.tokens, variables):
             shown.message(line)
         for sentence in known.without_effect:
             shown.message(f"  without effect: {sentence}")
@@ -95,7 +99,7 @@ async def _run(
         parent = _parent(options, base, shown)
         shared = Shared(
             options.study_name, folder, ledger, shown, options.metrics, options.repeats, base_url,
-            command=[o for o in searched.fixed if not o.startswith("sweep=")],
+            command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
         )  # fmt: skip
         if parent is not None:
             shared.parent_run_id = await _start_parent(parent, options, searched, study)
@@ -206,6 +210,7 @@ def _banner(
     study: optuna.Study,
     folder: Path,
     tokens: int | None,
+    variables: dict[str, str],
 ) -> list[str]:
     """What is about to happen, with each default that was filled in."""
     there = len(study.get_trials(deepcopy=False, states=COUNTED))
@@ -217,6 +222,7 @@ def _banner(
         f"  {options.n_trials} trials{repeats}, {options.n_jobs} at a time; sampler "
         f"{options.sampler}, pruner {options.pruner}; {base.model.name}"
     )
+    lines.append(f"  tracking: {describe_tracking(base, variables)}")
     if tokens:
         left = max(0, options.n_trials - there)
         price = base.model.price_per_million_tokens
@@ -254,4 +260,4 @@ def _again(plugin: Any, options: Options) -> str:
     ]
     named = [o for o in overrides if not o.startswith("hydra.sweeper.study_name=")]
     named.append(f"hydra.sweeper.study_name={options.study_name}")
-    return f"python -m sft --multirun {shlex.join(named)}"
+    return f"python -m sft --multirun {shlex.join(map(mask_urls, named))}"

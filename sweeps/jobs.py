@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
+from sft.secrets import hand_down
 from sweeps.ledger import ERROR, Ledger
 from sweeps.space import SearchSpace
 from sweeps.sweeper import Sweep
@@ -68,10 +69,11 @@ async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
 def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
     from sft import service
 
-    shared = sweep.shared
+    shared, storage = sweep.shared, sweep.options.storage
     return Handover(
         study_name=shared.study_name,
-        storage=sweep.options.storage,
+        # Launchers write it to files; a job opens it by OPTUNA_STORAGE.
+        storage=storage and hand_down(storage, "hydra.sweeper.storage"),
         folder=shared.folder.absolute(),
         pruner=shared.ledger.study.pruner,
         metrics=shared.metrics,

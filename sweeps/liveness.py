@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -170,7 +170,9 @@ class Timestamps:
         self._thread.join()
         with self._lock:
             for trial_id in self._mine:  # others need not wait until they are stale
-                self._study._storage.set_trial_user_attr(trial_id, ALIVE, 0.0)
+                # A launcher's job has ended those that it took over.
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                    self._study._storage.set_trial_user_attr(trial_id, ALIVE, 0.0)
 
     def _claim(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """The earliest of the claims that are visible after a pause wins: a database gives no

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.mlflow_store import Store, be_quiet_in_this_thread
+from sft.secrets import fill, mask_urls
 
 START_SECONDS = 30.0  # to wait for the run before the first trial starts without a parent
 END_SECONDS = 60.0
@@ -24,7 +25,7 @@ class Parent:
     """Use: `run_id = await parent.start(...)`, `parent.update(...)`, `await parent.end(...)`."""
 
     def __init__(self, uri: str, experiment: str, name: str, tell: Callable[[str], None]):
-        self._store = Store(uri)
+        self._store = Store(fill(uri, "tracking.uri"))
         self._experiment = experiment
         self._name = name
         self._tell = tell
@@ -58,7 +59,7 @@ class Parent:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = mask_urls((str(error) or type(error).__name__).splitlines()[0])
             self._tell(f"tracking.uri: the sweep's own MLflow run is not written ({reason})")
             return None
 
@@ -66,7 +67,7 @@ class Parent:
         try:
             function(*arguments)
         except Exception as error:
-            log.warning("MLflow run of the sweep: %s", error)
+            log.warning("MLflow run of the sweep: %s", mask_urls(str(error)))
 
     def _start(self, run_id: str | None, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         client = self._store.client()

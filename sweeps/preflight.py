@@ -16,6 +16,7 @@ from sft.config import to_train
 from sft.errors import BadInput, nearest
 from sft.mlflow_store import check_uri
 from sft.schema import Settings
+from sft.secrets import fill
 from sweeps import storage
 from sweeps.options import Options
 from sweeps.space import SearchSpace
@@ -71,7 +72,7 @@ def check_space(searched: SearchSpace, compose: Compose) -> list[Settings]:
     each end that has data or a length of its own."""
     base = compose(first(searched))
     if base.tracking.uri is not None:
-        check_uri(base.tracking.uri)
+        check_uri(fill(base.tracking.uri, "tracking.uri"))
     settings = [base]
     for name, distribution in searched.distributions.items():
         choices = getattr(distribution, "choices", None)

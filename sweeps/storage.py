@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from sft.errors import BadInput
+from sft.secrets import fill
 
 ROOT = Path("outputs/sweeps")
 JOURNAL = "study.journal"
@@ -66,17 +67,18 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         folder.mkdir(parents=True, exist_ok=True)
         journal = folder / JOURNAL
         return JournalStorage(JournalFileBackend(str(journal), FileLock(journal)))
+    url = fill(url, "hydra.sweeper.storage")
     try:
         return _open_database(url)
     except ImportError as error:
         raise BadInput(
-            f"hydra.sweeper.storage={without_password(url)}: its driver is not installed "
+            f"hydra.sweeper.storage={url}: its driver is not installed "
             f"({error}); pip install {_driver(url)}."
         ) from error
     except Exception as error:  # SQLAlchemy's, by driver
         reason = str(error).splitlines()[0]
         raise BadInput(
-            f"hydra.sweeper.storage={without_password(url)}: cannot be opened ({reason}); "
+            f"hydra.sweeper.storage={url}: cannot be opened ({reason}); "
             "expected an Optuna storage URL such as sqlite:///studies.db or "
             "postgresql://USER@HOST/DATABASE."
         ) from error
@@ -156,13 +158,6 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}"
     return "not set" if value is None else str(value)
-
-
-def without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if "@" not in rest:
-        return url
-    return f"{scheme}{separator}…@{rest.rpartition('@')[2]}"
 
 
 def _driver(url: str) -> str:

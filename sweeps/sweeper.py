@@ -1,6 +1,7 @@
 """The sweep itself: trials as coroutines of one process, each replaced as soon as it ends."""
 
 import asyncio
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -11,10 +12,10 @@ from optuna.trial import Trial, TrialState
 
 from sft.errors import BadInput
 from sft.schema import Settings
+from sft.secrets import mask_urls
 from sweeps.display import duration
 from sweeps.options import Options
 from sweeps.parent import Parent
-from sweeps.storage import without_password
 from sweeps.trial import Ending, Shared, TrialRun
 
 
@@ -201,6 +202,6 @@ def closing_words(sweep: Sweep, seconds: float, command: str) -> str:
     if sweep.why_ended != "every trial is done":
         lines.append(f"to go on: {command}")
     storage = sweep.options.storage
-    where = f" --storage {without_password(storage)}" if storage else ""
+    where = f" --storage {shlex.quote(mask_urls(storage))}" if storage else ""
     lines.append(f"report:   python -m sweeps.report {study.study_name}{where}")
     return "\n".join(lines)

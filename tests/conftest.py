@@ -25,8 +25,12 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["TINKER_TELEMETRY"] = "0"
-for _name in ("TINKER_API_KEY", "TINKER_BASE_URL"):
+for _name in ("TINKER_API_KEY", "TINKER_BASE_URL", "OPTUNA_STORAGE"):
     os.environ.pop(_name, None)
+# Nor a tracking store or a proxy of the user's own.
+for _name in list(os.environ):
+    if _name.startswith("MLFLOW_") or _name.lower().endswith("_proxy"):
+        del os.environ[_name]
 
 
 @pytest.fixture(scope="session")

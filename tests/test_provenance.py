@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from sft import provenance
+from sft import provenance, secrets
 
 
 @pytest.fixture
@@ -66,11 +66,11 @@ def test_without_a_repository_or_without_git_the_state_is_none(tmp_path, monkeyp
     ],
 )
 def test_secrets_are_masked(text, secret):
-    assert secret not in provenance.mask(text) and "***" in provenance.mask(text)
+    assert secret not in secrets.mask(text) and "***" in secrets.mask(text)
 
 
 @pytest.mark.parametrize(
     "text", ["max_tokens=64 tokenizer=x", "model.name=Qwen/Qwen3-8B", "tinker://run:train/weights"]
 )
 def test_ordinary_words_are_not_masked(text):
-    assert provenance.mask(text) == text
+    assert secrets.mask(text) == text

@@ -73,7 +73,7 @@ def test_several_that_open_a_new_database_at_once_share_its_study(tmp_path):
     ("url", "words"),
     [
         ("postgres-typo", "expected an Optuna storage URL"),
-        ("nosuch://user:secret@host/db", "…@host/db"),
+        ("nosuch://user:secret@host/db", ":***@host/db"),
         ("sqlite:////nowhere/at/all/x.db", "cannot be opened"),
     ],
 )
