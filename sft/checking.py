@@ -233,10 +233,6 @@ def _check_together(settings: Settings) -> None:
         raise BadInput("service.base_url: is for service=custom; add service=custom")
     if service.base_url and not service.base_url.startswith(("http://", "https://")):
         raise BadInput(f"service.base_url: '{service.base_url}' is not an http(s):// URL")
-    if not (settings.lora.train_attn or settings.lora.train_mlp or settings.lora.train_unembed):
-        raise BadInput(
-            "lora: trains nothing; set lora.train_attn, lora.train_mlp or lora.train_unembed"
-        )
     if settings.max_steps and settings.schedule.warmup_steps > settings.max_steps:
         raise BadInput(
             f"schedule.warmup_steps: {settings.schedule.warmup_steps} is more than "

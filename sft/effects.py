@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 def check(config: Config, plan: Plan) -> list[str]:
     """What of `config` has no effect on the run that `plan` describes, a sentence each.
 
-    Raises `BadInput` on a warm-up that never reaches the peak learning rate, and on early stopping
-    without an evaluation to stop by.
+    Raises `BadInput` on an adapter of nothing, on a warm-up that never reaches the peak learning
+    rate, and on early stopping without an evaluation to stop by.
     """
     steps = plan.total_steps
+    if not (config.train_attn or config.train_mlp or config.train_unembed):
+        raise BadInput(
+            "lora: trains nothing; set lora.train_attn, lora.train_mlp or lora.train_unembed"
+        )
     if config.warmup_steps > steps:
         raise BadInput(
             f"schedule.warmup_steps: {config.warmup_steps} is more than the {steps} steps of this "
