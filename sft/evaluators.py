@@ -1,17 +1,21 @@
 """What a run measures beside training: held-out NLL and sampled answers.
 
 An evaluator is given a sampling client that holds the weights at one step and returns metrics.
-It runs beside training, on a snapshot, and never stands between two steps.
+It runs beside training, on a snapshot, and never stands between two steps. Each has a name of its
+own, and metrics of its own: those of this module are `eval/METRIC` under their default name and
+`eval/NAME/METRIC` under another.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sft.metrics import nats, summarize
+from sft.errors import BadInput
+from sft.metrics import NOT_METRICS, UNITS, nats, summarize
 
 if TYPE_CHECKING:
     import tinker
@@ -25,14 +29,55 @@ CONCURRENT_REQUESTS = 64
 class Evaluator(Protocol):
     """Measures one set of weights.
 
-    An evaluator may also have a `name` and, after a call, a `table` (rows as plain dicts), which
-    is logged beside its metrics.
+    An evaluator may also have a `name` (else it goes by that of its class or function), which no
+    other of the run may have, and, after a call, a `table` (rows as plain dicts), which is logged
+    under that name beside its metrics.
     """
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
 
 
 EvaluatorBuilder = Callable[[], Evaluator]
+
+
+def name_of(evaluator: Evaluator) -> str:
+    """What an evaluator goes by in tables, messages and the names of files."""
+    own = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", None)
+    return str(own or type(evaluator).__name__)
+
+
+def check_names(evaluators: Iterable[Evaluator]) -> None:
+    """Refuse two evaluators of one name. Raises `BadInput`."""
+    names: dict[str, tuple[str, Evaluator]] = {}
+    for evaluator in evaluators:
+        name = name_of(evaluator)
+        # As the files of their tables are called, on every file system.
+        other = names.setdefault(re.sub(r"\W+", "-", name).casefold(), (name, evaluator))
+        if other[1] is not evaluator:
+            raise BadInput(
+                f"evaluator_builders: two evaluators are called '{name}' "
+                f"({type(other[1]).__name__} and {type(evaluator).__name__}), so that one would "
+                "write over what the other measured; give each a `name` of its own"
+            )
+
+
+def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]) -> None:
+    """Enter in `writers` who writes each metric of `measured`. Raises `BadInput` where that is
+    someone else already: a step's row has one place for it."""
+    name = name_of(evaluator)
+    for key in measured:
+        of_training = key.startswith("train/") or key in UNITS and not key.startswith("eval/")
+        if key in NOT_METRICS or of_training:
+            raise BadInput(
+                f"evaluators: '{name}' measures '{key}', which is what training writes; "
+                f"call it eval/{name}/…"
+            )
+        other = writers.setdefault(key, name)
+        if other != name:
+            raise BadInput(
+                f"evaluators: '{other}' and '{name}' both measure '{key}', so that one would "
+                f"write over the other; call one of them eval/{name}/…"
+            )
 
 
 async def gather_bounded(jobs: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
@@ -49,12 +94,16 @@ async def gather_bounded(jobs: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
 
 
 class NLLEvaluator:
-    """Held-out NLL in nats per trained token (`eval/nll`) and bits per byte (`eval/bpb`)."""
+    """Held-out NLL in nats per trained token (`eval/nll`) and bits per byte (`eval/bpb`).
 
-    name = "nll"
+    Another data set beside the held-out one has another name: `NLLEvaluator(dataset, "code")`
+    measures `eval/code/nll`.
+    """
 
-    def __init__(self, dataset: SupervisedDataset):
+    def __init__(self, dataset: SupervisedDataset, name: str = "nll"):
         self.dataset = dataset
+        self.name = name
+        self.prefix = _prefix(name, "nll")
         self._data: list[tinker.Datum] | None = None
         self._num_bytes: int | None = None
 
@@ -70,7 +119,11 @@ class NLLEvaluator:
         scores = await gather_bounded([lambda d=datum: score(d) for datum in self._data])
         total_nats = sum(nats_ for nats_, _ in scores)
         tokens = sum(count for _, count in scores)
-        return summarize(total_nats, tokens, self._num_bytes, "eval")
+        return summarize(total_nats, tokens, self._num_bytes, self.prefix)
+
+
+def _prefix(name: str, default: str) -> str:
+    return "eval" if name == default else f"eval/{name}"
 
 
 def _whole(dataset: SupervisedDataset) -> tuple[list[tinker.Datum], int | None]:
@@ -104,7 +157,8 @@ class Prompt:
 
 @dataclass
 class SamplingEvaluator:
-    """Answers to fixed prompts, as a table, with the share that matches its reference exactly.
+    """Answers to fixed prompts, as a table, with the share that matches its reference exactly
+    (`eval/exact_match`; under another name than `answers` `eval/NAME/exact_match`).
 
     Temperature 0 takes the most likely token; above 0, answer i of a call is seeded by `seed` + i
     so that the same weights give the same answers.
@@ -143,12 +197,18 @@ class SamplingEvaluator:
         jobs = [lambda i=i, p=p: answer(i, p) for i, p in enumerate(self.prompts)]
         self.table = await gather_bounded(jobs)
         matches = [row["exact_match"] for row in self.table if "exact_match" in row]
-        return {"eval/exact_match": sum(matches) / len(matches)} if matches else {}
+        if not matches:
+            return {}
+        prefix = _prefix(self.name, "answers")
+        return {f"{prefix}/exact_match": sum(matches) / len(matches)}
 
 
 @dataclass
 class SamplingEvaluatorBuilder:
-    """Builds a `SamplingEvaluator` for prompts given as text, each one user message."""
+    """Builds a `SamplingEvaluator` for prompts given as text, each one user message.
+
+    Its table is called `name`, its metric `eval/NAME/exact_match`.
+    """
 
     prompts: list[str]
     model_name_for_tokenizer: str
@@ -158,6 +218,7 @@ class SamplingEvaluatorBuilder:
     temperature: float = 0.0
     seed: int = 0
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    name: str = "prompts"
 
     def __call__(self) -> SamplingEvaluator:
         from sft.renderers import get_renderer
@@ -177,6 +238,7 @@ class SamplingEvaluatorBuilder:
             self.max_tokens,
             self.temperature,
             self.seed,
+            self.name,
         )
 
 

@@ -19,7 +19,7 @@ from sft.checkpoints import Cadence, CheckpointRecord, best
 from sft.client import first_error, is_lost, optimizer_parameters, status_of
 from sft.custom import reproducible
 from sft.errors import BadInput
-from sft.evaluators import Evaluator, NLLEvaluator
+from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of
 from sft.hooks import FailedEvaluation, Hook, Run, RunResult
 from sft.metrics import service_metrics, training_metrics
 from sft.training_queue import NeverWorked, Request, TrainingQueue
@@ -62,6 +62,8 @@ class Loop:
     started: bool = False
     diverged: bool = False
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    writers: dict[str, str] = field(default_factory=dict)
+    """The evaluator that each metric is of."""
     failed_evaluations: list[FailedEvaluation] = field(default_factory=list)
     worked: set[str] = field(default_factory=set)
     """Kinds of requests that the service has answered well in this process."""
@@ -264,8 +266,10 @@ class Loop:
         """Start the evaluations due after `step` updates, on a snapshot taken in the queue."""
         due = self.plan.due(self.run.config, step) if evaluators is None else evaluators
         measured = self.state.metrics.rows.get(step, {})
-        if "eval/nll" in measured:  # by the process that this one resumes
-            due = [e for e in due if not isinstance(e, NLLEvaluator)]
+        # By the process that this one resumes.
+        due = [
+            e for e in due if not (isinstance(e, NLLEvaluator) and f"{e.prefix}/nll" in measured)
+        ]
         if not due:
             return
         while len(pending := [t for t in self.evaluations.values() if not t.done()]) >= (
@@ -285,7 +289,9 @@ class Loop:
         metrics: dict[str, float] = {}
         for evaluator in evaluators:
             try:
-                metrics |= await evaluator(sampling_client)
+                measured = await evaluator(sampling_client)
+                claim(self.writers, evaluator, measured)
+                metrics |= measured
             except BadInput:
                 raise
             except Exception as error:
@@ -293,8 +299,9 @@ class Loop:
                 continue
             self.worked.add("evaluation")
             if table := getattr(evaluator, "table", None):
-                name = _name_of(evaluator)
-                self.tables.setdefault(f"{name}@start", table)
+                name = name_of(evaluator)
+                if step == 0:
+                    self.tables[f"{name}@start"] = table
                 self.tables[name] = table
                 for hook in self.hooks:
                     hook.on_table(name, step, table)
@@ -320,7 +327,7 @@ class Loop:
             return
         self.state.log.error("evaluation at step %d", step, exc_info=cause)
         for evaluator in evaluators:
-            failed = FailedEvaluation(step, _name_of(evaluator), describe(cause))
+            failed = FailedEvaluation(step, name_of(evaluator), describe(cause))
             self.failed_evaluations.append(failed)
             self.tell(
                 f"the evaluation '{failed.name}' at step {step} failed: {failed.error}; "
@@ -492,7 +499,3 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     own = isinstance(error, BadInput | NotSaved | NeverWorked)
     return text if own else f"{type(error).__name__}: {text}"
-
-
-def _name_of(evaluator: Evaluator) -> str:
-    return getattr(evaluator, "name", type(evaluator).__name__)

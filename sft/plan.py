@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sft.batches import steps_in_total
 from sft.errors import BadInput
-from sft.evaluators import Evaluator, NLLEvaluator, SamplingEvaluator, held_out_prompts
+from sft.evaluators import (
+    Evaluator,
+    NLLEvaluator,
+    SamplingEvaluator,
+    check_names,
+    held_out_prompts,
+)
 
 if TYPE_CHECKING:
     from sft.train import Config
@@ -44,6 +50,7 @@ class Plan:
             evaluators.insert(0, NLLEvaluator(held_out))
             if config.held_out_answers and hasattr(config.dataset_builder, "common_config"):
                 infrequent.append(_answers(config, held_out))
+        check_names(evaluators + infrequent)
         common = getattr(config.dataset_builder, "common_config", None)
         return cls(
             data=data,

@@ -3,8 +3,11 @@
 import asyncio
 from dataclasses import dataclass
 
+import pytest
+
 from sft import metrics
-from sft.evaluators import Prompt, SamplingEvaluator, SamplingEvaluatorBuilder
+from sft.errors import BadInput
+from sft.evaluators import NLLEvaluator, Prompt, SamplingEvaluator, SamplingEvaluatorBuilder
 from tests.test_train import TINY_MODEL, chats, make_config, run  # noqa: F401 - fixtures
 
 
@@ -40,6 +43,118 @@ def test_evaluators_of_ones_own_run_at_their_own_cadence(make_config):  # noqa: 
     assert [r["step"] for r in rows if "eval/rarely" in r] == [0, 5, 10]
 
 
+def rows(config):
+    from pathlib import Path
+
+    return metrics.read(Path(config.log_path) / "metrics.jsonl")
+
+
+def prompts(tiny_model, *texts, **options):
+    """A builder of answers to prompts, as `evaluators.prompts` makes one."""
+    return SamplingEvaluatorBuilder(
+        list(texts), model_name_for_tokenizer=str(tiny_model), max_tokens=8, **options
+    )
+
+
+def test_held_out_answers_and_prompts_have_tables_and_metrics_of_their_own(
+    make_config,  # noqa: F811
+    tiny_model,
+):
+    config = make_config(
+        max_steps=1,
+        held_out_answers=1,
+        held_out_answer_tokens=20,
+        infrequent_evaluator_builders=[prompts(tiny_model, "Hi.", references=["red"])],
+    )
+    result = run(config)
+    assert result.status == "FINISHED", result.error
+    for when in ("", "@start"):
+        assert "Say" in result.tables[f"answers{when}"][0]["prompt"]
+        assert [row["prompt"] for row in result.tables[f"prompts{when}"]] == ["Hi."]
+    for row in (rows(config)[0], rows(config)[-1]):
+        assert {"eval/exact_match", "eval/prompts/exact_match"} <= row.keys()
+
+
+def test_an_evaluator_of_another_name_measures_under_that_name(make_config, tiny_model):  # noqa: F811
+    config = make_config(max_steps=1)
+    _, held_out = config.dataset_builder()
+    config.evaluator_builders = [
+        lambda: NLLEvaluator(held_out, name="same"),
+        prompts(tiny_model, "Hi.", references=["red"], name="greetings"),
+    ]
+    result = run(config)
+    assert set(result.tables) == {"greetings", "greetings@start"}
+    assert result.last["eval/same/nll"] == result.last["eval/nll"]
+    assert "eval/greetings/exact_match" in result.last
+
+
+async def measures_nothing(sampling_client):
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("name", "builders"),
+    [
+        ("prompts", lambda model, held_out: 2 * [prompts(model, "Hi.")]),
+        ("answers", lambda model, held_out: [prompts(model, "Hi.", name="answers")]),
+        ("nll", lambda model, held_out: [lambda: NLLEvaluator(held_out)]),
+        ("code-set", lambda model, held_out: [
+            lambda: CountCalls("Code/set"), lambda: CountCalls("code-set"),
+        ]),
+        ("Unnamed", lambda model, held_out: 2 * [type("Unnamed", (), {})]),
+        ("measures_nothing", lambda model, held_out: [
+            lambda: measures_nothing, type("measures_nothing", (), {}),
+        ]),
+    ],
+)  # fmt: skip
+def test_two_evaluators_of_one_name_are_refused_before_anything_is_made(
+    make_config,  # noqa: F811
+    tiny_model,
+    name,
+    builders,
+):
+    from pathlib import Path
+
+    config = make_config(held_out_answers=1)
+    _, held_out = config.dataset_builder()
+    config.infrequent_evaluator_builders = builders(tiny_model, held_out)
+    with pytest.raises(BadInput, match=f"two evaluators are called '{name}'"):
+        run(config)
+    assert not Path(config.log_path).exists()
+
+
+@dataclass
+class Measures:
+    """An evaluator called `name` that measures `metric`."""
+
+    name: str
+    metric: str
+
+    async def __call__(self, sampling_client):
+        return {self.metric: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("metric", "others", "words"),
+    [
+        ("eval/score", [Measures("first", "eval/score")], "'first' and 'mine' both measure"),
+        ("eval/nll", [], "'nll' and 'mine' both measure"),
+        ("train/nll", [], "'mine' measures 'train/nll', which is what training writes"),
+        ("lr", [], "'mine' measures 'lr', which is what training writes"),
+        ("step", [], "'mine' measures 'step', which is what training writes"),
+    ],
+)
+def test_a_metric_that_has_a_writer_already_ends_the_run_at_the_first_evaluation(
+    make_config,  # noqa: F811
+    metric,
+    others,
+    words,
+):
+    evaluators = [*others, Measures("mine", metric)]
+    result = run(make_config(evaluator_builders=[lambda e=e: e for e in evaluators]))
+    assert result.status == "FAILED" and words in result.error
+
+
 def test_answers_are_compared_with_their_references(local_service, tiny_model):
     from sft.client import Connection, Service, await_client
     from sft.tokenizers import load_tokenizer
@@ -72,3 +187,25 @@ def test_prompts_as_text_are_rendered_like_the_training_data(tiny_model):
     evaluator = SamplingEvaluatorBuilder(["Hi."], model_name_for_tokenizer=str(tiny_model))()
     text = evaluator.tokenizer.decode(evaluator.prompts[0].tokens)
     assert text == "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_closing_lines_show_two_answers_to_one_prompt(make_config, tiny_model, capsys):  # noqa: F811
+    from pathlib import Path
+
+    from sft.schema import Settings
+    from sft.terminal import Terminal
+
+    config = make_config(
+        max_steps=2,
+        held_out_answers=1,
+        held_out_answer_tokens=20,
+        infrequent_evaluator_builders=[prompts(tiny_model, "Hi.")],
+    )
+    result = run(config)
+    Terminal(Settings(), Path(config.log_path), []).on_end(result)
+    shown = capsys.readouterr().out
+    first, last = result.tables["answers@start"][0], result.tables["answers"][0]
+    for name, text in (
+        ("prompt", first["prompt"]), ("before", first["answer"]), ("after", last["answer"])
+    ):  # fmt: skip
+        assert f"{name}  {' '.join(text.split())}\n" in shown
