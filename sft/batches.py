@@ -27,6 +27,8 @@ class Batch:
     """Tokens of the model input, all sequences."""
     num_bytes: int | None
     """UTF-8 bytes of the trained text, where the dataset knows them."""
+    special_tokens: frozenset[int] = frozenset()
+    """Ids of the tokens that `num_bytes` leaves out."""
 
 
 def steps_in_total(dataset: SupervisedDataset, epochs: int, max_steps: int | None) -> int:
@@ -84,4 +86,5 @@ def _fetch(dataset: SupervisedDataset, step: int, epoch: int, index: int) -> Bat
         data=data,
         tokens=sum(datum.model_input.length for datum in data),
         num_bytes=num_bytes(index) if num_bytes else None,
+        special_tokens=getattr(dataset, "special_tokens", frozenset()),
     )

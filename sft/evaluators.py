@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sft.errors import BadInput
-from sft.metrics import NOT_METRICS, UNITS, nats, summarize
+from sft.metrics import NOT_METRICS, UNITS, Nats, nats, summarize
 
 if TYPE_CHECKING:
     import tinker
@@ -111,15 +111,15 @@ class NLLEvaluator:
         if self._data is None:
             self._data, self._num_bytes = await asyncio.to_thread(_whole, self.dataset)
 
-        async def score(datum: tinker.Datum) -> tuple[float, int]:
+        special_tokens = getattr(self.dataset, "special_tokens", frozenset())
+
+        async def score(datum: tinker.Datum) -> Nats:
             # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
             logprobs = await sampling_client.compute_logprobs(full_sequence(datum))
-            return nats(logprobs[1:], datum.loss_fn_inputs["weights"].to_numpy())
+            return nats(datum, logprobs[1:], special_tokens)
 
         scores = await gather_bounded([lambda d=datum: score(d) for datum in self._data])
-        total_nats = sum(nats_ for nats_, _ in scores)
-        tokens = sum(count for _, count in scores)
-        return summarize(total_nats, tokens, self._num_bytes, self.prefix)
+        return summarize(sum(scores, Nats()), self._num_bytes, self.prefix)
 
 
 def _prefix(name: str, default: str) -> str:

@@ -186,7 +186,7 @@ class Loop:
         while (item := await steps.get()) is not None:
             output = await item.forward_backward
             batch = item.batch
-            measured = training_metrics(output, batch.data, batch.num_bytes)
+            measured = training_metrics(output, batch.data, batch.num_bytes, batch.special_tokens)
             self._guard(batch.step, measured["train/nll"])
             told = service_metrics(output)
             if not self.diverged:
