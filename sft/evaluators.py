@@ -153,12 +153,18 @@ class Prompt:
     tokens: list[int]
     text: str
     reference: str | None = None
+    compared: bool = True
+    """Whether an answer can match the reference: it fits and ends as answers do. One that cannot
+    is shown, and exact match is of the others."""
 
 
 @dataclass
 class SamplingEvaluator:
     """Answers to fixed prompts, as a table, with the share that matches its reference exactly
     (`eval/exact_match`; under another name than `answers` `eval/NAME/exact_match`).
+
+    What is compared is text as the tokenizer writes it, without special tokens and the end of the
+    turn, and without the white space around it.
 
     Temperature 0 takes the most likely token; above 0, answer i of a call is seeded by `seed` + i
     so that the same weights give the same answers.
@@ -188,10 +194,14 @@ class SamplingEvaluator:
                 ),
             )
             sequence = response.sequences[0]
-            text = self.tokenizer.decode(sequence.tokens, skip_special_tokens=True).strip()
+            text = _words(sequence.tokens, self.tokenizer, self.stop)
             row = {"prompt": prompt.text, "answer": text, "stop_reason": sequence.stop_reason}
             if prompt.reference is not None:
-                row |= {"reference": prompt.reference, "exact_match": text == prompt.reference}
+                row["reference"] = prompt.reference
+                if prompt.compared:
+                    written = _encode(prompt.reference, self.tokenizer)
+                    same = text == _words(written, self.tokenizer, self.stop)
+                    row["exact_match"] = same
             return row
 
         jobs = [lambda i=i, p=p: answer(i, p) for i, p in enumerate(self.prompts)]
@@ -227,6 +237,14 @@ class SamplingEvaluatorBuilder:
         tokenizer = load_tokenizer(self.model_name_for_tokenizer)
         renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
         references = self.references or [None] * len(self.prompts)
+        for number, reference in enumerate(self.references or [], start=1):
+            words = _words(_encode(reference, tokenizer), tokenizer, renderer.stop_sequences())
+            if (length := len(_encode(words, tokenizer))) > self.max_tokens:
+                raise BadInput(
+                    f"evaluators.references: entry {number} has {length} tokens, more than "
+                    f"evaluators.max_tokens={self.max_tokens}, so that no answer could match it; "
+                    f"set evaluators.max_tokens={length}, or shorten it"
+                )
         prompts = [
             Prompt(renderer.generation_prompt([{"role": "user", "content": text}]), text, reference)
             for text, reference in zip(self.prompts, references, strict=True)
@@ -242,9 +260,19 @@ class SamplingEvaluatorBuilder:
         )
 
 
-def held_out_prompts(dataset: SupervisedDataset, count: int, tokenizer: Any) -> list[Prompt]:
+def held_out_prompts(
+    dataset: SupervisedDataset,
+    count: int,
+    tokenizer: Any,
+    stop: list[int] | list[str],
+    max_tokens: int,
+) -> list[Prompt]:
     """The first `count` held-out sequences as prompts: what comes before their first trained
-    token, with the trained tokens that follow as the reference."""
+    token, with the trained tokens that follow as the reference.
+
+    A reference is compared where it is one answer: at most `max_tokens` long without its end, and
+    with an end, which is lost where its sequence was cut.
+    """
     prompts: list[Prompt] = []
     for index in range(len(dataset)):
         for datum in dataset.get_batch(index):
@@ -255,11 +283,39 @@ def held_out_prompts(dataset: SupervisedDataset, count: int, tokenizer: Any) -> 
             start = int(trained.argmax()) + 1
             length = int((~trained[start - 1 :]).argmax()) or len(trained) - start + 1
             prompt, answer = tokens[:start], tokens[start : start + length]
+            end = _end(answer, tokenizer, stop)
             prompts.append(
                 Prompt(
                     prompt,
                     tokenizer.decode(prompt, skip_special_tokens=True).strip(),
-                    tokenizer.decode(answer, skip_special_tokens=True).strip(),
+                    _words(answer, tokenizer, stop),
+                    compared=end is not None and end <= max_tokens,
                 )
             )
     return prompts
+
+
+def _encode(text: str, tokenizer: Any) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _words(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) -> str:
+    """The text of an answer, without what ends it and the white space around it."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    for end in stop:
+        if isinstance(end, str):
+            text = text.partition(end)[0]
+        elif tokens[-1:] == [end]:  # a marker that is no special token
+            text = text.removesuffix(tokenizer.decode([end], skip_special_tokens=True))
+    return text.strip()
+
+
+def _end(answer: list[int], tokenizer: Any, stop: list[int] | list[str]) -> int | None:
+    """How many tokens stand before the end of an answer; None: it has none, or another before."""
+    if all(isinstance(end, int) for end in stop):
+        ends = [index for index, token in enumerate(answer) if token in stop]
+        return ends[0] if ends == [len(answer) - 1] else None
+    text = tokenizer.decode(answer, skip_special_tokens=True)
+    if not any(text.endswith(end) and text.find(end) == len(text) - len(end) for end in stop):
+        return None
+    return len(_encode(_words(answer, tokenizer, stop), tokenizer))

@@ -137,6 +137,8 @@ class Loop:
         self.started = True
         for hook in self.hooks:
             hook.on_start(self.run)
+        for note in self.plan.notes:
+            self.tell(note)
         if not reproducible(self.run.settings):
             self.tell(
                 "this run cannot be reproduced: its dataset builder was made in a script or a "

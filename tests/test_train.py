@@ -306,7 +306,7 @@ def test_many_runs_live_in_one_process_and_one_failure_is_its_own(make_config):
 
 
 def test_held_out_answers_are_sampled_before_and_after(make_config):
-    result = run(make_config(held_out_answers=2, held_out_answer_tokens=8))
+    result = run(make_config(held_out_answers=2, held_out_answer_tokens=20))
     assert set(result.tables) == {"answers", "answers@start"}
     assert [set(row) for row in result.tables["answers"]] == 2 * [
         {"prompt", "answer", "stop_reason", "reference", "exact_match"}
