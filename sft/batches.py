@@ -31,6 +31,8 @@ class Batch:
     """UTF-8 bytes of the trained text, where the dataset knows them."""
     digest: str
     """Of the tokens, targets and weights: what a reproduction has to train on."""
+    special_tokens: frozenset[int] = frozenset()
+    """Ids of the tokens that `num_bytes` leaves out."""
 
 
 def steps_in_total(dataset: SupervisedDataset, epochs: int, max_steps: int | None) -> int:
@@ -89,4 +91,5 @@ def _fetch(dataset: SupervisedDataset, step: int, epoch: int, index: int) -> Bat
         tokens=sum(datum.model_input.length for datum in data),
         num_bytes=num_bytes(index) if num_bytes else None,
         digest=sequences(data),
+        special_tokens=getattr(dataset, "special_tokens", frozenset()),
     )

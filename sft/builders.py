@@ -187,10 +187,17 @@ def _tokenised(builder: ChatDatasetBuilder, source: Source) -> TokenTable:
 def _dataset(
     builder: ChatDatasetBuilder, table: TokenTable, conversations: np.ndarray, what: str
 ) -> TokenisedDataset:
+    from sft.token_bytes import special_tokens
     from sft.token_table import TokenisedDataset
 
     common = builder.common_config
-    dataset = TokenisedDataset(table, conversations, common.batch_size, common.reduction)
+    dataset = TokenisedDataset(
+        table,
+        conversations,
+        common.batch_size,
+        common.reduction,
+        special_tokens(builder.tokenizer),
+    )
     if not dataset.statistics.datums:
         raise BadInput(
             f"max_length: with {common.max_length} tokens, no {what} conversation keeps a token "

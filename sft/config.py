@@ -194,7 +194,10 @@ def from_train(config: Config) -> dict[str, Any]:
     for name in ("beta1", "beta2", "eps"):
         if hasattr(optimizer, name):
             setattr(optimizer, name, getattr(config, f"adam_{name}"))
-    prompts = next((b for b in config.infrequent_evaluator_builders if hasattr(b, "prompts")), None)
+    prompts = next(
+        (b for b in config.infrequent_evaluator_builders if getattr(b, "name", "") == "prompts"),
+        None,
+    )
     saved: dict[str, Any] = {
         "lr": config.learning_rate,
         "epochs": config.num_epochs,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from sft.errors import BadInput
 
 if TYPE_CHECKING:
-    import numpy as np
     import tinker
 
     from sft.renderers import Renderer
@@ -123,16 +122,5 @@ def datums_with_bytes(
         trained = np.asarray(rendered.trained[:max_length], dtype=bool)
         if trained[1:].any():
             cut = datum(rendered.tokens[:max_length], trained, reduction)
-            found.append((cut, kept_bytes(rendered.trained, trained, rendered.trained_bytes)))
+            found.append((cut, rendered.trained_bytes(max_length)))
     return found
-
-
-def kept_bytes(whole: Any, kept: np.ndarray, num_bytes: int) -> int:
-    """The bytes of the trained text that is left when a sequence is cut.
-
-    In proportion to the trained tokens left: exact where nothing is cut, and close where it is,
-    without decoding tokens that may end within a character.
-    """
-    if len(kept) == len(whole):
-        return num_bytes
-    return round(num_bytes * int(kept.sum()) / max(1, sum(whole)))

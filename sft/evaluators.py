@@ -1,18 +1,22 @@
 """What a run measures beside training: held-out NLL and sampled answers.
 
 An evaluator is given a sampling client that holds the weights at one step and returns metrics.
-It runs beside training, on a snapshot, and never stands between two steps.
+It runs beside training, on a snapshot, and never stands between two steps. Each has a name of its
+own, and metrics of its own: those of this module are `eval/METRIC` under their default name and
+`eval/NAME/METRIC` under another.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sft.errors import BadInput
 from sft.fingerprints import sequences
-from sft.metrics import nats, summarize
+from sft.metrics import NOT_METRICS, UNITS, Nats, nats, summarize
 
 if TYPE_CHECKING:
     import tinker
@@ -26,15 +30,56 @@ CONCURRENT_REQUESTS = 64
 class Evaluator(Protocol):
     """Measures one set of weights.
 
-    An evaluator may also have a `name`; `metrics`, the names of what it measures, so that a sweep
-    knows before it starts whether there is what it compares; and, after a call, a `table` (rows as
-    plain dicts), which is logged beside its metrics.
+    An evaluator may also have a `name` (else it goes by that of its class or function), which no
+    other of the run may have; `metrics`, the names of what it measures, so that a sweep knows
+    before it starts whether there is what it compares; and, after a call, a `table` (rows as plain
+    dicts), which is logged under that name beside its metrics.
     """
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
 
 
 EvaluatorBuilder = Callable[[], Evaluator]
+
+
+def name_of(evaluator: Evaluator) -> str:
+    """What an evaluator goes by in tables, messages and the names of files."""
+    own = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", None)
+    return str(own or type(evaluator).__name__)
+
+
+def check_names(evaluators: Iterable[Evaluator]) -> None:
+    """Refuse two evaluators of one name. Raises `BadInput`."""
+    names: dict[str, tuple[str, Evaluator]] = {}
+    for evaluator in evaluators:
+        name = name_of(evaluator)
+        # As the files of their tables are called, on every file system.
+        other = names.setdefault(re.sub(r"\W+", "-", name).casefold(), (name, evaluator))
+        if other[1] is not evaluator:
+            raise BadInput(
+                f"evaluator_builders: two evaluators are called '{name}' "
+                f"({type(other[1]).__name__} and {type(evaluator).__name__}), so that one would "
+                "write over what the other measured; give each a `name` of its own"
+            )
+
+
+def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]) -> None:
+    """Enter in `writers` who writes each metric of `measured`. Raises `BadInput` where that is
+    someone else already: a step's row has one place for it."""
+    name = name_of(evaluator)
+    for key in measured:
+        of_training = key.startswith("train/") or key in UNITS and not key.startswith("eval/")
+        if key in NOT_METRICS or of_training:
+            raise BadInput(
+                f"evaluators: '{name}' measures '{key}', which is what training writes; "
+                f"call it eval/{name}/…"
+            )
+        other = writers.setdefault(key, name)
+        if other != name:
+            raise BadInput(
+                f"evaluators: '{other}' and '{name}' both measure '{key}', so that one would "
+                f"write over the other; call one of them eval/{name}/…"
+            )
 
 
 async def gather_bounded(jobs: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
@@ -51,13 +96,17 @@ async def gather_bounded(jobs: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
 
 
 class NLLEvaluator:
-    """Held-out NLL in nats per trained token (`eval/nll`) and bits per byte (`eval/bpb`)."""
+    """Held-out NLL in nats per trained token (`eval/nll`) and bits per byte (`eval/bpb`).
 
-    name = "nll"
-    metrics = ("eval/nll", "eval/bpb")
+    Another data set beside the held-out one has another name: `NLLEvaluator(dataset, "code")`
+    measures `eval/code/nll`.
+    """
 
-    def __init__(self, dataset: SupervisedDataset):
+    def __init__(self, dataset: SupervisedDataset, name: str = "nll"):
         self.dataset = dataset
+        self.name = name
+        self.prefix = _prefix(name, "nll")
+        self.metrics = (f"{self.prefix}/nll", f"{self.prefix}/bpb")
         self._data: list[tinker.Datum] | None = None
         self._num_bytes: int | None = None
         self.digest: str | None = None
@@ -68,15 +117,19 @@ class NLLEvaluator:
             self._data, self._num_bytes = await asyncio.to_thread(_whole, self.dataset)
             self.digest = await asyncio.to_thread(sequences, self._data)
 
-        async def score(datum: tinker.Datum) -> tuple[float, int]:
+        special_tokens = getattr(self.dataset, "special_tokens", frozenset())
+
+        async def score(datum: tinker.Datum) -> Nats:
             # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
             logprobs = await sampling_client.compute_logprobs(full_sequence(datum))
-            return nats(logprobs[1:], datum.loss_fn_inputs["weights"].to_numpy())
+            return nats(datum, logprobs[1:], special_tokens)
 
         scores = await gather_bounded([lambda d=datum: score(d) for datum in self._data])
-        total_nats = sum(nats_ for nats_, _ in scores)
-        tokens = sum(count for _, count in scores)
-        return summarize(total_nats, tokens, self._num_bytes, "eval")
+        return summarize(sum(scores, Nats()), self._num_bytes, self.prefix)
+
+
+def _prefix(name: str, default: str) -> str:
+    return "eval" if name == default else f"eval/{name}"
 
 
 def _whole(dataset: SupervisedDataset) -> tuple[list[tinker.Datum], int | None]:
@@ -106,11 +159,18 @@ class Prompt:
     tokens: list[int]
     text: str
     reference: str | None = None
+    compared: bool = True
+    """Whether an answer can match the reference: it fits and ends as answers do. One that cannot
+    is shown, and exact match is of the others."""
 
 
 @dataclass
 class SamplingEvaluator:
-    """Answers to fixed prompts, as a table, with the share that matches its reference exactly.
+    """Answers to fixed prompts, as a table, with the share that matches its reference exactly
+    (`eval/exact_match`; under another name than `answers` `eval/NAME/exact_match`).
+
+    What is compared is text as the tokenizer writes it, without special tokens and the end of the
+    turn, and without the white space around it.
 
     Temperature 0 takes the most likely token; above 0, answer i of a call is seeded by `seed` + i
     so that the same weights give the same answers.
@@ -127,8 +187,9 @@ class SamplingEvaluator:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        compared = any(prompt.reference is not None for prompt in self.prompts)
-        return ("eval/exact_match",) if compared else ()
+        """Names of what is measured."""
+        compared = [p for p in self.prompts if p.reference is not None and p.compared]
+        return (f"{_prefix(self.name, 'answers')}/exact_match",) if compared else ()
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
         import tinker
@@ -145,21 +206,31 @@ class SamplingEvaluator:
                 ),
             )
             sequence = response.sequences[0]
-            text = self.tokenizer.decode(sequence.tokens, skip_special_tokens=True).strip()
+            text = _words(sequence.tokens, self.tokenizer, self.stop)
             row = {"prompt": prompt.text, "answer": text, "stop_reason": sequence.stop_reason}
             if prompt.reference is not None:
-                row |= {"reference": prompt.reference, "exact_match": text == prompt.reference}
+                row["reference"] = prompt.reference
+                if prompt.compared:
+                    written = _encode(prompt.reference, self.tokenizer)
+                    same = text == _words(written, self.tokenizer, self.stop)
+                    row["exact_match"] = same
             return row
 
         jobs = [lambda i=i, p=p: answer(i, p) for i, p in enumerate(self.prompts)]
         self.table = await gather_bounded(jobs)
         matches = [row["exact_match"] for row in self.table if "exact_match" in row]
-        return {"eval/exact_match": sum(matches) / len(matches)} if matches else {}
+        if not matches:
+            return {}
+        prefix = _prefix(self.name, "answers")
+        return {f"{prefix}/exact_match": sum(matches) / len(matches)}
 
 
 @dataclass
 class SamplingEvaluatorBuilder:
-    """Builds a `SamplingEvaluator` for prompts given as text, each one user message."""
+    """Builds a `SamplingEvaluator` for prompts given as text, each one user message.
+
+    Its table is called `name`, its metric `eval/NAME/exact_match`.
+    """
 
     prompts: list[str]
     model_name_for_tokenizer: str
@@ -169,6 +240,7 @@ class SamplingEvaluatorBuilder:
     temperature: float = 0.0
     seed: int = 0
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    name: str = "prompts"
 
     def __call__(self) -> SamplingEvaluator:
         from sft.renderers import get_renderer
@@ -177,6 +249,14 @@ class SamplingEvaluatorBuilder:
         tokenizer = load_tokenizer(self.model_name_for_tokenizer)
         renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
         references = self.references or [None] * len(self.prompts)
+        for number, reference in enumerate(self.references or [], start=1):
+            words = _words(_encode(reference, tokenizer), tokenizer, renderer.stop_sequences())
+            if (length := len(_encode(words, tokenizer))) > self.max_tokens:
+                raise BadInput(
+                    f"evaluators.references: entry {number} has {length} tokens, more than "
+                    f"evaluators.max_tokens={self.max_tokens}, so that no answer could match it; "
+                    f"set evaluators.max_tokens={length}, or shorten it"
+                )
         prompts = [
             Prompt(renderer.generation_prompt([{"role": "user", "content": text}]), text, reference)
             for text, reference in zip(self.prompts, references, strict=True)
@@ -188,12 +268,23 @@ class SamplingEvaluatorBuilder:
             self.max_tokens,
             self.temperature,
             self.seed,
+            self.name,
         )
 
 
-def held_out_prompts(dataset: SupervisedDataset, count: int, tokenizer: Any) -> list[Prompt]:
+def held_out_prompts(
+    dataset: SupervisedDataset,
+    count: int,
+    tokenizer: Any,
+    stop: list[int] | list[str],
+    max_tokens: int,
+) -> list[Prompt]:
     """The first `count` held-out sequences as prompts: what comes before their first trained
-    token, with the trained tokens that follow as the reference."""
+    token, with the trained tokens that follow as the reference.
+
+    A reference is compared where it is one answer: at most `max_tokens` long without its end, and
+    with an end, which is lost where its sequence was cut.
+    """
     prompts: list[Prompt] = []
     for index in range(len(dataset)):
         for datum in dataset.get_batch(index):
@@ -204,11 +295,39 @@ def held_out_prompts(dataset: SupervisedDataset, count: int, tokenizer: Any) -> 
             start = int(trained.argmax()) + 1
             length = int((~trained[start - 1 :]).argmax()) or len(trained) - start + 1
             prompt, answer = tokens[:start], tokens[start : start + length]
+            end = _end(answer, tokenizer, stop)
             prompts.append(
                 Prompt(
                     prompt,
                     tokenizer.decode(prompt, skip_special_tokens=True).strip(),
-                    tokenizer.decode(answer, skip_special_tokens=True).strip(),
+                    _words(answer, tokenizer, stop),
+                    compared=end is not None and end <= max_tokens,
                 )
             )
     return prompts
+
+
+def _encode(text: str, tokenizer: Any) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _words(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) -> str:
+    """The text of an answer, without what ends it and the white space around it."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    for end in stop:
+        if isinstance(end, str):
+            text = text.partition(end)[0]
+        elif tokens[-1:] == [end]:  # a marker that is no special token
+            text = text.removesuffix(tokenizer.decode([end], skip_special_tokens=True))
+    return text.strip()
+
+
+def _end(answer: list[int], tokenizer: Any, stop: list[int] | list[str]) -> int | None:
+    """How many tokens stand before the end of an answer; None: it has none, or another before."""
+    if all(isinstance(end, int) for end in stop):
+        ends = [index for index, token in enumerate(answer) if token in stop]
+        return ends[0] if ends == [len(answer) - 1] else None
+    text = tokenizer.decode(answer, skip_special_tokens=True)
+    if not any(text.endswith(end) and text.find(end) == len(text) - len(end) for end in stop):
+        return None
+    return len(_encode(_words(answer, tokenizer, stop), tokenizer))

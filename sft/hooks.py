@@ -79,7 +79,7 @@ class RunResult:
     """The checkpoint with the lowest `eval/nll`, where one was evaluated."""
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Last rows of each evaluator's table by name, and the first under `NAME@start`."""
+    """Last rows of each evaluator's table by name, and those of step 0 under `NAME@start`."""
     failed_evaluations: list[FailedEvaluation] = field(default_factory=list)
     tokens: int = 0
     """Tokens trained on, repeats of an epoch included."""

@@ -19,7 +19,7 @@ from sft.checkpoints import Cadence, CheckpointRecord, best
 from sft.client import first_error, is_lost, optimizer_parameters, status_of, words_of
 from sft.custom import reproducible
 from sft.errors import BadInput
-from sft.evaluators import Evaluator, NLLEvaluator
+from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of
 from sft.hooks import FailedEvaluation, Hook, Run, RunResult
 from sft.metrics import service_metrics, training_metrics
 from sft.secrets import mask_urls
@@ -63,6 +63,8 @@ class Loop:
     started: bool = False
     diverged: bool = False
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    writers: dict[str, str] = field(default_factory=dict)
+    """The evaluator that each metric is of."""
     failed_evaluations: list[FailedEvaluation] = field(default_factory=list)
     worked: set[str] = field(default_factory=set)
     """Kinds of requests that the service has answered well in this process."""
@@ -139,6 +141,8 @@ class Loop:
             self.state.log.warning(sentence)
         for hook in self.hooks:
             hook.on_start(self.run)
+        for note in self.plan.notes:
+            self.tell(note)
         if not reproducible(self.run.settings):
             self.tell(
                 "this run cannot be reproduced: its dataset builder was made in a script or a "
@@ -188,7 +192,7 @@ class Loop:
         while (item := await steps.get()) is not None:
             output = await item.forward_backward
             batch = item.batch
-            measured = training_metrics(output, batch.data, batch.num_bytes)
+            measured = training_metrics(output, batch.data, batch.num_bytes, batch.special_tokens)
             self._guard(batch.step, measured["train/nll"])
             told = service_metrics(output)
             if not self.diverged:
@@ -269,8 +273,10 @@ class Loop:
         """Start the evaluations due after `step` updates, on a snapshot taken in the queue."""
         due = self.plan.due(self.run.config, step) if evaluators is None else evaluators
         measured = self.state.metrics.rows.get(step, {})
-        if "eval/nll" in measured:  # by the process that this one resumes
-            due = [e for e in due if not isinstance(e, NLLEvaluator)]
+        # By the process that this one resumes.
+        due = [
+            e for e in due if not (isinstance(e, NLLEvaluator) and f"{e.prefix}/nll" in measured)
+        ]
         if not due:
             return
         while len(pending := [t for t in self.evaluations.values() if not t.done()]) >= (
@@ -290,7 +296,9 @@ class Loop:
         metrics: dict[str, float] = {}
         for evaluator in evaluators:
             try:
-                metrics |= await evaluator(sampling_client)
+                measured = await evaluator(sampling_client)
+                claim(self.writers, evaluator, measured)
+                metrics |= measured
             except BadInput:
                 raise
             except Exception as error:
@@ -298,8 +306,9 @@ class Loop:
                 continue
             self.worked.add("evaluation")
             if table := getattr(evaluator, "table", None):
-                name = _name_of(evaluator)
-                self.tables.setdefault(f"{name}@start", table)
+                name = name_of(evaluator)
+                if step == 0:
+                    self.tables[f"{name}@start"] = table
                 self.tables[name] = table
                 for hook in self.hooks:
                     hook.on_table(name, step, table)
@@ -325,7 +334,7 @@ class Loop:
             return
         self.state.log.error("evaluation at step %d", step, exc_info=cause)
         for evaluator in evaluators:
-            failed = FailedEvaluation(step, _name_of(evaluator), describe(cause))
+            failed = FailedEvaluation(step, name_of(evaluator), describe(cause))
             self.failed_evaluations.append(failed)
             self.tell(
                 f"the evaluation '{failed.name}' at step {step} failed: {failed.error}; "
@@ -501,7 +510,3 @@ def describe(error: BaseException) -> str:
     text = mask_urls(words_of(error))
     own = isinstance(error, BadInput | NotSaved | NeverWorked)
     return text if own else f"{type(error).__name__}: {text}"
-
-
-def _name_of(evaluator: Evaluator) -> str:
-    return getattr(evaluator, "name", type(evaluator).__name__)

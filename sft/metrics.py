@@ -10,7 +10,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ NOT_METRICS = ("step", "timestamp")
 UNITS = {
     "train/nll": "nats per token",
     "eval/nll": "nats per token",
-    "train/bpb": "bits per byte",
-    "eval/bpb": "bits per byte",
+    "train/bpb": "bits per byte of text, without special tokens",
+    "eval/bpb": "bits per byte of text, without special tokens",
     "train/grad_norm": "L2 norm of the gradient before clipping",
     "time/step": "seconds",
     "tokens/per_second": "tokens per second",
@@ -121,38 +122,59 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def nats(logprobs: Sequence[float], weights: Sequence[float]) -> tuple[float, int]:
-    """Sum of -logprob in nats over the tokens whose weight is above 0, and their number."""
+@dataclass(frozen=True)
+class Nats:
+    """Sums of -logprob in nats over trained tokens; those of several sequences can be added."""
+
+    total: float = 0.0
+    text: float = 0.0
+    """Of those that are no special tokens."""
+    tokens: int = 0
+    """All of them."""
+
+    def __add__(self, other: Nats) -> Nats:
+        return Nats(self.total + other.total, self.text + other.text, self.tokens + other.tokens)
+
+
+def nats(
+    datum: tinker.Datum, logprobs: Sequence[float], special_tokens: Set[int] = frozenset()
+) -> Nats:
+    """The nats of a sequence's targets, of which `logprobs` [T] are: those with a weight above 0
+    count, whatever it is."""
     import numpy
 
-    trained = numpy.asarray(weights, dtype=numpy.float64) > 0
+    trained = datum.loss_fn_inputs["weights"].to_numpy() > 0
     chosen = numpy.asarray(logprobs, dtype=numpy.float64)[trained]
-    return float(-chosen.sum()), int(trained.sum())
+    targets = datum.loss_fn_inputs["target_tokens"].to_numpy()[trained]
+    text = chosen[~numpy.isin(targets, list(special_tokens))]
+    return Nats(-float(chosen.sum()), -float(text.sum()), int(trained.sum()))
 
 
-def summarize(
-    total_nats: float, tokens: int, num_bytes: int | None, prefix: str
-) -> dict[str, float]:
+def summarize(found: Nats, num_bytes: int | None, prefix: str) -> dict[str, float]:
     """`PREFIX/nll` in nats per trained token and, where the bytes are known, `PREFIX/bpb`.
 
-    bpb = nats / (ln 2 x UTF-8 bytes of the trained text).
+    nll = nats of all trained tokens / trained tokens.
+    bpb = nats of the trained text / (ln 2 x UTF-8 bytes of the trained text), where special
+    tokens (the end of a turn, say) are no text: they are left out above and below the line, as in
+    Tinker's cookbook. So the bits of models whose tokenizers differ can be compared.
     """
-    metrics = {f"{prefix}/nll": total_nats / tokens if tokens else math.nan}
+    metrics = {f"{prefix}/nll": found.total / found.tokens if found.tokens else math.nan}
     if num_bytes:
-        metrics[f"{prefix}/bpb"] = total_nats / (math.log(2) * num_bytes)
+        metrics[f"{prefix}/bpb"] = found.text / (math.log(2) * num_bytes)
     return metrics
 
 
 def training_metrics(
-    output: tinker.ForwardBackwardOutput, data: list[tinker.Datum], num_bytes: int | None
+    output: tinker.ForwardBackwardOutput,
+    data: list[tinker.Datum],
+    num_bytes: int | None,
+    special_tokens: Set[int] = frozenset(),
 ) -> dict[str, float]:
     """`train/nll` and `train/bpb` of one step from the service's answer to its batch."""
-    total_nats, tokens = 0.0, 0
+    found = Nats()
     for datum, answer in zip(data, output.loss_fn_outputs, strict=True):
-        weights = datum.loss_fn_inputs["weights"].to_numpy()
-        datum_nats, count = nats(answer["logprobs"].to_numpy(), weights)
-        total_nats, tokens = total_nats + datum_nats, tokens + count
-    return summarize(total_nats, tokens, num_bytes, "train")
+        found += nats(datum, answer["logprobs"].to_numpy(), special_tokens)
+    return summarize(found, num_bytes, "train")
 
 
 def service_metrics(

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from sft import fingerprints
 from sft.batches import steps_in_total
 from sft.errors import BadInput
-from sft.evaluators import Evaluator, NLLEvaluator, SamplingEvaluator, held_out_prompts
+from sft.evaluators import (
+    Evaluator,
+    NLLEvaluator,
+    SamplingEvaluator,
+    check_names,
+    held_out_prompts,
+)
 
 if TYPE_CHECKING:
     from sft.train import Config
@@ -26,6 +32,8 @@ class Plan:
     max_length: int | None
     evaluators: list[Evaluator]
     infrequent: list[Evaluator]
+    notes: list[str]
+    """What the user should know of what is measured; told at the start."""
     trained_parameters: int | None = None
     code: dict[str, str] = field(default_factory=dict)
     """Digests of the files of a builder of the user's own, by module."""
@@ -44,11 +52,14 @@ class Plan:
         if total_steps == 0:
             raise BadInput("the data gives no batch to train on")
         evaluators = [build() for build in config.evaluator_builders]
+        notes: list[str] = []
         infrequent = [build() for build in config.infrequent_evaluator_builders]
         if held_out is not None:
             evaluators.insert(0, NLLEvaluator(held_out))
             if config.held_out_answers and hasattr(config.dataset_builder, "common_config"):
-                infrequent.append(_answers(config, held_out))
+                infrequent.append(answers := _answers(config, held_out))
+                notes = _notes(answers)
+        check_names(evaluators + infrequent)
         common = getattr(config.dataset_builder, "common_config", None)
         return cls(
             data=data,
@@ -57,6 +68,7 @@ class Plan:
             max_length=getattr(common, "max_length", None),
             evaluators=evaluators,
             infrequent=infrequent,
+            notes=notes,
             trained_parameters=common and _trained_parameters(config, common),
             code=fingerprints.code_of(config.dataset_builder),
             model=fingerprints.model_files(config.model_name),
@@ -124,10 +136,24 @@ def _trained_parameters(config: Config, common: Any) -> int | None:
 def _answers(config: Config, held_out: SupervisedDataset) -> SamplingEvaluator:
     common = config.dataset_builder.common_config
     tokenizer, renderer = config.dataset_builder.tokenizer, config.dataset_builder.renderer
+    stop = renderer.stop_sequences()
+    max_tokens = min(config.held_out_answer_tokens, common.max_length or 1 << 30)
     return SamplingEvaluator(
-        prompts=held_out_prompts(held_out, config.held_out_answers, tokenizer),
+        prompts=held_out_prompts(held_out, config.held_out_answers, tokenizer, stop, max_tokens),
         tokenizer=tokenizer,
-        stop=renderer.stop_sequences(),
-        max_tokens=min(config.held_out_answer_tokens, common.max_length or 1 << 30),
+        stop=stop,
+        max_tokens=max_tokens,
         seed=config.seed,
     )
+
+
+def _notes(answers: SamplingEvaluator) -> list[str]:
+    """What the user should know of the held-out answers."""
+    compared = sum(prompt.compared for prompt in answers.prompts)
+    if compared == len(answers.prompts):
+        return []
+    return [
+        f"eval/exact_match is of {compared} of the {len(answers.prompts)} held-out answers: the "
+        f"others' references are longer than evaluators.max_tokens={answers.max_tokens}, or have "
+        "no end (cut at max_length), so that no answer could match them"
+    ]

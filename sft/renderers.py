@@ -6,10 +6,13 @@ a model is, token for token, what the service will prompt it with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sft.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Messages = list[dict[str, Any]]
 
@@ -21,8 +24,16 @@ class Rendered:
     tokens: list[int]
     trained: list[bool]
     """For each token whether it carries loss."""
-    trained_bytes: int
-    """UTF-8 bytes of the trained text, without the markers that end a turn."""
+    num_bytes: np.ndarray = field(compare=False)
+    """For each token the UTF-8 bytes of its text, 0 for a special token: int32 [T]."""
+
+    def trained_bytes(self, max_length: int | None = None) -> int:
+        """UTF-8 bytes of the trained text within the first `max_length` tokens: that of the
+        tokens with loss that are targets, which the first of a sequence is not."""
+        import numpy as np
+
+        mask = np.asarray(self.trained[1:max_length], dtype=bool)
+        return int(self.num_bytes[1:max_length][mask].sum())
 
 
 class Renderer(Protocol):

@@ -97,7 +97,10 @@ class ChatStream(StreamingSupervisedDatasetFromHFDataset):
     that it gave last."""
 
     def __init__(self, stream: Any, rows: ChatRows, held_out: set[bytes], builder: HFStreamBuilder):
+        from sft.token_bytes import special_tokens
+
         common, renderer = builder.common_config, builder.renderer
+        self.special_tokens = special_tokens(builder.tokenizer)
 
         def convert(row: dict[str, Any]) -> list[tuple[tinker.Datum, int]]:
             messages = rows.messages(row)

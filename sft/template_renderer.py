@@ -20,6 +20,7 @@ from sft.chat import carries_loss
 from sft.encoding import Encoder
 from sft.renderers import Messages, Rendered
 from sft.template_text import TemplateText
+from sft.token_bytes import TokenBytes
 
 
 @dataclass
@@ -52,6 +53,7 @@ class TemplateRenderer:
         self.tokenizer = tokenizer
         self.template = TemplateText(tokenizer, template, kwargs)
         self.encoder = Encoder(tokenizer)
+        self.token_bytes = TokenBytes(tokenizer)
         self._stop = stop
 
     def render(self, messages: Messages, train_on_what: str) -> list[Rendered]:
@@ -103,7 +105,7 @@ class TemplateRenderer:
         while left:
             last = left[0]
             trained = [every] * len(last.tokens)
-            num_bytes, later = 0, []
+            later = []
             for target in left:
                 span = _span(target, last)
                 if span is None:
@@ -111,8 +113,8 @@ class TemplateRenderer:
                     continue
                 start, end = span
                 trained[start:end] = [True] * (end - start)
-                num_bytes += self.template.num_bytes(target.words)
-            sequences.append(Rendered(list(last.tokens), trained, num_bytes))
+            sizes = self.token_bytes.count(last.tokens)
+            sequences.append(Rendered(list(last.tokens), trained, sizes))
             left = later
         return sequences[::-1]
 

@@ -162,10 +162,6 @@ class TemplateText:
         marker = self.marker.search(after)
         return after[: marker.end()] if marker else ""
 
-    def num_bytes(self, text: str) -> int:
-        """UTF-8 bytes of `text` without the special tokens in it."""
-        return len(self._special.sub("", text).encode("utf-8", "replace"))
-
 
 def _start_of_header(header: str, text: str) -> int:
     """Where the last place begins that has as much of `header` as `text` has anywhere."""

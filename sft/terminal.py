@@ -148,9 +148,13 @@ class Terminal(BaseHook):
             self._line(result.reason)
 
     def _answers(self, result: RunResult) -> None:
-        before = result.tables.get("answers@start", [])
-        after = result.tables.get("answers", [])
-        if not before or result.status != "FINISHED":
+        """The first prompt of one table that was answered before the first step and at the end."""
+        for name in ("answers", "prompts"):
+            before, after = result.tables.get(f"{name}@start"), result.tables.get(name)
+            # The same rows, where the last evaluation failed.
+            if before and after and after is not before and result.status == "FINISHED":
+                break
+        else:
             return
         first, last = before[0], after[0]
         self.console.print("\n[bold]prompt[/bold]", end="  ")

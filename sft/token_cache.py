@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sft.sources import Source
     from sft.token_table import TokenTable
 
-FORMAT = 1
+FORMAT = 3
 """Of an entry and of what is tokenised; raise it where either changes."""
 
 UNUSED_DAYS = 30

@@ -97,14 +97,21 @@ class TokenisedDataset(SupervisedDataset):
         conversations: bool [conversations of the table], those of this dataset.
         batch_size: sequences a batch.
         reduction: `mean` or `none`, see `sft.datums.datum`.
+        special_tokens: ids of tokens that are no text.
     """
 
     def __init__(
-        self, table: TokenTable, conversations: np.ndarray, batch_size: int, reduction: str
+        self,
+        table: TokenTable,
+        conversations: np.ndarray,
+        batch_size: int,
+        reduction: str,
+        special_tokens: frozenset[int] = frozenset(),
     ):
         self.table = table
         self.batch_size = batch_size
         self.reduction = reduction
+        self.special_tokens = special_tokens
         self.rows, self.statistics, self.digest = table.select(conversations)
         self.order = self.rows
 

@@ -113,8 +113,6 @@ def _to_arrow(rendered: Iterable[list], max_length: int | None) -> pyarrow.Recor
     import numpy as np
     import pyarrow as pa
 
-    from sft.datums import kept_bytes
-
     tokens, masks, offsets = [], [], [0]
     facts: list[tuple[int, int, bool, int]] = []
 
@@ -130,7 +128,7 @@ def _to_arrow(rendered: Iterable[list], max_length: int | None) -> pyarrow.Recor
         for sequence in sequences:
             mask = np.asarray(sequence.trained[:max_length], dtype=bool)
             if trained := int(np.count_nonzero(mask[1:])):
-                size = kept_bytes(sequence.trained, mask, sequence.trained_bytes)
+                size = sequence.trained_bytes(max_length)
                 cut = len(mask) < len(sequence.tokens)
                 add(sequence.tokens[:max_length], mask, trained, size, cut, first)
             else:

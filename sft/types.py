@@ -25,6 +25,8 @@ class SupervisedDataset:
             compares the first batches before it trains, and every further one as it is trained.
         num_bytes(index): UTF-8 bytes of the trained text of batch `index`, for bits per byte. It
             is asked for right after `get_batch(index)`.
+        special_tokens: ids of the tokens that are no text: `num_bytes` counts no byte of them,
+            and bits per byte leaves their nats out.
     """
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
@@ -121,7 +123,6 @@ class DataStatistics:
     tokens: int
     trained_tokens: int
     trained_bytes: int
-    """UTF-8 bytes of the trained text; a cut sequence counts them in proportion to the trained
-    tokens it keeps."""
+    """UTF-8 bytes of the trained text, without special tokens."""
     duplicates: int = 0
     """Conversations left out of training because the held-out set has the same one."""

@@ -296,18 +296,44 @@ def test_the_bytes_of_a_batch_are_those_of_its_trained_text(common, chats):
     answers = {}
     for i in range(30):
         [rendered] = renderer.render(conversation(i), "all_assistant_messages")
-        answers[tuple(rendered.tokens)] = rendered.trained_bytes
+        answers[tuple(rendered.tokens)] = rendered.trained_bytes()
     first = [tuple(tokens) for tokens in sequences(train)[:4]]
     assert sizes[0] == sum(answers[tokens] for tokens in first)
 
 
-def test_a_cut_sequence_counts_its_bytes_in_proportion_to_the_tokens_it_keeps(common, tmp_path):
+def test_a_cut_sequence_counts_the_bytes_of_the_tokens_it_keeps(common, tmp_path):
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x" * 400}]
     path = write_jsonl(tmp_path / "long.jsonl", [messages] * 4)
     train, _ = jsonl(replace(common, max_length=200), path)()
     assert train.statistics.truncated == 4 and train.statistics.tokens == 800
     kept = train.statistics.trained_tokens // 4
-    assert train.num_bytes(0) == pytest.approx(4 * kept, abs=4)  # a byte a token
+    assert train.num_bytes(0) == 4 * kept  # a byte a token
+
+
+@pytest.mark.parametrize("max_length", [None, 90, 91, 92, 93])
+@pytest.mark.parametrize(
+    "train_on_what", ["all_assistant_messages", "all_messages", "all_tokens", "last_assistant_turn"]
+)
+def test_the_bytes_of_a_batch_are_those_of_its_trained_tokens_that_are_not_special(
+    common, tmp_path, train_on_what, max_length
+):
+    """With a token for each byte: whatever is trained, headers too, and cut within a character."""
+    messages = [
+        {"role": "system", "content": "\nKurz, bitte."},
+        {"role": "user", "content": "Was heißt 日本🙂?"},
+        {"role": "assistant", "content": "日本は🙂🙂 — «naïve» " * 3},
+    ]
+    common = replace(common, train_on_what=train_on_what, max_length=max_length)
+    builder = jsonl(common, write_jsonl(tmp_path / "chats.jsonl", [messages] * 4))
+    train, _ = builder()
+    special = builder.tokenizer.all_special_ids
+    trained = 0
+    for datum in train.get_batch(0):
+        targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
+        weights = datum.loss_fn_inputs["weights"].to_numpy()
+        trained += int((~np.isin(targets, special) & (weights > 0)).sum())
+    assert train.num_bytes(0) == trained > 0
+    assert train.special_tokens == frozenset(special)
 
 
 def test_a_conversation_with_no_trained_token_left_is_dropped_and_counted(common, tmp_path):

@@ -215,7 +215,7 @@ def test_a_stream_knows_the_bytes_of_the_batch_it_gave_last(common, chats):
     first = train.num_bytes(0)
     renderer = streamed(common, chats).renderer
     [rendered] = renderer.render(conversation(1), "all_assistant_messages")
-    assert first == pytest.approx(4 * rendered.trained_bytes, abs=8)
+    assert first == pytest.approx(4 * rendered.trained_bytes(), abs=8)
     train.get_batch(3)
     with pytest.raises(IndexError):
         train.num_bytes(0)

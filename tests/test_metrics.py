@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sft.metrics import MetricsFile, nats, read, summarize
+from sft.metrics import MetricsFile, Nats, nats, read, summarize
 
 
 def test_an_evaluation_that_arrives_late_joins_its_row_and_keeps_its_timestamp(tmp_path):
@@ -46,12 +46,35 @@ def test_a_line_cut_short_by_a_crash_is_passed_over(tmp_path):
     assert [row["step"] for row in read(path)] == [0, 1]
 
 
+def datum(targets, weights):
+    from types import SimpleNamespace
+
+    import tinker
+
+    data = [
+        tinker.TensorData(data=targets, dtype="int64", shape=[len(targets)]),
+        tinker.TensorData(data=weights, dtype="float32", shape=[len(weights)]),
+    ]
+    return SimpleNamespace(
+        loss_fn_inputs=dict(zip(("target_tokens", "weights"), data, strict=True))
+    )
+
+
 def test_nll_counts_tokens_with_weight_above_zero_whatever_the_weight():
-    assert nats([-1.0, -2.0, -4.0, -8.0], [0.5, 0.0, 2.0, -1.0]) == (5.0, 2)
+    found = nats(datum([1, 2, 3, 4], [0.5, 0.0, 2.0, -1.0]), [-1.0, -2.0, -4.0, -8.0])
+    assert found == Nats(total=5.0, text=5.0, tokens=2)
+
+
+def test_special_tokens_count_for_nll_and_not_for_bits_per_byte():
+    found = nats(datum([7, 9, 9], [1.0, 1.0, 0.0]), [-2.0, -4.0, -8.0], frozenset({9}))
+    assert found == Nats(total=6.0, text=2.0, tokens=2)
+    measured = summarize(found, 3, "train")
+    assert measured == pytest.approx({"train/nll": 3.0, "train/bpb": 2.0 / math.log(2) / 3})
 
 
 def test_bits_per_byte_divide_by_the_bytes_of_the_trained_text():
-    assert summarize(math.log(2) * 6, 2, 3, "eval") == pytest.approx(
+    nats_ = math.log(2) * 6
+    assert summarize(Nats(nats_, nats_, 2), 3, "eval") == pytest.approx(
         {"eval/nll": math.log(2) * 3, "eval/bpb": 2.0}
     )
-    assert "eval/bpb" not in summarize(1.0, 1, None, "eval")
+    assert "eval/bpb" not in summarize(Nats(1.0, 1.0, 1), None, "eval")

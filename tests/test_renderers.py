@@ -191,7 +191,7 @@ def test_train_on_what_says_whose_words_carry_loss(tokenizer, train_on_what, exp
     ]
     assert texts == [f"{words}<|im_end|>" for words in expected]
     rendered = renderer.render(MESSAGES, train_on_what)
-    assert sum(r.trained_bytes for r in rendered) == sum(len(w) for w in expected)
+    assert sum(r.trained_bytes() for r in rendered) == sum(len(w) for w in expected)
 
 
 def test_all_tokens_carry_loss_when_asked_to(tokenizer):

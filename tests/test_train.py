@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sft import checkpoints, metrics, rundir, train
+from sft import batches, checkpoints, metrics, rundir, train
 from sft.client import Connection, Service
 from sft.errors import BadInput
 from sft.hooks import BaseHook
@@ -132,6 +132,40 @@ def test_an_evaluation_at_a_step_measures_the_weights_with_that_many_updates(mak
     for record in records:
         expected = asyncio.run(forward(record))
         assert record.evaluation["eval/nll"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_bits_per_byte_leave_special_tokens_out_above_and_below_the_line(make_config):
+    """As the service's own log-probabilities say: a token that is not special is a byte here."""
+    config = make_config(max_steps=1)
+    result = run(config)
+    train_data, held_out = config.dataset_builder()
+    train_data.set_epoch(batches.epoch_seed(config.seed, 0))
+    special = config.dataset_builder.tokenizer.all_special_ids
+
+    async def expected(data, checkpoint):
+        connection = await Connection.open(await Service.reach(config.base_url))
+        client = await (
+            connection.resume(checkpoint, {}) if checkpoint else connection.create(config, {})
+        )
+        output = await client.forward(data, "cross_entropy")
+        await connection.close("success")
+        nats, num_bytes = 0.0, 0
+        for datum, answer in zip(data, output.loss_fn_outputs, strict=True):
+            targets, weights = (
+                datum.loss_fn_inputs[name].to_numpy() for name in ("target_tokens", "weights")
+            )
+            for target, weight, logprob in zip(
+                targets, weights, answer["logprobs"].to_numpy(), strict=True
+            ):
+                if weight > 0 and target not in special:
+                    nats, num_bytes = nats - float(logprob), num_bytes + 1
+        return nats / math.log(2) / num_bytes
+
+    evaluated = [d for i in range(len(held_out)) for d in held_out.get_batch(i)]
+    after = asyncio.run(expected(evaluated, result.checkpoints[-1].state_path))
+    assert result.last["eval/bpb"] == pytest.approx(after, abs=1e-4)
+    before = asyncio.run(expected(train_data.get_batch(0), None))
+    assert result.first["train/bpb"] == pytest.approx(before, abs=1e-4)
 
 
 def test_a_run_stopped_between_steps_resumes_as_if_nothing_had_happened(make_config):
@@ -289,7 +323,7 @@ def test_many_runs_live_in_one_process_and_one_failure_is_its_own(make_config):
 
 
 def test_held_out_answers_are_sampled_before_and_after(make_config):
-    result = run(make_config(held_out_answers=2, held_out_answer_tokens=8))
+    result = run(make_config(held_out_answers=2, held_out_answer_tokens=20))
     assert set(result.tables) == {"answers", "answers@start"}
     assert [set(row) for row in result.tables["answers"]] == 2 * [
         {"prompt", "answer", "stop_reason", "reference", "exact_match"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from sft.local.lora import Adapter, FrozenAdapter
 from sft.local.models import BaseModel
 from sft.local.tally import Tally
 from sft.local.workers import Workers
+
+_LOADING_TOKENIZER = threading.Lock()
 
 
 @dataclass
@@ -195,10 +198,12 @@ class TorchEngine:
         served = self._served[name]
 
         def decode(tokens: list[int]) -> str:
-            if served.tokenizer is None:
-                from transformers import AutoTokenizer
+            # Two threads that import transformers at once can find half of it.
+            with _LOADING_TOKENIZER:
+                if served.tokenizer is None:
+                    from transformers import AutoTokenizer
 
-                served.tokenizer = AutoTokenizer.from_pretrained(served.source)
+                    served.tokenizer = AutoTokenizer.from_pretrained(served.source)
             return served.tokenizer.decode(tokens)
 
         return decode
