@@ -77,7 +77,9 @@ def serve(uri: str, port: int) -> int:
         text=True,
         start_new_session=True,
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+        if signal.getsignal(number) == signal.SIG_DFL:  # else the server would outlive this process
+            signal.signal(number, _interrupt)
     try:
         if not _answers(url, server):
             print("error: the MLflow UI did not start", file=sys.stderr)

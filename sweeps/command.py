@@ -15,8 +15,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sft import lost_terminal
 from sft.errors import BadInput
 from sft.schema import Settings
+from sft.signals import Signals
 from sweeps import display, liveness, preflight, pruners, published, samplers, space, storage
 from sweeps.ledger import COUNTED, Ledger
 from sweeps.options import Options
@@ -45,10 +47,12 @@ def run(plugin: Any, arguments: list[str]) -> int:
     # Optuna tells what it does on its own account; the display does that here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("tinker").setLevel(logging.WARNING)
-    try:
-        return asyncio.run(_run(plugin, options, searched, compose, base))
-    except KeyboardInterrupt:  # before the first trial or after the last
-        return 130
+    signals = Signals()
+    with lost_terminal.survived(), signals.heeded():
+        try:
+            return asyncio.run(_run(plugin, options, searched, compose, base, signals))
+        except (KeyboardInterrupt, asyncio.CancelledError):  # before the first trial or afterwards
+            return signals.exit_code
 
 
 def default_name(searched: space.SearchSpace) -> str:
@@ -64,9 +68,13 @@ async def _run(
     searched: space.SearchSpace,
     compose: preflight.Compose,
     base: Settings,
+    signals: Signals,
 ) -> int:
     folder = storage.ROOT / options.study_name
+    this = asyncio.current_task()
+    assert this is not None
     async with AsyncExitStack() as stack:
+        stack.enter_context(signals.told(this.cancel, this.cancel))
         base_url = await preflight.service_url(stack, searched, compose, base)
         facts, tokens = await preflight.preflight(options, searched, base, base_url)
         study = _open(options, searched, base, folder, facts)
@@ -99,7 +107,7 @@ async def _run(
             shared.parent_run_id = await _start_parent(parent, options, searched, study)
         spent = sum(t.user_attrs.get("tokens", 0) for t in finished)
         budget = Budget(options.max_tokens, spent, tokens)
-        sweep = Sweep(options, shared, compose, budget, parent)
+        sweep = Sweep(options, shared, compose, budget, signals, parent)
         started = time.monotonic()
         if plugin.config.hydra.launcher._target_ == BASIC_LAUNCHER:
             code = await sweep.run()
@@ -108,6 +116,7 @@ async def _run(
 
             code = await run_in_jobs(sweep, plugin, searched)
         shown.close()
+        stack.enter_context(signals.told(lambda name: None, this.cancel))  # it ends already
         await _finish(sweep, code, parent, folder)
         print(closing_words(sweep, time.monotonic() - started, _again(plugin, options)))
         return code
