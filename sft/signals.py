@@ -70,6 +70,8 @@ class Signals:
             yield
         finally:
             for number, handler in before.items():
+                if self.first is not None and number in NEVER_AGAIN:
+                    handler = signal.SIG_IGN  # or the process would die of it on its last steps
                 signal.signal(number, handler)
 
     @contextmanager

@@ -62,7 +62,10 @@ def assert_saved(directory, reason):
     assert last.kind == "interrupted" and last.step == facts["steps"] > 0
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGXCPU", "SIGUSR1", "SIGUSR2"])
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("SIGTERM", "SIGXCPU", "SIGUSR2")]
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", *SLOW])
 def test_a_signal_saves_a_checkpoint_and_is_the_reason_of_the_end(place, name):
     number = signal.Signals[name]
     process, directory = begun(place, name)
@@ -98,6 +101,7 @@ def test_a_second_signal_of_another_kind_does_not_cut_the_saving_short(place):
     assert output.count("saving a checkpoint") == 1
 
 
+@pytest.mark.slow
 def test_what_comes_twice_by_itself_does_not_cut_the_saving_short(place):
     process, directory = begun(place, "echo")
     for _ in range(20):  # `timeout` and closed terminals do so
@@ -168,7 +172,10 @@ def exit_code(pid):
     return ended["code"]
 
 
-@pytest.mark.parametrize("module", ["sft", "sft.reproduce", "sft.resume"])
+ALSO = [pytest.param(m, marks=pytest.mark.slow) for m in ("sft.reproduce", "sft.resume")]
+
+
+@pytest.mark.parametrize("module", ["sft", *ALSO])
 def test_a_run_whose_terminal_is_closed_saves_and_says_so_on_disk(place, module):
     folder, overrides = place
     directory = folder / f"closed-{module}"
@@ -194,6 +201,7 @@ def test_a_run_whose_terminal_is_closed_saves_and_says_so_on_disk(place, module)
     assert_saved(directory, "interrupted by SIGHUP")
 
 
+@pytest.mark.slow
 def test_a_run_that_ignores_the_hangup_trains_on_without_its_terminal(place):
     folder, overrides = place
     directory = folder / "disowned"
@@ -219,6 +227,7 @@ def test_a_pipe_that_nobody_reads_any_more_does_not_end_a_run(place):
     assert rundir.read_facts(directory)["status"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_the_limit_of_processor_time_saves_although_its_signal_comes_every_second(place):
     process, directory = begun(place, "xcpu")
     used = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
