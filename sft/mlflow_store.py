@@ -15,7 +15,7 @@ import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from sft.errors import BadInput, nearest
 
@@ -35,6 +35,13 @@ PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STAT
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts on a store that does not answer: doubling from first to longest."""
+
+ARTIFACT_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+"""Where MLflow's database holds absolute paths of files."""
 
 CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -180,6 +187,8 @@ class Store:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((parts.hostname, port), timeout=5).close()
         if self._client is None:
+            if (file := sqlite_file(self.uri)) is not None:
+                mend_moved(file)
             self._client = open_client(self.uri)
         return self._client
 
@@ -239,6 +248,49 @@ def _has_tables(file: Path) -> bool:
         return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     finally:
         connection.close()
+
+
+def mend_moved(file: Path) -> None:
+    """Give a database that was moved together with its `mlartifacts` the new place of its files.
+
+    MLflow writes to and reads from the absolute path that an experiment, a run or a model had when
+    it was made. Only what lay in a folder `mlartifacts` that is gone is rewritten, and only where
+    there is one beside the database; a copy, whose first folder is still there, stays as it is.
+    """
+    here = file.parent / "mlartifacts"
+    if not here.is_dir() or not _has_tables(file):
+        return
+    with file.with_name(f"{file.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=20)
+        try:
+            with connection:
+                for table, column in ARTIFACT_COLUMNS:
+                    _mend_column(connection, table, column, here)
+        finally:
+            connection.close()
+
+
+def _mend_column(connection: sqlite3.Connection, table: str, column: str, here: Path) -> None:
+    known = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
+    if column not in known:
+        return
+    rows = connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
+    for before in {root for (uri,) in rows if (root := _artifact_root(uri))}:
+        place = Path(unquote(urlsplit(before).path))
+        if place == here or place.exists():
+            continue
+        connection.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+            f"WHERE substr({column}, 1, ?) = ?",
+            (f"{here.as_uri()}/", len(before) + 1, len(before), before),
+        )
+
+
+def _artifact_root(uri: str | None) -> str | None:
+    """`file:///old/mlartifacts/` of a URI below it."""
+    head, found, _ = (uri or "").rpartition("/mlartifacts/")
+    return head + found if found and head.startswith("file:") else None
 
 
 def be_quiet_in_this_thread() -> None:

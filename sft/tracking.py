@@ -141,6 +141,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     """
     import json
 
+    from sft import moves
     from sft.config import load_yaml
     from sft.mlflow_run import STATE_FILE
     from sft.rundir import read_facts
@@ -152,7 +153,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     facts = read_facts(directory)
     mirror = _mirror(
         directory,
-        uri or state["uri"],
+        uri or moves.store(directory, state["uri"]),
         state["experiment"],
         name=facts.get("name") or directory.name,
         run_id=state.get("run_id"),

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 from sft.errors import BadInput
 from sft.find import tracking_uri
-from sft.mlflow_store import absolute, check_uri, open_client, public, sqlite_file
+from sft.mlflow_store import Store, absolute, check_uri, open_client, public, sqlite_file
 from sft.mlflow_view import links
 
 HOST = "127.0.0.1"
@@ -65,7 +65,7 @@ def free_port(wanted: int | None) -> int:
 def serve(uri: str, port: int) -> int:
     """Run the MLflow server in a child process, say where it is, and end with it."""
     if sqlite_file(uri):
-        open_client(uri)  # made under our lock: the server would break a fresh one
+        Store(uri).client()  # made under our lock: the server would break a fresh one
     url = f"http://{HOST}:{port}"
     print(f"starting the MLflow UI for {public(uri)} ...", flush=True)
     server = subprocess.Popen(

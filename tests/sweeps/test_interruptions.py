@@ -177,7 +177,9 @@ def test_a_sweep_whose_terminal_is_closed_saves_and_stops(tmp_path, overrides, l
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
     saved = list((tmp_path / storage.ROOT / "s").glob("*/checkpoints.jsonl"))
-    assert saved and all(read(file)[-1].kind == "interrupted" for file in saved)
+    assert saved
     for file in saved:
-        assert read_facts(file.parent)["reason"] == "interrupted by SIGHUP"
+        facts = read_facts(file.parent)
+        assert read(file)[-1].step == facts["steps"] < 400
+        assert facts["reason"] == "interrupted by SIGHUP"
     assert {status for _, status in mlflow_runs(tmp_path)} == {"KILLED"}
