@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ DRIVERS = {
     "mssql": ("pymssql", "pymssql"),
 }
 """The module that SQLAlchemy loads for a scheme without `+driver`, and the package to install."""
+
+STORES_MODULES = ("mlflow", "sqlalchemy", "sqlite3", "requests", "urllib3", "databricks")
+"""Whose exceptions tell of a store that does not answer or refuses."""
 
 PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 """MLflow's codes for a request that no repetition will make acceptable."""
@@ -58,6 +62,7 @@ repeats it just as well. mlflow has no other way to be told.
 
 def check_uri(uri: str) -> None:
     """Raise `BadInput` where `uri` can never be a tracking store. Nothing is made or contacted."""
+    _check_package()
     scheme, separator, rest = uri.partition(":")
     dialect, _, driver = scheme.partition("+")
     if uri == "databricks":
@@ -85,6 +90,18 @@ def check_uri(uri: str) -> None:
                     f"tracking.uri: {scheme} needs the Python module {module}; "
                     f"pip install {module if driver else package}"
                 )
+
+
+def _check_package() -> None:
+    """Raise `BadInput` where `import mlflow` would find a file of the user's. Imports nothing."""
+    if "mlflow" in sys.modules:
+        return
+    spec = importlib.util.find_spec("mlflow")
+    if spec is not None and spec.submodule_search_locations is None:
+        raise BadInput(
+            f"tracking.uri: {spec.origin} stands in the way of the package mlflow, which would not "
+            "be found behind it; rename that file, or track nothing with tracking=none"
+        )
 
 
 def _check_host(uri: str, rest: str) -> None:
@@ -142,6 +159,12 @@ def public(uri: str) -> str:
     return re.sub(r"(://[^/\s:@]*:)[^@\s/]+@", r"\1***@", uri)
 
 
+def is_the_stores(error: BaseException) -> bool:
+    """Whether an error came from the store or the way to it, and not from code in this process."""
+    module = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or module in STORES_MODULES
+
+
 def is_permanent(error: Exception) -> bool:
     """Whether MLflow will refuse the same request again, so that trying later is no use."""
     return getattr(error, "error_code", None) in PERMANENT
@@ -155,6 +178,8 @@ class Store:
         self.failures = 0
         """Attempts in a row that failed."""
         self.error: str | None = None
+        self.is_at_fault = True
+        """Whether the last failure was the store's own."""
         self._retry_at = 0.0
         self._client: MlflowClient | None = None
 
@@ -163,11 +188,14 @@ class Store:
         """Seconds until the store may be tried again."""
         return max(0.0, self._retry_at - time.monotonic())
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """The store did not answer: leave it alone for a while."""
         delay = min(FIRST_DELAY * 2.0**self.failures, LONGEST_DELAY)
         self.failures += 1
-        self.error = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+        self.is_at_fault = is_the_stores(error)
+        text, kind = str(error).strip(), type(error).__name__
+        words = text if text and self.is_at_fault else f"{kind}: {text}" if text else kind
+        self.error = words.splitlines()[0][:300]
         self._retry_at = time.monotonic() + delay
 
     def answered(self) -> None:
