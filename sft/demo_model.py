@@ -81,7 +81,7 @@ def cache_folder() -> Path:
     if override := os.environ.get("SFT_CACHE"):
         return Path(override).expanduser()
     usual = _usual_folder()
-    return usual if usual and _can_be_written(usual) else _private_folder(usual)
+    return usual if usual and can_be_written(usual) else _private_folder(usual)
 
 
 def _usual_folder() -> Path | None:
@@ -92,7 +92,7 @@ def _usual_folder() -> Path | None:
         return None
 
 
-def _can_be_written(folder: Path) -> bool:
+def can_be_written(folder: Path) -> bool:
     """Whether files can be made in `folder`, once it is made."""
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)

@@ -50,10 +50,13 @@ def test_an_mlflow_that_cannot_be_imported_is_told_in_its_own_words(tmp_path, ti
     assert "slow" not in said.stderr
 
 
-def test_a_run_needs_no_home_folder_that_can_be_written(tmp_path, tiny_model):
+@pytest.mark.parametrize("data", ["chats.jsonl", "chats.json"])  # the second by `datasets`
+def test_a_run_needs_no_home_folder_that_can_be_written(tmp_path, tiny_model, data):
     places = {"HOME": "/dev/null/x", "TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
-    said = train(tiny_model, tmp_path, **places)
+    write_chats(tmp_path / data, count=8)
+    kind = ("dataset=hf_chat", f"dataset.path={data}", "dataset.split=train")
+    said = train(tiny_model, tmp_path, *(kind if data == "chats.json" else ()), **places)
     assert said.returncode == 0, said.stderr
     private = tmp_path / "temporary" / f"sft-{os.getuid()}"
     assert said.stderr.count(f"using {private}") == 1
