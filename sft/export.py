@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sft.errors import BadInput
 from sft.find import WORDS, find
@@ -79,7 +79,7 @@ def export(
         adapter = Path(scratch) / "adapter"
         adapter.mkdir()
         if settings.service.kind == "local":
-            _copy(_local_folder(settings, found.facts(), record), adapter)
+            _copy(_local_folder(settings, found.directory, record), adapter)
         else:
             asyncio.run(_download(settings.service.base_url, record.state_path, adapter))
         tensors = check_adapter(adapter, settings.lora.rank)
@@ -142,13 +142,14 @@ def _name_base(adapter: Path, base: str) -> None:
     file.write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n")
 
 
-def _local_folder(settings: Settings, facts: dict[str, Any], record: CheckpointRecord) -> Path:
-    """The checkpoint's folder under `service.root`, from here or from where the run was started."""
+def _local_folder(settings: Settings, directory: Path, record: CheckpointRecord) -> Path:
+    """The checkpoint's folder under `service.root`, wherever the run's project lies now."""
+    from sft import moves
+
     part = record.sampler_path.removeprefix("tinker://")
-    for place in (Path(), Path(facts.get("working_directory") or ".")):
-        folder = place / settings.service.root / part
-        if (folder / CONFIG).is_file():
-            return folder
+    folder = moves.home(directory, settings) / settings.service.root / part
+    if (folder / CONFIG).is_file():
+        return folder
     raise BadInput(
         f"{settings.service.root}: the local service's folder has no {part}; it may have expired, "
         "or the run was made in another folder: start this command there"

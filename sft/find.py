@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from sft import moves
 from sft.errors import BadInput
 from sft.mlflow_run import STATE_FILE
 from sft.mlflow_store import (
@@ -178,7 +179,8 @@ def run_directory(word: str, uri: str | None = None) -> Path:
 def _of_directory(word: str, directory: Path) -> Found:
     file = directory / STATE_FILE
     state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return Found(word, directory, state.get("uri"), state.get("run_id"))
+    uri = state.get("uri") and moves.store(directory, state["uri"])
+    return Found(word, directory, uri, state.get("run_id"))
 
 
 def _open(word: str, store: str) -> MlflowClient:
@@ -197,7 +199,7 @@ def _of_run(client: MlflowClient, word: str, store: str, run_id: str) -> Found:
     except MlflowException as error:
         raise BadInput(f"{word}: {store} has no such run ({error.message})") from None
     named = run.data.tags.get("sft.run_dir")
-    directory = Path(named) if named else None
+    directory = moves.run_directory(Path(named), store) if named else None
     if directory and (directory / "config.yaml").is_file() and (directory / STATE_FILE).is_file():
         # A store can name any folder: the folder has to know the run, too.
         if _of_directory(word, directory).run_id == run_id:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.demo_model import cache_folder, can_be_written
 from sft.errors import BadInput
 from sft.sources import JsonLines, Rows
 
@@ -49,6 +50,8 @@ def load(
     try:
         if file.is_dir() and (file / "state.json").exists():
             return datasets.load_from_disk(str(file))
+        if not can_be_written(Path(datasets.config.HF_DATASETS_CACHE)):  # as where home is not
+            arguments["cache_dir"] = str(cache_folder() / "datasets")
         return datasets.load_dataset(**arguments, split=split, streaming=streaming)
     except Exception as error:
         raise _bad_input(error, path, split, key) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +19,10 @@ from sft.errors import BadInput
 from sft.hooks import BaseHook, Hook, Run, RunResult
 from sft.rundir import LogFormat
 from sft.schema import Settings
+from sft.signals import AGAIN, Signals
 
-EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1, "KILLED": 130}
-TERMINATED = 143
+EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
+"""Of a run that no signal ended."""
 
 
 def run(
@@ -38,32 +38,49 @@ def run(
     `resumed` is the directory of an earlier run to continue; `tags` are for the MLflow run;
     `variables` are those of the environment that gave a setting, by its key. Raises `BadInput`.
     """
+    from sft import lost_terminal
+
+    signals = Signals()
+    with lost_terminal.survived(), signals.heeded():
+        try:
+            return _train_and_tell(settings, overrides, resumed, tags, variables or {}, signals)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return signals.exit_code
+
+
+def _train_and_tell(
+    settings: Settings,
+    overrides: Sequence[str],
+    resumed: Path | None,
+    tags: Mapping[str, str] | None,
+    variables: Mapping[str, str],
+    signals: Signals,
+) -> int:
     from sft.terminal import Terminal
 
     if settings.run_name is None:
         settings = replace(settings, run_name=default_name(settings))
     directory = resumed or run_directory(settings)
-    signals = Signals()
-    terminal = Terminal(settings, directory, list(overrides), variables or {})
-    hooks: list[Hook] = [terminal, signals, SdkLog()]
+    terminal = Terminal(settings, directory, list(overrides), variables)
+    hooks: list[Hook] = [terminal, SdkLog()]
     if tracker := tracking_hook(settings, directory, tags=tags):
         hooks.append(tracker)
     try:
         result = asyncio.run(_run(settings, directory, hooks, signals))
     except asyncio.CancelledError:
         result = None
+    signals.over()
     for sentence in tracker.flush(timeout=30.0) if tracker else []:
         print(f"sft: {sentence}", file=sys.stderr)
-    if signals.received == signal.SIGTERM:
-        return TERMINATED
-    return EXIT_CODES[result.status] if result else EXIT_CODES["KILLED"]
+    return EXIT_CODES.get(result.status, signals.exit_code) if result else signals.exit_code
 
 
 async def _run(
     settings: Settings, directory: Path, hooks: list[Hook], signals: Signals
 ) -> RunResult:
-    with signals.heeded():
-        return await train(settings, directory, hooks)
+    stopper = Stopper()
+    with signals.told(stopper.stop, stopper.end):
+        return await train(settings, directory, [*hooks, stopper])
 
 
 async def train(
@@ -204,39 +221,23 @@ class SdkLog(BaseHook):
         self.handler.close()
 
 
-class Signals(BaseHook):
-    """Ctrl-C and SIGTERM: once to stop with a checkpoint, twice to stop at once."""
+class Stopper(BaseHook):
+    """Ends a run as signals ask for it: with a checkpoint, or at once. Made in the run's task."""
 
     def __init__(self) -> None:
-        self.received: int | None = None
         self.run: Run | None = None
+        self._task = asyncio.current_task()
 
     def on_start(self, run: Run) -> None:
         self.run = run
 
-    @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """While inside, signals come here; the task that enters is cancelled by the second one."""
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        for number in numbers:
-            loop.add_signal_handler(number, self._receive, number, task)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
+    def stop(self, name: str) -> None:
+        if self.run is None:  # there is nothing to save yet
+            self.end(name)
+            return
+        print(f"\n{name}: saving a checkpoint, then stopping; {AGAIN}", file=sys.stderr)
+        self.run.stop(f"interrupted by {name}", "KILLED")
 
-    def _receive(self, number: int, task: asyncio.Task[Any]) -> None:
-        name = signal.Signals(number).name
-        if self.received is None and self.run is not None:
-            self.received = number
-            print(
-                f"\n{name}: saving a checkpoint, then stopping; again to stop at once",
-                file=sys.stderr,
-            )
-            self.run.stop(f"interrupted by {name}", "KILLED")
-        else:
-            self.received = self.received or number
-            task.cancel()
+    def end(self, name: str) -> None:
+        assert self._task is not None
+        self._task.cancel(f"interrupted by {name}")

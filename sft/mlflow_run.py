@@ -77,13 +77,15 @@ class Mirror:
     def __post_init__(self) -> None:
         file = self.directory / STATE_FILE
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        same = (identity(known.get("uri") or ""), known.get("experiment")) == (
-            identity(self.store.uri),
-            self.experiment,
-        )
-        if same and self.run_id in (None, known.get("run_id")):
+        if known.get("experiment") == self.experiment and self.run_id in (
+            None,
+            known.get("run_id"),
+        ):
             self.state = known
             self.run_id = known.get("run_id")
+            # It may be the same store elsewhere, moved together with its project: its runs tell.
+            same = identity(known.get("uri") or "") == identity(self.store.uri)
+            self.state["unsure"] = not same or known.get("unsure", False)
         else:
             self.state = {"key": uuid.uuid4().hex, "run_id": self.run_id, "models": {}}
         self.state |= {"uri": mask_urls(self.store.uri), "experiment": self.experiment}
@@ -155,12 +157,15 @@ class Mirror:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                self._warn("run", f"has no run {self.run_id} any more; a new one is made")
-                self.state |= {"key": uuid.uuid4().hex, "models": {}}
-                self.run_id = None
-            else:
-                self.save(run_id=self.run_id, experiment_id=run.info.experiment_id, ended=False)
+                run = None
+                if not self.state.get("unsure"):
+                    self._warn("run", f"has no run {self.run_id} any more; a new one is made")
+            if run is not None:
+                of_run = {"run_id": self.run_id, "experiment_id": run.info.experiment_id}
+                self.save(**of_run, ended=False, unsure=False)
                 return
+            self.state |= {"key": uuid.uuid4().hex, "models": {}, "unsure": False}
+            self.run_id = None
         experiment_id = self._experiment(client)
         found = client.search_runs(
             [experiment_id], filter_string=f"tags.`sft.key` = '{self.state['key']}'", max_results=1

@@ -12,10 +12,11 @@ import os
 import re
 import socket
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from sft.errors import BadInput, nearest
 from sft.proxies import exempt_loopback
@@ -34,12 +35,21 @@ DRIVERS = {
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "sft"
+STORES_MODULES = ("mlflow", "sqlalchemy", "sqlite3", "requests", "urllib3", "databricks")
+"""Whose exceptions tell of a store that does not answer or refuses."""
 
 PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 """MLflow's codes for a request that no repetition will make acceptable."""
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts on a store that does not answer: doubling from first to longest."""
+
+ARTIFACT_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+"""Where MLflow's database holds absolute paths of files."""
 
 CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -69,6 +79,7 @@ def experiment_name(name: str | None = None) -> str:
 
 def check_uri(uri: str) -> None:
     """Raise `BadInput` where `uri` can never be a tracking store. Nothing is made or contacted."""
+    _check_package()
     scheme, separator, rest = uri.partition(":")
     dialect, _, driver = scheme.partition("+")
     if uri == "databricks":
@@ -96,6 +107,18 @@ def check_uri(uri: str) -> None:
                     f"tracking.uri: {scheme} needs the Python module {module}; "
                     f"pip install {module if driver else package}"
                 )
+
+
+def _check_package() -> None:
+    """Raise `BadInput` where `import mlflow` would find a file of the user's. Imports nothing."""
+    if "mlflow" in sys.modules:
+        return
+    spec = importlib.util.find_spec("mlflow")
+    if spec is not None and spec.submodule_search_locations is None:
+        raise BadInput(
+            f"tracking.uri: {spec.origin} stands in the way of the package mlflow, which would not "
+            "be found behind it; rename that file, or track nothing with tracking=none"
+        )
 
 
 def _check_host(uri: str, rest: str) -> None:
@@ -148,6 +171,12 @@ def absolute(uri: str) -> str:
     return uri if file is None else f"sqlite:///{file}"
 
 
+def is_the_stores(error: BaseException) -> bool:
+    """Whether an error came from the store or the way to it, and not from code in this process."""
+    module = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or module in STORES_MODULES
+
+
 def is_permanent(error: Exception) -> bool:
     """Whether MLflow will refuse the same request again, so that trying later is no use."""
     return getattr(error, "error_code", None) in PERMANENT
@@ -161,6 +190,8 @@ class Store:
         self.failures = 0
         """Attempts in a row that failed."""
         self.error: str | None = None
+        self.is_at_fault = True
+        """Whether the last failure was the store's own."""
         self._retry_at = 0.0
         self._client: MlflowClient | None = None
 
@@ -169,12 +200,14 @@ class Store:
         """Seconds until the store may be tried again."""
         return max(0.0, self._retry_at - time.monotonic())
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """The store did not answer: leave it alone for a while."""
         delay = min(FIRST_DELAY * 2.0**self.failures, LONGEST_DELAY)
         self.failures += 1
-        said = (str(error) or type(error).__name__).strip().splitlines()[0]
-        self.error = mask_urls(said)[:300]
+        self.is_at_fault = is_the_stores(error)
+        text, kind = str(error).strip(), type(error).__name__
+        words = text if text and self.is_at_fault else f"{kind}: {text}" if text else kind
+        self.error = mask_urls(words.splitlines()[0])[:300]
         self._retry_at = time.monotonic() + delay
 
     def answered(self) -> None:
@@ -194,6 +227,8 @@ class Store:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((parts.hostname, port), timeout=5).close()
         if self._client is None:
+            if (file := sqlite_file(self.uri)) is not None:
+                mend_moved(file)
             self._client = open_client(self.uri)
         return self._client
 
@@ -254,6 +289,49 @@ def _has_tables(file: Path) -> bool:
         return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     finally:
         connection.close()
+
+
+def mend_moved(file: Path) -> None:
+    """Give a database that was moved together with its `mlartifacts` the new place of its files.
+
+    MLflow writes to and reads from the absolute path that an experiment, a run or a model had when
+    it was made. Only what lay in a folder `mlartifacts` that is gone is rewritten, and only where
+    there is one beside the database; a copy, whose first folder is still there, stays as it is.
+    """
+    here = file.parent / "mlartifacts"
+    if not here.is_dir() or not _has_tables(file):
+        return
+    with file.with_name(f"{file.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=20)
+        try:
+            with connection:
+                for table, column in ARTIFACT_COLUMNS:
+                    _mend_column(connection, table, column, here)
+        finally:
+            connection.close()
+
+
+def _mend_column(connection: sqlite3.Connection, table: str, column: str, here: Path) -> None:
+    known = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
+    if column not in known:
+        return
+    rows = connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
+    for before in {root for (uri,) in rows if (root := _artifact_root(uri))}:
+        place = Path(unquote(urlsplit(before).path))
+        if place == here or place.exists():
+            continue
+        connection.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+            f"WHERE substr({column}, 1, ?) = ?",
+            (f"{here.as_uri()}/", len(before) + 1, len(before), before),
+        )
+
+
+def _artifact_root(uri: str | None) -> str | None:
+    """`file:///old/mlartifacts/` of a URI below it."""
+    head, found, _ = (uri or "").rpartition("/mlartifacts/")
+    return head + found if found and head.startswith("file:") else None
 
 
 def be_quiet_in_this_thread() -> None:

@@ -82,7 +82,7 @@ class Writer:
             mirror = self._next()
             try:
                 self._sync(mirror)
-            except Exception as error:
+            except BaseException as error:  # SystemExit, too: this thread must live to say so
                 self._missed(mirror, error)
             else:
                 self._sent(mirror)
@@ -113,15 +113,19 @@ class Writer:
             self._quiet = True
         mirror.sync()
 
-    def _missed(self, mirror: Mirror, error: Exception) -> None:
-        first = mirror.store.failures == 0
+    def _missed(self, mirror: Mirror, error: BaseException) -> None:
+        before = mirror.store.error
         mirror.store.failed(error)
-        if first:
+        if before is None or not (mirror.store.is_at_fault or mirror.store.error == before):
+            what, until = "does not answer", "it is back"
+            if not mirror.store.is_at_fault:
+                what, until = "cannot be told of this run", "that is mended"
             logger.warning(
-                "MLflow at %s does not answer (%s); training goes on, and what it misses is "
-                "sent when it is back",
+                "MLflow at %s %s (%s); training goes on, and what it misses is sent when %s",
                 mask_urls(mirror.store.uri),
+                what,
                 mirror.store.error,
+                until,
             )
         logger.debug("MLflow: %s", mask_urls("".join(traceback.format_exception(error))))
 
@@ -136,10 +140,11 @@ class Writer:
 
 
 def _unsent(mirror: Mirror) -> str:
-    reason = mirror.store.error or "it is slow"
+    store = mirror.store
     return (
-        f"MLflow at {mask_urls(mirror.store.uri)} lacks part of {mirror.directory} ({reason}); "
-        f"`python -m sft.runs {mirror.directory}` sends it when the store is back"
+        f"MLflow at {mask_urls(store.uri)} lacks part of {mirror.directory} "
+        f"({store.error or 'it is slow'}); `python -m sft.runs {mirror.directory}` sends it when "
+        f"{'the store is back' if store.is_at_fault else 'that is mended'}"
     )
 
 

@@ -103,6 +103,8 @@ def reproduce(
     tags = {"sft.variation_of" if overrides else "sft.reproduces": found.name}
     code = launch.run(settings, overrides=list(overrides), tags=tags)
     directory = Path(settings.run_dir or "")
+    if not directory.exists():  # a signal ended it before there was anything
+        return code
     again = read_facts(directory)
     if tolerance is None:
         tolerance = default_tolerance(to_saved(settings), then, again)

@@ -6,7 +6,9 @@ The saved config is the run: nothing is composed. Same run directory, same MLflo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from pathlib import Path
 
 from sft.config import from_saved, load_yaml
 from sft.errors import BadInput
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def resume(word: str, uri: str | None = None) -> int:
     """Continue the run that `word` names; the exit code. Raises `BadInput`."""
-    from sft import launch, rundir
+    from sft import launch, moves, rundir
 
     directory = run_directory(word, uri)
     if rundir.read_facts(directory).get("status") == "FINISHED":
@@ -36,7 +38,13 @@ def resume(word: str, uri: str | None = None) -> int:
             f"{directory}: the run is finished; to train it again: python -m sft.reproduce {word}"
         )
     settings = from_saved(load_yaml(directory / "config.yaml"), str(directory / "config.yaml"))
-    return launch.run(settings, resumed=directory)
+    home = moves.home(directory, settings)
+    if home == Path.cwd():
+        return launch.run(settings, resumed=directory)
+    print(f"resuming in {home}, the working folder of the run", flush=True)
+    directory = directory.absolute()
+    with contextlib.chdir(home):
+        return launch.run(settings, resumed=directory)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from sft import checkpoints
+from sft import checkpoints, moves
 from sft.checkpoints import CheckpointRecord
 from sft.config import dataset_builder, from_saved, load_yaml
 from sft.errors import BadInput, nearest
@@ -38,14 +39,15 @@ def main(argv: list[str] | None = None) -> int:
         path = None
         if not arguments.base:
             path = choose(directory, arguments.checkpoint).sampler_path
-        answer = sample(
-            settings,
-            path,
-            prompt,
-            max_tokens=arguments.max_tokens,
-            temperature=arguments.temperature,
-            seed=arguments.seed,
-        )
+        with contextlib.chdir(moves.home(directory, settings)):
+            answer = sample(
+                settings,
+                path,
+                prompt,
+                max_tokens=arguments.max_tokens,
+                temperature=arguments.temperature,
+                seed=arguments.seed,
+            )
     except BadInput as error:
         print(f"sft.sample: {error}", file=sys.stderr)
         return 2

@@ -1,11 +1,11 @@
 """Tokenised conversations on disk: made once, shared by every run of the same data, memory-mapped.
 
 An entry is a folder `tokens/KEY` in the cache (`$SFT_CACHE`, else `$XDG_CACHE_HOME/sft`, else
-`~/.cache/sft`). KEY is a digest of the data, the renderer's fingerprint, `max_length` and
-`train_on_what`; what only chooses among the sequences or scales their weights (the held-out
-split, batches, `reduction`) is not in it. An entry is complete or not there: it is made in a
-scratch folder under a lock and renamed. One that has not been used for `UNUSED_DAYS` is deleted
-when another is made.
+`~/.cache/sft`, else a private temporary folder). KEY is a digest of the data, the renderer's
+fingerprint, `max_length` and `train_on_what`; what only chooses among the sequences or scales
+their weights (the held-out split, batches, `reduction`) is not in it. An entry is complete or not
+there: it is made in a scratch folder under a lock and renamed. One that has not been used for
+`UNUSED_DAYS` is deleted when another is made.
 """
 
 from __future__ import annotations

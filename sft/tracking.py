@@ -145,6 +145,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     """
     import json
 
+    from sft import moves
     from sft.config import load_yaml
     from sft.mlflow_run import STATE_FILE
     from sft.rundir import read_facts
@@ -157,7 +158,7 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     verdict = {"sft.verdict": facts["verdict"]} if facts.get("verdict") else {}
     mirror = _mirror(
         directory,
-        tracking_uri(uri or state["uri"]),
+        tracking_uri(uri or moves.store(directory, state["uri"])),
         state["experiment"],
         name=facts.get("name") or directory.name,
         run_id=state.get("run_id"),

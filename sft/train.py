@@ -173,7 +173,8 @@ async def _attempts(loop: Loop, api: Service) -> RunResult:
     try:
         await _train_until_done(loop, api)
     except asyncio.CancelledError as failure:
-        loop.run.stopping = Stop("interrupted", "KILLED")
+        if loop.run.stopping is None or loop.run.stopping.status != "KILLED":
+            loop.run.stopping = Stop(str(failure) or "interrupted", "KILLED")
         error = failure
         raise
     except Exception as failure:

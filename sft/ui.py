@@ -17,7 +17,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from sft.errors import BadInput
-from sft.mlflow_store import absolute, check_uri, open_client, sqlite_file, tracking_uri
+from sft.mlflow_store import Store, absolute, check_uri, open_client, sqlite_file, tracking_uri
 from sft.mlflow_view import links
 from sft.proxies import exempt_loopback
 from sft.secrets import mask_urls
@@ -64,7 +64,7 @@ def free_port(wanted: int | None) -> int:
 def serve(uri: str, port: int) -> int:
     """Run the MLflow server in a child process, say where it is, and end with it."""
     if sqlite_file(uri):
-        open_client(uri)  # made under our lock: the server would break a fresh one
+        Store(uri).client()  # made under our lock: the server would break a fresh one
     url = f"http://{HOST}:{port}"
     exempt_loopback(url)  # for this process and for the server's own workers
     print(f"starting the MLflow UI for {mask_urls(uri)} ...", flush=True)
@@ -77,7 +77,9 @@ def serve(uri: str, port: int) -> int:
         text=True,
         start_new_session=True,
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+        if signal.getsignal(number) == signal.SIG_DFL:  # else the server would outlive this process
+            signal.signal(number, _interrupt)
     try:
         if not _answers(url, server):
             print("error: the MLflow UI did not start", file=sys.stderr)

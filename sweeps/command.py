@@ -15,10 +15,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sft import lost_terminal
 from sft.compose import from_environment
 from sft.errors import BadInput
 from sft.schema import Settings
 from sft.secrets import mask_urls
+from sft.signals import Signals
 from sft.terminal import describe_tracking
 from sweeps import display, liveness, preflight, pruners, published, samplers, space, storage
 from sweeps.ledger import COUNTED, Ledger
@@ -48,10 +50,12 @@ def run(plugin: Any, arguments: list[str]) -> int:
     # Optuna tells what it does on its own account; the display does that here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("tinker").setLevel(logging.WARNING)
-    try:
-        return asyncio.run(_run(plugin, options, searched, compose, settings))
-    except KeyboardInterrupt:  # before the first trial or after the last
-        return 130
+    signals = Signals()
+    with lost_terminal.survived(), signals.heeded():
+        try:
+            return asyncio.run(_run(plugin, options, searched, compose, settings, signals))
+        except (KeyboardInterrupt, asyncio.CancelledError):  # before the first trial or afterwards
+            return signals.exit_code
 
 
 def default_name(searched: space.SearchSpace) -> str:
@@ -67,10 +71,14 @@ async def _run(
     searched: space.SearchSpace,
     compose: preflight.Compose,
     settings: list[Settings],
+    signals: Signals,
 ) -> int:
     base = settings[0]
     folder = storage.ROOT / options.study_name
+    this = asyncio.current_task()
+    assert this is not None
     async with AsyncExitStack() as stack:
+        stack.enter_context(signals.told(this.cancel, this.cancel))
         base_url = await preflight.service_url(stack, searched, compose, base)
         known = await preflight.preflight(options, searched, settings, base_url)
         study = _open(options, searched, base, folder, known.facts)
@@ -105,7 +113,7 @@ async def _run(
             shared.parent_run_id = await _start_parent(parent, options, searched, study)
         spent = sum(t.user_attrs.get("tokens", 0) for t in finished)
         budget = Budget(options.max_tokens, spent, known.tokens)
-        sweep = Sweep(options, shared, compose, budget, parent)
+        sweep = Sweep(options, shared, compose, budget, signals, parent)
         started = time.monotonic()
         if plugin.config.hydra.launcher._target_ == BASIC_LAUNCHER:
             code = await sweep.run()
@@ -114,6 +122,7 @@ async def _run(
 
             code = await run_in_jobs(sweep, plugin, searched)
         shown.close()
+        stack.enter_context(signals.told(lambda name: None, this.cancel))  # it ends already
         await _finish(sweep, code, parent, folder)
         print(closing_words(sweep, time.monotonic() - started, _again(plugin, options)))
         return code

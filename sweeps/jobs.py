@@ -14,7 +14,9 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
+from sft import lost_terminal
 from sft.secrets import hand_down
+from sft.signals import Signals
 from sweeps.ledger import ERROR, Ledger
 from sweeps.space import SearchSpace
 from sweeps.sweeper import Sweep
@@ -141,11 +143,13 @@ def task(handover: Handover, composed: Any) -> str:
     if handover.api_key:
         os.environ["TINKER_API_KEY"] = handover.api_key
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    ending = asyncio.run(_run(handover, settle(composed), number))
+    signals = Signals()  # a scheduler's reach the jobs, too
+    with lost_terminal.survived(), signals.heeded():
+        ending = asyncio.run(_run(handover, settle(composed), number, signals))
     return "interrupted" if ending.state is None else ending.state.name
 
 
-async def _run(handover: Handover, settings: Any, number: int) -> Ending:
+async def _run(handover: Handover, settings: Any, number: int, signals: Signals) -> Ending:
     from sft import tracking
     from sweeps import liveness, storage
     from sweeps.display import PlainLines
@@ -172,9 +176,20 @@ async def _run(handover: Handover, settings: Any, number: int) -> Ending:
             handover.parent_run_id,
             handover.command,
         )
-        ending = await TrialRun(shared, trial, settings).execute()
+        ending = await _heedful(TrialRun(shared, trial, settings), signals)
         if settings.tracking.uri is not None:
             await asyncio.to_thread(tracking.flush, 30.0)
         return ending
     finally:
         ledger.close()
+
+
+async def _heedful(run: TrialRun, signals: Signals) -> Ending:
+    """Executes `run`; it stops with a checkpoint at a signal."""
+    task = asyncio.create_task(run.execute())
+
+    def stop(name: str) -> None:
+        run.stop(f"interrupted by {name}", "KILLED")
+
+    with signals.told(stop, task.cancel):
+        return await task

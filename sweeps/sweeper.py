@@ -2,10 +2,9 @@
 
 import asyncio
 import shlex
-import signal
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from optuna.trial import Trial, TrialState
@@ -13,6 +12,7 @@ from optuna.trial import Trial, TrialState
 from sft.errors import BadInput
 from sft.schema import Settings
 from sft.secrets import mask_urls
+from sft.signals import AGAIN, Signals
 from sweeps.display import duration
 from sweeps.options import Options
 from sweeps.parent import Parent
@@ -50,15 +50,17 @@ class Sweep:
         shared: Shared,
         compose: Callable[[dict], Settings],
         budget: Budget,
+        signals: Signals,
         parent: Parent | None = None,
     ):
         self.options = options
         self.shared = shared
         self.budget = budget
-        self.interrupted: int | None = None  # the signal
+        self.interrupted = False
         self.failures = 0
         self.why_ended = "every trial is done"
         self._compose = compose
+        self._signals = signals
         self._parent = parent
         self._deadline = time.monotonic() + options.timeout if options.timeout else None
         self._running: dict[asyncio.Task, TrialRun] = {}
@@ -77,9 +79,9 @@ class Sweep:
         return self.exit_code()
 
     def exit_code(self) -> int:
-        """0: the study reached its end; 1: given up, or nothing came out; 130, 143: interrupted."""
+        """0: the study reached its end; 1: given up, or nothing came out; above 128: a signal."""
         if self.interrupted:
-            return 143 if self.interrupted == signal.SIGTERM else 130
+            return self._signals.exit_code
         if self._gave_up() or not self._any_complete():
             return 1
         return 0
@@ -161,34 +163,21 @@ class Sweep:
 
     # Interruption.
 
-    @contextmanager
-    def signals(self):
-        loop = asyncio.get_running_loop()
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        try:
-            for number in numbers:
-                loop.add_signal_handler(number, self._interrupt, number)
-        except (RuntimeError, ValueError):  # not the main thread: a notebook heeds its own
-            numbers = ()
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
+    def signals(self) -> AbstractContextManager[None]:
+        """While inside, the first signal stops the trials and one that comes again ends them."""
+        return self._signals.told(self._interrupt, self._end)
 
-    def _interrupt(self, number: int) -> None:
-        name = signal.Signals(number).name
-        if self.interrupted is None:
-            self.interrupted = number
-            self.shared.display.message(
-                f"{name}: no new trials; those that run save a checkpoint and stop. "
-                "Again to stop at once."
-            )
-            for run in self._running.values():
-                run.stop(f"interrupted by {name}", "KILLED")
-        else:
-            for task in self._running:
-                task.cancel()
+    def _interrupt(self, name: str) -> None:
+        self.interrupted = True
+        self.shared.display.message(
+            f"{name}: no new trials; those that run save a checkpoint and stop; {AGAIN}"
+        )
+        for run in self._running.values():
+            run.stop(f"interrupted by {name}", "KILLED")
+
+    def _end(self, name: str) -> None:
+        for task in self._running:
+            task.cancel(f"interrupted by {name}")
 
 
 def closing_words(sweep: Sweep, seconds: float, command: str) -> str:

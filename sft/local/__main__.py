@@ -9,6 +9,8 @@ import secrets
 import sys
 from pathlib import Path
 
+from sft.local import signals
+
 KEY_VARIABLE = "SFT_SERVICE_KEY"
 
 EXAMPLES = """\
@@ -58,6 +60,8 @@ def _named(text: str) -> tuple[str, str | None]:
 
 def main() -> int:
     options = parse()
+    if options.until_unused:  # see server.py; from here on, for loading a model takes long
+        signals.ignore()
     from sft.local.engine import TorchEngine  # torch: not for --help
     from sft.local.engine_api import EngineError
     from sft.local.server import CannotServe

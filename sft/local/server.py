@@ -3,7 +3,9 @@
 ROOT/server.lock is held for life: a root has one service at most. ROOT/service.json (readable by
 its owner alone) says where it listens and with which key, from when it is ready until it ends.
 With `until_unused`, the service ends when the last process that holds a shared lock on
-ROOT/users.lock is gone, however it went: the kernel lets go of a dead process's locks.
+ROOT/users.lock is gone, however it went: the kernel lets go of a dead process's locks. Signals end
+it no sooner, for a scheduler sends them to every process of a job, and a run that was told to end
+still saves here. A service by hand ends at each of them, with all that was to be saved on disk.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import fcntl
 import json
 import os
 import resource
-import signal
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import uvicorn
 
+from sft.local import signals
 from sft.local.core import Core
 from sft.local.http import make_app
 
@@ -137,7 +139,7 @@ async def serve(
         server.should_exit = True
 
     ending.end = lambda: loop.call_soon_threadsafe(stop)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in signals.heeded():
         with contextlib.suppress(ValueError, RuntimeError):  # in a thread, as tests run it
             loop.add_signal_handler(number, stop)
     async with core.running():

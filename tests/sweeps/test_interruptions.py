@@ -1,7 +1,11 @@
 """Sweeps that are killed or interrupted, and go on as if nothing had happened."""
 
+import contextlib
+import os
+import pty
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sft.checkpoints import read
+from sft.rundir import read_facts
+from sft.service import api_key
 from sweeps import storage
 
 from .conftest import rows_of, study_of
@@ -148,3 +154,32 @@ def test_ctrl_c_twice_ends_at_once(start_sweep, tmp_path):
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_terminal_is_closed_saves_and_stops(tmp_path, overrides, local_service):
+    arguments = [*overrides, "service=custom", f"service.base_url={local_service}", *GRID]
+    arguments += ["max_steps=400", "epochs=200"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        try:
+            os.chdir(tmp_path)
+            os.environ["TINKER_API_KEY"] = api_key(local_service)
+            os.execv(sys.executable, [sys.executable, "-m", "sft", "--multirun", *arguments])
+        finally:
+            os._exit(99)
+    os.set_blocking(terminal, False)
+    deadline = time.monotonic() + 120
+    while rows_so_far(tmp_path) < 3 and time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            os.read(terminal, 65536)
+        time.sleep(0.02)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    saved = list((tmp_path / storage.ROOT / "s").glob("*/checkpoints.jsonl"))
+    assert saved
+    for file in saved:
+        facts = read_facts(file.parent)
+        assert read(file)[-1].step == facts["steps"] < 400
+        assert facts["reason"] == "interrupted by SIGHUP"
+    assert {status for _, status in mlflow_runs(tmp_path)} == {"KILLED"}
