@@ -2,12 +2,14 @@
 
 Weights are [outputs, inputs], one for each module that reads the same input. oneDNN reorders a
 bfloat16 weight for every product with it: as long as the product itself where x has a few rows, a
-tenth of it where x has a few hundred. `Reordered` has it done once, for each direction.
+tenth of it where x has a few hundred. `Reordered` has it done once, for each direction, where the
+processor's oneDNN does so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -77,12 +79,24 @@ class Reordered:
         return dx
 
 
+@cache
+def reorders() -> bool:
+    """Whether oneDNN reorders bfloat16 weights on this processor and multiplies with them: tried,
+    since builds of torch differ in where they have it and processors in what it asks of them."""
+    x = torch.eye(16, dtype=torch.bfloat16)
+    try:
+        products = Reordered.of(Plain((x, x), (None, None)))
+        results = [*products.forward(x), products.backward([x, x])]
+    except (AttributeError, RuntimeError):  # not in this build; refused on this processor
+        return False
+    return all(torch.equal(*pair) for pair in zip(results, (x, x, 2 * x), strict=True))
+
+
 def can_reorder(device: torch.device, dtype: torch.dtype, parameters: int) -> bool:
     """Whether weights of so many parameters in all are to be reordered here."""
-    names = ("_reorder_linear_weight", "_linear_pointwise")
     return (
         device.type == "cpu"
         and dtype == torch.bfloat16
-        and all(hasattr(torch.ops.mkldnn, name) for name in names)
         and 2 * parameters * dtype.itemsize <= MOST_BYTES
+        and reorders()
     )

@@ -128,6 +128,18 @@ def test_a_service_that_serves_something_else_is_not_joined(tmp_path, python):
             pass
 
 
+def test_what_a_service_warns_of_is_in_its_log_and_told_to_each_that_uses_it(
+    tmp_path, python, caplog
+):
+    told = []
+    with service.local(tmp_path, {"slow": None}, python=python):
+        told.append(caplog.messages[:])
+        with service.local(tmp_path, {"slow": None}, python=python):
+            told.append(caplog.messages[1:])
+    assert told == 2 * [["the local service: this will take a while"]]
+    assert (tmp_path / "service.log").read_text() == "warning: this will take a while\n"
+
+
 def test_a_harness_that_is_killed_takes_its_service_along(tmp_path, python):
     user = harness(tmp_path, python, "sys.stdin.read()")
     user.stdout.readline()
