@@ -1,7 +1,8 @@
 """`python -m sft.local` with an engine of constants, for tests of what is around the engine.
 
 As the `python` of sft.service.local it stands for an interpreter: it is called with the arguments
-`-m sft.local --root …`. A model named "broken" does not load, one named "crashing" crashes, one named "slow" is warned of.
+`-m sft.local --root …`. A model named "broken" does not load, one named "crashing" crashes, one
+named "slow" is warned of.
 """
 
 import os

@@ -30,7 +30,7 @@ def test_requests_run_in_the_order_of_their_seq_ids_however_they_arrive(tmp_path
 
 
 def test_a_cycle_computes_all_models_together_up_to_their_first_step(tmp_path):
-    @on_core(tmp_path, tick=0.1)
+    @on_core(tmp_path)
     async def _(core, engine, client):
         first, second = await client.create(0), await client.create(1)
         engine.calls.clear()
