@@ -28,8 +28,8 @@ from sft.local.tally import Tally
 from sft.local.workers import Workers
 
 SLOW_BFLOAT16 = (
-    "this machine multiplies slower in bfloat16 than in float32: train in float32 here "
-    "(dtype=float32, or auto), unless memory is short"
+    "bfloat16 is slower than float32 on this machine: choose the dtype float32, or auto, unless "
+    "memory is short"
 )
 
 

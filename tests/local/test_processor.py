@@ -50,6 +50,16 @@ def test_auto_is_float32_where_a_processor_has_to_widen_bfloat16_first(monkeypat
         assert models.pick_dtype("auto", CPU) == torch.float32
 
 
+def test_auto_is_float32_on_a_gpu_that_only_emulates_bfloat16(monkeypatch):
+    for emulates, dtype in ((True, torch.float32), (False, torch.bfloat16)):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, emulates=emulates: including_emulation or not emulates,
+        )
+        assert models.pick_dtype("auto", torch.device("cuda")) == dtype
+
+
 def test_where_reordering_is_refused_bfloat16_trains_the_plain_way_with_a_warning(
     refused, tmp_path
 ):
