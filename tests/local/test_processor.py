@@ -10,7 +10,7 @@ import torch
 from sft.local import models, products
 from sft.local.engine import SLOW_BFLOAT16, TorchEngine
 from sft.local.engine_api import AdamStep, LoraSpec, Work
-from sft.local.products import Plain, Reordered
+from sft.local.products import Plain, Reordered, Widened
 from tests.finished_run import overrides
 from tests.local.engine_models import save, sequences
 from tests.test_train import write_chats
@@ -60,14 +60,15 @@ def test_auto_is_float32_on_a_gpu_that_only_emulates_bfloat16(monkeypatch):
         assert models.pick_dtype("auto", torch.device("cuda")) == dtype
 
 
-def test_where_reordering_is_refused_bfloat16_trains_the_plain_way_with_a_warning(
+def test_where_reordering_is_refused_bfloat16_trains_in_float32_products_with_a_warning(
     refused, tmp_path
 ):
     folder = save("qwen3", tmp_path)
     first_and_last = {}
     for dtype in ("float32", "bfloat16"):
         engine = TorchEngine({"tiny": folder}, dtype=dtype, threads=1)
-        assert all(isinstance(linear.products, Plain) for linear in engine._base("tiny").linears)
+        kind = {"float32": Plain, "bfloat16": Widened}[dtype]
+        assert all(type(linear.products) is kind for linear in engine._base("tiny").linears)
         assert engine.warnings() == ([SLOW_BFLOAT16] if dtype == "bfloat16" else [])
         engine.create_adapter("run", "tiny", LoraSpec(8, seed=0))
         work = [Work("run", sequences([20, 9, 31]), backward=True)]
