@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: install run test test-all ui lint clean
+.PHONY: install run test test-all test-processors ui lint clean
 
 install: $(READY)  ## make .venv, and nothing else
 
@@ -15,6 +15,13 @@ test: $(READY)  ## the tests, without those that take minutes
 
 test-all: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# torch's kernels for a processor with AVX2 and for any x86, and oneDNN's without AVX-512.
+test-processors: $(READY)  ## the engine's tests, as on lesser processors than this one
+	for kernels in avx2 default; do \
+	    ATEN_CPU_CAPABILITY=$$kernels ONEDNN_MAX_CPU_ISA=AVX2 \
+	        $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/local || exit 1; \
+	done
 
 ui: $(READY)  ## the MLflow UI on 127.0.0.1
 	$(BIN)/python -m sft.ui

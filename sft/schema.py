@@ -83,7 +83,7 @@ class Service:
     root: str = key("outputs/service", "folder of the local service's checkpoints (local)")
     dtype: str = key(
         "auto",
-        "of the base model (local): bfloat16 where that is fast, else float32",
+        "of the base model (local); auto: bfloat16 where the processor is fast at it, else float32",
         choices=("auto", "float32", "bfloat16"),
     )
 

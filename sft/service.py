@@ -53,7 +53,7 @@ def local(
     """The URL of a service on `root` that serves `models` (name -> folder, or None: the Hub's).
 
     It is ready on entry. On leaving, the service ends if nobody else uses it. What it says goes to
-    the file `log` (default ROOT/service.log).
+    the file `log` (default ROOT/service.log), what its users should know also to this module's log.
 
     Raises:
         ServiceUnavailable: it did not start, or one that runs there serves something else.
@@ -68,6 +68,8 @@ def local(
     wanted = Wanted(root, models, dtype, python, log or root / "service.log")
     with _using(root) as users:
         running, child = wanted.obtain()
+        for sentence in running.warnings:
+            logging.getLogger(__name__).warning("the local service: %s", sentence)
         keys = _keys.setdefault(running.url, [])
         keys.append(running.key)
         watch = _Watch(wanted, running, child)

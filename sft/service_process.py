@@ -35,6 +35,7 @@ class Running:
     key: str
     models: dict[str, str | None]
     dtype: str
+    warnings: list[str]
     pid: int
 
     def is_healthy(self) -> bool:

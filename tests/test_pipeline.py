@@ -9,8 +9,6 @@ from sft import train
 from sft.types import SupervisedDataset
 from tests import tick_service
 
-TICK = 0.5  # seconds; evaluations and saves take as long
-
 
 class Constant(SupervisedDataset):
     """Batches of the same sequence."""
@@ -33,19 +31,32 @@ class Constant(SupervisedDataset):
         return self.batch_size * [datum]
 
 
-def test_forty_steps_with_evaluations_and_saves_miss_at_most_one_tick(tmp_path, monkeypatch):
-    with tick_service.running(tick=TICK, delay=TICK) as service:
+def run_of(steps, service, log_path, **options):
+    config = train.Config(
+        log_path=str(log_path),
+        model_name=tick_service.MODEL,
+        dataset_builder=lambda: (Constant(steps, 64), Constant(1, 4)),
+        base_url=service.url,
+        **options,
+    )
+    return asyncio.run(train.main(config, settings={"run_name": "ticks"}))
+
+
+def test_forty_steps_with_evaluations_and_saves_miss_no_tick(tmp_path, monkeypatch):
+    with tick_service.running(steps=40) as service:
         monkeypatch.setenv("TINKER_API_KEY", service.key)
-        config = train.Config(
-            log_path=str(tmp_path / "run"),
-            model_name=tick_service.MODEL,
-            dataset_builder=lambda: (Constant(40, 64), Constant(1, 4)),
-            base_url=service.url,
-            eval_every=10,
-            save_every=10,
-        )
-        result = asyncio.run(train.main(config, settings={"run_name": "ticks"}))
+        result = run_of(40, service, tmp_path / "run", eval_every=10, save_every=10)
         assert result.status == "FINISHED", result.error
         assert [record.step for record in result.checkpoints] == [10, 20, 30, 40]
-        assert service.used() == 40
-        assert service.missed() <= 1
+        assert (service.used(), service.missed()) == (40, 0)
+
+
+def test_a_run_that_submits_nothing_ahead_misses_a_tick_between_any_two_steps(
+    tmp_path, monkeypatch
+):
+    with tick_service.running(steps=5, patience=0.2) as service:
+        monkeypatch.setenv("TINKER_API_KEY", service.key)
+        result = run_of(5, service, tmp_path / "run", submit_ahead=0)
+        assert result.status == "FINISHED", result.error
+        assert service.used() == 5
+        assert service.missed() >= 4

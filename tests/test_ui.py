@@ -23,7 +23,7 @@ def test_the_ui_serves_the_store_of_runs_and_says_where(tmp_path):
         assert "<html" in urlopen(url).read().decode()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
     with pytest.raises(OSError):
         urlopen(url)
     assert (tmp_path / "mlflow.db").exists()

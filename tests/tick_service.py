@@ -1,18 +1,23 @@
 """A service that ticks like the hosted one and computes nothing, to see whether ticks are missed.
 
-The real HTTP, queues and scheduler around an engine of constants. Training happens at fixed times;
-sampling and named saves take a given time, beside it. As a process of its own:
+The real HTTP, queues and scheduler around an engine of constants. The answers to what one tick
+takes are given once the next tick has taken what is queued: a step that is submitted after the
+answer to the one before it has missed a tick, however fast the machine is.
 
-    python -m tests.tick_service --tick 0.5 --delay 0.5
+The clock is the service's own, so that no tick is missed because the machine is slow, or made
+because it is fast: before each tick it stands still until every run between its first and last step
+has a step queued. A run that waits for an answer first cannot have one, and the clock goes on
+without it after `patience` seconds, and does not wait for it any more. Saves and samples are
+answered some ticks later still.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
+import functools
 import tempfile
-import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +25,13 @@ from pathlib import Path
 
 from sft.local.core import Core
 from sft.local.futures import Futures, Reply
+from sft.local.queues import Model, Slice, Step
+from sft.local.scheduler import Scheduler
 from sft.local.store import Store
 from tests.local.stub import KEY, MODEL, StubEngine, serving
+
+PATIENCE = 60.0  # far more than any machine takes to submit a step
+POLL_SECONDS = 0.005
 
 
 class TickEngine(StubEngine):
@@ -38,26 +48,67 @@ class TickEngine(StubEngine):
         return super().step(model_id)
 
 
-class SlowFutures(Futures):
-    """Results of some kinds arrive `delay` seconds after they are there."""
+class HeldFutures(Futures):
+    """Results that are given at a tick after that in which they are there; slow ones later."""
 
-    KINDS = ("sample", "save_weights", "save_weights_for_sampler")
+    SLOW = ("sample", "save_weights", "save_weights_for_sampler")
 
-    def __init__(self, delay: float):
+    def __init__(self, delay: int):
         super().__init__()
-        self._delay = delay
+        self._delay = delay  # ticks
+        self._tick = 0
+        self._held: list[tuple[int, str, Reply]] = []
 
     def resolve(self, request_id: str, reply: Reply) -> None:
         future = self._futures.get(request_id)
-        if (
+        slow = (
             future is not None
-            and future.kind in self.KINDS
-            and b"sampling_session" not in reply.body
-        ):
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._delay, super().resolve, request_id, reply)
-        else:
+            and future.kind in self.SLOW
+            and b"sampling_session" not in reply.body  # a snapshot is there with its step
+        )
+        self._held.append((self._tick + 1 + slow * self._delay, request_id, reply))
+
+    def give(self, tick: int) -> None:
+        """Give what is due at a tick that has begun."""
+        self._tick = tick
+        due = [one for one in self._held if one[0] <= tick]
+        self._held = [one for one in self._held if one[0] > tick]
+        for _, request_id, reply in due:
             super().resolve(request_id, reply)
+
+
+class TickScheduler(Scheduler):
+    """Of runs of `steps` steps; a tick lasts `tick` seconds at least."""
+
+    most_writes = 1 << 30  # of the local service's memory, no matter here
+    _engine: TickEngine
+    _futures: HeldFutures
+
+    def __init__(self, *parts, steps: int, tick: float, patience: float):
+        super().__init__(*parts)
+        self._steps, self._shortest, self._patience = steps, tick, patience
+        self._given_up: set[str] = set()
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(self._shortest)
+        end = time.monotonic() + self._patience
+        while awaited := [m.model_id for m in self._models() if self._is_awaited(m)]:
+            if time.monotonic() >= end:
+                self._given_up.update(awaited)
+            else:
+                await asyncio.sleep(POLL_SECONDS)
+
+    def _is_awaited(self, model: Model) -> bool:
+        queued = any(isinstance(request.operation, Step) for request in model.ready)
+        under_way = 0 < len(self._engine.ticks.get(model.model_id, [])) < self._steps
+        return under_way and not queued and model.model_id not in self._given_up
+
+    async def _serve(self, parts: list[Slice]) -> None:
+        """What the tick has taken; `parts` is settled when the answers of the last are given."""
+        self._futures.give(self.cycle)
+        await super()._serve(parts)
+        if self._writes:
+            await asyncio.wait(self._writes)
 
 
 @dataclass(frozen=True)
@@ -83,35 +134,28 @@ class TickService:
 
 @contextlib.contextmanager
 def running(
-    root: Path | None = None, *, tick: float = 0.5, delay: float = 0.5, model: str = MODEL
+    root: Path | None = None,
+    *,
+    steps: int,
+    delay: int = 1,
+    tick: float = 0.01,
+    patience: float = PATIENCE,
+    model: str = MODEL,
 ) -> Iterator[TickService]:
-    """A tick service in a thread of this process; `model` is the name it serves."""
+    """A tick service in a thread of this process, for runs of `steps` steps.
+
+    Samples and named saves take `delay` ticks more; `model` is the name it serves. With a long
+    `tick` and no `patience` its clock is the wall's.
+    """
     with contextlib.ExitStack() as stack:
         root = root or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engine = TickEngine(model)
+        scheduler = functools.partial(TickScheduler, steps=steps, tick=tick, patience=patience)
 
         def make_core() -> Core:
-            engine.core = Core(engine, Store(root), tick=tick, futures=SlowFutures(delay))
+            futures = HeldFutures(delay)
+            engine.core = Core(engine, Store(root), scheduler=scheduler, futures=futures)
             return engine.core
 
         url, _ = stack.enter_context(serving(make_core, root))
         yield TickService(url, KEY, engine)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.tick_service", description=__doc__)
-    parser.add_argument("--tick", type=float, default=0.5, help="seconds (%(default)s)")
-    parser.add_argument("--delay", type=float, default=0.5, help="of samples and saves, seconds")
-    parser.add_argument("--model", default=MODEL, help="name to serve (%(default)s)")
-    options = parser.parse_args()
-    with running(tick=options.tick, delay=options.delay, model=options.model) as service:
-        print(f"export TINKER_BASE_URL={service.url}\nexport TINKER_API_KEY={service.key}")
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
-        for model_id in service.engine.ticks:
-            used, missed = service.used(model_id), service.missed(model_id)
-            print(f"{model_id}: {used} ticks used, {missed} missed")
-
-
-if __name__ == "__main__":
-    main()

@@ -99,16 +99,21 @@ def run(options: argparse.Namespace, make_engine, **core_options) -> int:
     with root_lock(root), listening(options.host, options.port) as bound:
         if options.until_unused:
             ending.when_unused(root)
-        announcement = Announcement(url_of(bound), key, options.models, options.dtype)
+        url = url_of(bound)
 
         def greet() -> None:
             if not options.until_unused:  # else it is a log that reads this, no place for a key
                 print(f"Serving {', '.join(options.models)} from {root}. In another terminal:")
-                print(f"  export TINKER_BASE_URL={announcement.url}")
+                print(f"  export TINKER_BASE_URL={url}")
                 print(f"  export TINKER_API_KEY={key}", flush=True)
 
         async def main() -> None:
-            core = Core(make_engine(), Store(root), **core_options)
+            engine = make_engine()
+            warnings = engine.warnings()
+            for sentence in warnings:
+                print(f"warning: {sentence}", file=sys.stderr, flush=True)
+            announcement = Announcement(url, key, options.models, options.dtype, warnings)
+            core = Core(engine, Store(root), **core_options)
             await serve(core, bound, announcement, root, ending=ending, on_ready=greet)
 
         asyncio.run(main())

@@ -40,7 +40,7 @@ class Core:
         engine: Engine,
         store: Store,
         *,
-        tick: float | None = None,
+        scheduler: Callable[..., Scheduler] = Scheduler,
         session_timeout: float = 300.0,
         futures: Futures | None = None,
     ):
@@ -51,8 +51,8 @@ class Core:
         self.sessions = Sessions(self._release, timeout=session_timeout)
         self.infos: dict[str, ModelInfo] = {info.name: info for info in engine.models()}
         self._busy = asyncio.Lock()
-        self.scheduler = Scheduler(
-            engine, store, self.futures, self.threads, self._busy, self.sessions.models, tick=tick
+        self.scheduler = scheduler(
+            engine, store, self.futures, self.threads, self._busy, self.sessions.models
         )
         self.sampling = Sampling(
             engine, store, self.futures, self.threads, self._busy,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sft.local import choosing, decoding, joining, loading, memory, optimizer, passes
 from sft.local import models as base_models
@@ -28,6 +29,10 @@ from sft.local.tally import Tally
 from sft.local.workers import Workers
 
 _LOADING_TOKENIZER = threading.Lock()
+SLOW_BFLOAT16 = (
+    "bfloat16 is slower than float32 on this machine: choose the dtype float32, or auto, unless "
+    "memory is short"
+)
 
 
 @dataclass
@@ -68,8 +73,9 @@ class TorchEngine:
         threads: int | None = None,
     ):
         self._device = base_models.pick_device(device)
-        self._dtype = base_models.pick_dtype(dtype, self._device)
+        # First: it says what oneDNN is to keep, which is read at the first product, maybe the next.
         self._workers = Workers(self._device, threads)
+        self._dtype = base_models.pick_dtype(dtype, self._device)
         self._served = {
             name: _Served(source or name, *loading.find(name, source or name))
             for name, source in models.items()
@@ -84,6 +90,11 @@ class TorchEngine:
             ModelInfo(name, served.config["max_position_embeddings"], served.source)
             for name, served in self._served.items()
         ]
+
+    def warnings(self) -> list[str]:
+        if self._dtype == torch.bfloat16 and not base_models.is_fast_at_bfloat16(self._device):
+            return [SLOW_BFLOAT16]
+        return []
 
     # -- adapters
 

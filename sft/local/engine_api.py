@@ -167,6 +167,10 @@ class Engine(Protocol):
         """The base models that are served. May also be called from other threads."""
         ...
 
+    def warnings(self) -> list[str]:
+        """What whoever trains here should know, a sentence each; called before anything else."""
+        ...
+
     def create_adapter(self, model_id: str, base_model: str, lora: LoraSpec) -> None:
         """A fresh adapter: A seeded, B zero, no optimizer state."""
         ...

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sft.local import products
 from sft.local.engine_api import EngineError
 from sft.local.models import BaseModel, Kind, Layer, Linear, Module
-from sft.local.products import Plain, Reordered, can_reorder
+from sft.local.products import Plain
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on position alone
@@ -59,9 +60,9 @@ def load(
     module = Module("lm_head", unembedding.shape[1], unembedding.shape[0])
     linears.append(Linear("unembed", (module,), Plain((unembedding,), (None,))))
     parameters = sum(m.inputs * m.outputs for linear in linears for m in linear.modules)
-    if can_reorder(device, dtype, parameters):
-        for index, linear in enumerate(linears):  # one by one: the plain weights go on the way
-            linears[index] = replace(linear, products=Reordered.of(linear.products))
+    make = products.way(device, dtype, parameters)
+    for index, linear in enumerate(linears):  # one by one: the plain weights go on the way
+        linears[index] = replace(linear, products=make(linear.products))
     head_dim = config.get("head_dim") or (
         128 if config["model_type"] == "qwen3"
         else config["hidden_size"] // config["num_attention_heads"]

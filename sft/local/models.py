@@ -12,10 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sft.local import products
 from sft.local.engine_api import EngineError
 from sft.local.products import Products
 
 Kind = Literal["attn", "mlp", "unembed"]
+MULTIPLIERS = ("avx512_bf16", "amx_bf16", "bf16")  # instructions for bfloat16; the last are ARM's
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the processor multiplies it fast, else float32.
+    """`auto` is bfloat16 where that is fast, else float32.
 
     Raises:
         EngineError: the name is none of auto, float32, bfloat16.
@@ -108,8 +110,17 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in ("auto", "float32", "bfloat16"):
         raise EngineError(f"dtype is {dtype!r}: expected auto, float32 or bfloat16.")
     if dtype == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        if device.type == "cpu":
-            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        dtype = "bfloat16" if fast else "float32"
+        dtype = "bfloat16" if is_fast_at_bfloat16(device) else "float32"
     return getattr(torch, dtype)
+
+
+def is_fast_at_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 take less time than in float32.
+
+    By what the processor has and oneDNN takes, not by a stopwatch: what else the machine does when
+    a service starts must not decide about the numbers of its runs.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in MULTIPLIERS) and products.reorders()

@@ -2,12 +2,15 @@
 
 Weights are [outputs, inputs], one for each module that reads the same input. oneDNN reorders a
 bfloat16 weight for every product with it: as long as the product itself where x has a few rows, a
-tenth of it where x has a few hundred. `Reordered` has it done once, for each direction.
+tenth of it where x has a few hundred. `Reordered` has it done once, for each direction, where the
+processor's oneDNN does so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -46,6 +49,25 @@ class Plain:
 
 
 @dataclass(frozen=True)
+class Widened:
+    """bfloat16 weights in float32, one linear's at a time: a processor without instructions for
+    bfloat16 takes 4 (forward) to 30 times (backward) as long for the products as torch has them."""
+
+    plain: Plain
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [y.to(x.dtype) for y in self._wide().forward(x.float())]
+
+    def backward(self, dys: list[Tensor]) -> Tensor:
+        return self._wide().backward([dy.float() for dy in dys]).to(dys[0].dtype)
+
+    def _wide(self) -> Plain:
+        weights = tuple(weight.float() for weight in self.plain.weights)
+        biases = tuple(None if bias is None else bias.float() for bias in self.plain.biases)
+        return Plain(weights, biases)
+
+
+@dataclass(frozen=True)
 class Reordered:
     """Reordered for oneDNN, and once more for the backward; opaque tensors, of no other use."""
 
@@ -77,12 +99,24 @@ class Reordered:
         return dx
 
 
-def can_reorder(device: torch.device, dtype: torch.dtype, parameters: int) -> bool:
-    """Whether weights of so many parameters in all are to be reordered here."""
-    names = ("_reorder_linear_weight", "_linear_pointwise")
-    return (
-        device.type == "cpu"
-        and dtype == torch.bfloat16
-        and all(hasattr(torch.ops.mkldnn, name) for name in names)
-        and 2 * parameters * dtype.itemsize <= MOST_BYTES
-    )
+@cache
+def reorders() -> bool:
+    """Whether oneDNN reorders bfloat16 weights on this processor and multiplies with them: tried,
+    since builds of torch differ in where they have it and processors in what it asks of them."""
+    x = torch.eye(16, dtype=torch.bfloat16)
+    try:
+        products = Reordered.of(Plain((x, x), (None, None)))
+        results = [*products.forward(x), products.backward([x, x])]
+    except (AttributeError, RuntimeError):  # not in this build; refused on this processor
+        return False
+    return all(torch.equal(*pair) for pair in zip(results, (x, x, 2 * x), strict=True))
+
+
+def way(device: torch.device, dtype: torch.dtype, parameters: int) -> Callable[[Plain], Products]:
+    """How products with a model of so many parameters in all are made here."""
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        if not reorders():
+            return Widened
+        if 2 * parameters * dtype.itemsize <= MOST_BYTES:
+            return Reordered.of
+    return lambda plain: plain

@@ -1,16 +1,14 @@
 """Training in clock cycles: what every model has queued is taken and computed together.
 
-A cycle starts as soon as something is queued (or, with `tick`, at fixed times, as the hosted
-service does; what is not queued then waits for the next). It takes the head of each model's queue,
-calls `engine.run` once with the work and the optimizer steps of all, then sees to the saves right
-behind. A failed request fails those that depend on it, until a state is loaded; nobody else.
+A cycle starts as soon as something is queued. It takes the head of each model's queue, calls
+`engine.run` once with the work and the optimizer steps of all, then sees to the saves right behind.
+A failed request fails those that depend on it, until a state is loaded; nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -30,6 +28,7 @@ class Scheduler:
     in turns. `add_snapshot` is to be set to what takes the state of a snapshot."""
 
     add_snapshot: Callable[[Sampler, AdapterState], Awaitable[None]]
+    most_writes = MOST_WRITES
 
     def __init__(
         self,
@@ -39,17 +38,14 @@ class Scheduler:
         threads: Threads,
         busy: asyncio.Lock,
         models: Callable[[], list[Model]],
-        *,
-        tick: float | None = None,
     ):
-        self.cycle = 0  # how many have begun; with `tick`, ticks that have passed
+        self.cycle = 0  # how many have begun
         self._busy = busy
         self._engine = engine
         self._store = store
         self._futures = futures
         self._threads = threads
         self._models = models
-        self._tick = tick
         self._queued = asyncio.Event()
         self._trained_tokens = 0
         self._writes: set[asyncio.Task] = set()
@@ -66,22 +62,21 @@ class Scheduler:
 
     async def run(self) -> None:
         """Cycle after cycle, until cancelled."""
-        start = time.monotonic()
         while True:
-            if self._tick is None:
-                await self._queued.wait()
-                self._queued.clear()
-                self.cycle += 1
-            else:
-                self.cycle = math.floor((time.monotonic() - start) / self._tick) + 1
-                await asyncio.sleep(start + self.cycle * self._tick - time.monotonic())
+            await self._wait()
+            self.cycle += 1
             async with self._busy:
                 if await self._run_cycle():
                     self.wake()
 
+    async def _wait(self) -> None:
+        """Until the next cycle may begin."""
+        await self._queued.wait()
+        self._queued.clear()
+
     async def _run_cycle(self) -> bool:
         """Whether there was something to do."""
-        parts, most_saves = [], MOST_WRITES - len(self._writes)
+        parts, most_saves = [], self.most_writes - len(self._writes)
         for model in self._models():
             if (load := model.unread_load()) is not None:
                 self._begin_read(load)

@@ -48,6 +48,7 @@ class Announcement:
     key: str
     models: dict[str, str | None]
     dtype: str
+    warnings: list[str] = field(default_factory=list)
     pid: int = field(default_factory=os.getpid)
 
 

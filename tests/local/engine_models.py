@@ -24,6 +24,7 @@ SHAPE = dict(
     eos_token_id=2,
     pad_token_id=0,
 )
+ROUNDINGS = 64  # of float32 that two programs may be apart: see `assert_same_logprobs`
 KINDS = ("llama", "llama-tied", "qwen3", "qwen3-tied")
 
 
@@ -59,3 +60,20 @@ def sequences(lengths: list[int], seed: int = 0) -> list[TrainingSequence]:
             )
         )
     return made
+
+
+def assert_same_logprobs(ours, theirs) -> None:
+    """That two programs, which add up in other orders, agree as far as float32 goes.
+
+    A logit's roundings, one for each product and sum on its way, are a share of its size, so that
+    a logprob's error is one of the largest logprob's size. With these models and on each of several
+    kinds of processor, PEFT's and the engine's are both up to 28 epsilons off what float64 gives,
+    and the two may be off in opposite directions.
+    """
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=roundings(np.abs(theirs).max()))
+
+
+def roundings(size: float) -> float:
+    """What a float32 of this size may be off for them."""
+    return ROUNDINGS * float(np.finfo(np.float32).eps) * float(size)

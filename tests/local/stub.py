@@ -47,6 +47,9 @@ class StubEngine:
     def models(self) -> list[ModelInfo]:
         return [self.info]
 
+    def warnings(self) -> list[str]:
+        return []
+
     def create_adapter(self, model_id: str, base_model: str, lora: LoraSpec) -> None:
         self.calls.append(("create", model_id))
         weights = {"base_model.model.q_proj.lora_A.weight": np.zeros(lora.rank, np.float32)}

@@ -1,7 +1,8 @@
 """`python -m sft.local` with an engine of constants, for tests of what is around the engine.
 
 As the `python` of sft.service.local it stands for an interpreter: it is called with the arguments
-`-m sft.local --root …`. A model named "broken" does not load, one named "crashing" crashes.
+`-m sft.local --root …`. A model named "broken" does not load, one named "crashing" crashes, one
+named "slow" is warned of.
 """
 
 import os
@@ -19,7 +20,10 @@ def make_engine(models: dict[str, str | None]) -> StubEngine:
         raise EngineError("the folder of the model 'broken' holds no config.json")
     if "crashing" in models:
         raise RuntimeError("a bug")
-    return StubEngine(next(iter(models)))
+    engine = StubEngine(next(iter(models)))
+    if "slow" in models:
+        engine.warnings = lambda: ["this will take a while"]
+    return engine
 
 
 if __name__ == "__main__":

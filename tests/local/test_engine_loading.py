@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from sft.local.engine import TorchEngine
 from sft.local.engine_api import EngineError, LoraSpec, Work
-from tests.local.engine_models import SHAPE, save, sequences
+from tests.local.engine_models import SHAPE, assert_same_logprobs, save, sequences
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -48,7 +47,7 @@ def assert_like_transformers(folder: str) -> None:
     with torch.no_grad():
         logits = model(torch.from_numpy(data.tokens)[None]).logits[0].log_softmax(-1)
     expected = logits.gather(1, torch.from_numpy(data.targets)[:, None])[:, 0]
-    np.testing.assert_allclose(result.logprobs[0], expected.numpy(), atol=3e-5)
+    assert_same_logprobs(result.logprobs[0], expected.numpy())
 
 
 @pytest.mark.parametrize("rope", [LLAMA3, YARN, LINEAR], ids=lambda rope: rope["rope_type"])

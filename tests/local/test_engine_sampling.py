@@ -8,7 +8,7 @@ import torch
 
 from sft.local.engine import TorchEngine
 from sft.local.engine_api import EngineError, LoraSpec, SampleWork, TrainingSequence, Work
-from tests.local.engine_models import VOCAB, save, sequences
+from tests.local.engine_models import VOCAB, assert_same_logprobs, save, sequences
 
 PROMPT = [5, 9, 31, 40, 2, 77, 12]
 
@@ -64,15 +64,13 @@ def test_greedy_sampling_says_what_transformers_generate_says(engine, folder):
 def test_logprobs_of_samples_are_those_of_the_unmodified_distribution(engine, temperature):
     (sampled,) = sample(engine, "tuned", temperature=temperature, top_k=20).sequences
     expected = forward_logprobs(engine, PROMPT + sampled.tokens)[len(PROMPT) - 1 :]
-    np.testing.assert_allclose(sampled.logprobs, expected, atol=2e-5)
+    assert_same_logprobs(sampled.logprobs, expected)
 
 
 def test_prompt_logprobs_are_those_of_a_forward_and_the_first_is_none(engine):
     result = sample(engine, "tuned", max_tokens=0, prompt_logprobs=True)
     assert result.prompt_logprobs[0] is None
-    np.testing.assert_allclose(
-        result.prompt_logprobs[1:], forward_logprobs(engine, PROMPT), atol=2e-5
-    )
+    assert_same_logprobs(result.prompt_logprobs[1:], forward_logprobs(engine, PROMPT))
     assert result.sequences[0].tokens == []
     assert result.sequences[0].stop_reason == "length"
 

@@ -141,16 +141,23 @@ def test_a_session_that_is_over_is_gone_for_its_heartbeat_and_its_models(http, s
 
 def test_a_session_without_heartbeats_is_released(tmp_path, monkeypatch):
     monkeypatch.setattr("sft.local.core.JANITOR_SECONDS", 0.05)
-    with serving_stub(tmp_path, session_timeout=0.5) as (url, _, engine):
-        http = httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=30)
+    now = [0.0]
+    with serving_stub(tmp_path, session_timeout=300) as (url, core, engine):
+        monkeypatch.setattr(core.sessions, "_clock", lambda: now[0])
+        http = httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=60)
         silent, alive = (open_model(http, open_session(http)) for _ in range(2))
         waiting = http.post("/api/v1/optim_step", json=step(silent, 2))  # 1 never comes
-        for _ in range(30):
-            session = {"session_id": alive.split(":")[0]}
-            assert http.post("/api/v1/session_heartbeat", json=session).status_code == 200
+        now[0] = 200.0
+        beat = {"session_id": alive.split(":")[0]}
+        assert http.post("/api/v1/session_heartbeat", json=beat).status_code == 200
+        now[0] = 400.0
+        assert "no heartbeat for" in result(http, waiting).json()["error"]
+        for _ in range(1000):
+            if silent not in engine.adapters:
+                break
             time.sleep(0.05)
         assert list(engine.adapters) == [alive]
-        assert "no heartbeat for" in result(http, waiting).json()["error"]
+        assert http.post("/api/v1/session_heartbeat", json=beat).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until_dead(pid: int) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         if not is_alive(pid):
             return
         time.sleep(0.05)
@@ -95,11 +95,11 @@ def test_a_service_in_use_is_joined_and_ends_with_its_last_user(tmp_path, python
     pid = announced(tmp_path)["pid"]
     second = harness(tmp_path, python, "sys.stdin.read()")
     assert second.stdout.readline().strip() == url
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
     assert is_alive(pid)
     with service.local(tmp_path, {"m": None}, python=python) as joined:
         assert joined == url
-        second.communicate(timeout=20)
+        second.communicate(timeout=60)
         assert is_alive(pid)
     wait_until_dead(pid)
 
@@ -110,7 +110,7 @@ def test_many_harnesses_that_start_at_once_share_one_service(tmp_path, python):
     pid = announced(tmp_path)["pid"]
     assert len(urls) == 1
     for user in users:
-        user.communicate(timeout=20)
+        user.communicate(timeout=60)
     wait_until_dead(pid)
 
 
@@ -128,6 +128,18 @@ def test_a_service_that_serves_something_else_is_not_joined(tmp_path, python):
             pass
 
 
+def test_what_a_service_warns_of_is_in_its_log_and_told_to_each_that_uses_it(
+    tmp_path, python, caplog
+):
+    told = []
+    with service.local(tmp_path, {"slow": None}, python=python):
+        told.append(caplog.messages[:])
+        with service.local(tmp_path, {"slow": None}, python=python):
+            told.append(caplog.messages[1:])
+    assert told == 2 * [["the local service: this will take a while"]]
+    assert (tmp_path / "service.log").read_text() == "warning: this will take a while\n"
+
+
 def test_a_harness_that_is_killed_takes_its_service_along(tmp_path, python):
     user = harness(tmp_path, python, "sys.stdin.read()")
     user.stdout.readline()
@@ -138,19 +150,17 @@ def test_a_harness_that_is_killed_takes_its_service_along(tmp_path, python):
 
 
 def test_a_forked_child_of_a_harness_keeps_no_service_alive(tmp_path, python):
-    user = harness(
-        tmp_path, python, "import os; child = os.fork() or time.sleep(60); time.sleep(60)"
-    )
+    fork = "import os; child = os.fork(); child and print(child, flush=True); time.sleep(300)"
+    user = harness(tmp_path, python, fork)
     user.stdout.readline()
+    child = int(user.stdout.readline())
     pid = announced(tmp_path)["pid"]
-    time.sleep(0.2)
-    (child,) = Path(f"/proc/{user.pid}/task/{user.pid}/children").read_text().split()[-1:]
     user.kill()
     try:
         wait_until_dead(pid)
-        assert is_alive(int(child))
+        assert is_alive(child)
     finally:
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_harness_killed_while_its_service_starts_leaves_none_behind(tmp_path, python):
@@ -230,7 +240,7 @@ def test_a_service_by_hand_says_how_to_use_it_and_ends_when_told(tmp_path, pytho
         assert joined == url
     assert by_hand.poll() is None  # it is not the harness's to end
     by_hand.send_signal(signal.SIGTERM)
-    _, errors = by_hand.communicate(timeout=20)
+    _, errors = by_hand.communicate(timeout=60)
     assert (by_hand.returncode, errors) == (0, "")
 
 
@@ -240,7 +250,7 @@ def test_a_key_of_ones_own_is_taken_from_the_environment(tmp_path, python):
     by_hand = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert "TINKER_API_KEY=tml-mine" in [by_hand.stdout.readline() for _ in range(3)][2]
     by_hand.send_signal(signal.SIGINT)
-    by_hand.communicate(timeout=20)
+    by_hand.communicate(timeout=60)
     assert by_hand.returncode == 0
 
 

@@ -153,7 +153,7 @@ def test_ctrl_c_twice_ends_at_once(start_sweep, tmp_path):
     assert wait_for_rows(process, tmp_path, 3)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(120) == 130
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -112,18 +113,32 @@ def test_a_trial_is_taken_over_once_its_worker_is_killed(tmp_path):
     assert other.take_over(study).number == 0
 
 
-def test_on_a_database_a_trial_is_taken_over_once_its_timestamp_is_stale(tmp_path):
+def until(is_so) -> None:
+    """Waits for what another thread does, as long as a slow machine may take for it."""
+    for _ in range(1200):
+        if is_so():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it was not done")
+
+
+def test_on_a_database_a_trial_is_taken_over_once_its_timestamp_is_stale(tmp_path, monkeypatch):
+    now = [1000.0]
+    clock = SimpleNamespace(time=lambda: now[0], sleep=lambda seconds: None)
+    monkeypatch.setattr(liveness, "time", clock)
     study = storage.open_study(
         "s", storage.open_storage(f"sqlite:///{tmp_path}/s.db", tmp_path), ["minimize"]
     )
-    gone = liveness.Timestamps(study, every=60, stale=0.5, settle=0.05)
-    mine = liveness.Timestamps(study, every=0.1, stale=0.5, settle=0.05)
+    gone = liveness.Timestamps(study, every=3600, stale=60)
+    mine = liveness.Timestamps(study, every=0.1, stale=60)
     gone.ask(lambda: study.ask(SPACE))
+    now[0] += 59
     assert mine.take_over(study) is None
-    time.sleep(0.6)
+    now[0] += 2
     assert mine.take_over(study).number == 0
-    time.sleep(0.8)  # mine renews
-    third = liveness.Timestamps(study, every=60, stale=0.5, settle=0.05)
+    now[0] += 61
+    third = liveness.Timestamps(study, every=3600, stale=60)
+    until(lambda: third.is_alive(study.trials[0]))  # mine renews
     assert third.take_over(study) is None
     mine.close()
     assert third.take_over(study).number == 0
@@ -134,6 +149,5 @@ def test_a_timestamped_worker_lets_go_of_finished_trials(tmp_path):
     mine = liveness.Timestamps(study, every=0.05)
     trial = mine.ask(lambda: study.ask(SPACE))
     study.tell(trial, 1.0)
-    time.sleep(0.3)
-    assert not mine._mine
+    until(lambda: not mine._mine)
     mine.close()
