@@ -162,6 +162,8 @@ def _convert(value: Any, hint: Any, item: dataclasses.Field, path: str) -> Any:
     if origin in (dict, list):
         if not isinstance(value, origin):
             raise bad
+        if origin is list and typing.get_args(inner) == (str,):
+            value = [_text(item, f"{path}[{index}]") for index, item in enumerate(value)]
         return value
     if inner is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -187,6 +189,14 @@ def _convert(value: Any, hint: Any, item: dataclasses.Field, path: str) -> Any:
                 f"{nearest(str(value), list(choices))}"
             )
     return value
+
+
+def _text(value: Any, path: str) -> str:
+    """An item of a list of texts. A whole number is one; of `1.50` or `yes`, YAML has made
+    something that is no longer what was written."""
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise BadInput(f"{path}: {value!r} is not text; write it in quotes")
 
 
 def _optional(hint: Any) -> bool:

@@ -206,13 +206,13 @@ class SamplingEvaluator:
                 ),
             )
             sequence = response.sequences[0]
-            text = _words(sequence.tokens, self.tokenizer, self.stop)
+            text = answer_text(sequence.tokens, self.tokenizer, self.stop)
             row = {"prompt": prompt.text, "answer": text, "stop_reason": sequence.stop_reason}
             if prompt.reference is not None:
                 row["reference"] = prompt.reference
                 if prompt.compared:
                     written = _encode(prompt.reference, self.tokenizer)
-                    same = text == _words(written, self.tokenizer, self.stop)
+                    same = text == answer_text(written, self.tokenizer, self.stop)
                     row["exact_match"] = same
             return row
 
@@ -250,7 +250,7 @@ class SamplingEvaluatorBuilder:
         renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
         references = self.references or [None] * len(self.prompts)
         for number, reference in enumerate(self.references or [], start=1):
-            words = _words(_encode(reference, tokenizer), tokenizer, renderer.stop_sequences())
+            words = answer_text(_encode(reference, tokenizer), tokenizer, renderer.stop_sequences())
             if (length := len(_encode(words, tokenizer))) > self.max_tokens:
                 raise BadInput(
                     f"evaluators.references: entry {number} has {length} tokens, more than "
@@ -300,7 +300,7 @@ def held_out_prompts(
                 Prompt(
                     prompt,
                     tokenizer.decode(prompt, skip_special_tokens=True).strip(),
-                    _words(answer, tokenizer, stop),
+                    answer_text(answer, tokenizer, stop),
                     compared=end is not None and end <= max_tokens,
                 )
             )
@@ -311,7 +311,7 @@ def _encode(text: str, tokenizer: Any) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def _words(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) -> str:
+def answer_text(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) -> str:
     """The text of an answer, without what ends it and the white space around it."""
     text = tokenizer.decode(tokens, skip_special_tokens=True)
     for end in stop:
@@ -330,4 +330,4 @@ def _end(answer: list[int], tokenizer: Any, stop: list[int] | list[str]) -> int 
     text = tokenizer.decode(answer, skip_special_tokens=True)
     if not any(text.endswith(end) and text.find(end) == len(text) - len(end) for end in stop):
         return None
-    return len(_encode(_words(answer, tokenizer, stop), tokenizer))
+    return len(_encode(answer_text(answer, tokenizer, stop), tokenizer))

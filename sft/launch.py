@@ -66,7 +66,7 @@ def _train_and_tell(
     if tracker := tracking_hook(settings, directory, tags=tags):
         hooks.append(tracker)
     try:
-        result = asyncio.run(_run(settings, directory, hooks, signals))
+        result = asyncio.run(_run(settings, directory, hooks, overrides, signals))
     except asyncio.CancelledError:
         result = None
     signals.over()
@@ -76,11 +76,15 @@ def _train_and_tell(
 
 
 async def _run(
-    settings: Settings, directory: Path, hooks: list[Hook], signals: Signals
+    settings: Settings,
+    directory: Path,
+    hooks: list[Hook],
+    overrides: Sequence[str],
+    signals: Signals,
 ) -> RunResult:
     stopper = Stopper()
     with signals.told(stopper.stop, stopper.end):
-        return await train(settings, directory, [*hooks, stopper])
+        return await train(settings, directory, [*hooks, stopper], overrides=overrides)
 
 
 async def train(
@@ -89,17 +93,20 @@ async def train(
     hooks: Sequence[Hook],
     *,
     base_url: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> RunResult:
     """The run that `settings` describe, in `directory`; raises `BadInput`.
 
     `base_url` is a service that runs already (a sweep's); without it the one that the settings
-    name is used, and started if it is the local one.
+    name is used, and started if it is the local one. `overrides` are what a command set.
     """
     from sft import train as loop
 
     config = to_train(settings, str(directory), base_url)
     service = None if base_url is not None else service_of(settings)
-    return await loop.main(config, hooks=hooks, service=service, settings=to_saved(settings))
+    return await loop.main(
+        config, hooks=hooks, service=service, settings=to_saved(settings), overrides=overrides
+    )
 
 
 def service_of(settings: Settings) -> Callable[[], AbstractContextManager[str]] | None:
@@ -149,18 +156,15 @@ def model_folder(name: str) -> str | None:
 
 def tracking_hook(settings: Settings, directory: Path, **options: Any) -> Any | None:
     """The hook that logs to MLflow; None without tracking. Raises `BadInput` on a bad URI."""
-    from sft import rundir
 
     if settings.tracking.uri is None:
         return None
     from sft.tracking import MlflowHook
 
-    run_id = (rundir.read_facts(directory).get("mlflow") or {}).get("run_id")
     return MlflowHook(
         settings.tracking.uri,
         settings.tracking.experiment,
         settings.run_name,
-        run_id=run_id,
         **options,
     )
 

@@ -16,7 +16,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,11 +96,15 @@ class RunDirectory:
 
 @contextmanager
 def hold(
-    path: Path, settings: dict[str, Any], origin: dict[str, Any] | None = None
+    path: Path,
+    settings: dict[str, Any],
+    origin: dict[str, Any] | None = None,
+    overrides: Sequence[str] = (),
 ) -> Iterator[RunDirectory]:
     """Make the run directory at `path`, or take up the one that an ended process left there.
 
-    `origin` holds the digests of what the run is made from, see `sft.plan.Plan.origin`.
+    `origin` holds the digests of what the run is made from, see `sft.plan.Plan.origin`;
+    `overrides` are what a command set, for the record.
 
     Raises `BadInput` when another process trains there, or when the directory holds a run of a
     different config or of other data. A directory made for bad input is removed again; one that was
@@ -126,7 +130,8 @@ def hold(
                 if not state.facts:
                     from sft import provenance
 
-                    state.record(name=state.name, started=time.time(), **provenance.collect())
+                    made_with = provenance.collect(overrides=overrides)
+                    state.record(name=state.name, started=time.time(), **made_with)
                 state.begin(origin)
                 yield state
             except BadInput:

@@ -13,6 +13,7 @@ from sft import checkpoints, moves
 from sft.checkpoints import CheckpointRecord
 from sft.config import dataset_builder, from_saved, load_yaml
 from sft.errors import BadInput, nearest
+from sft.evaluators import answer_text
 from sft.find import WORDS, run_directory
 from sft.schema import Settings
 
@@ -140,7 +141,7 @@ async def _answer(
         raise BadInput(
             f"the service cannot sample from {sampler_path or model}: {words_of(error)}"
         ) from error
-    return builder.tokenizer.decode(response.sequences[0].tokens, skip_special_tokens=True).strip()
+    return answer_text(response.sequences[0].tokens, builder.tokenizer, sampling.stop)
 
 
 if __name__ == "__main__":

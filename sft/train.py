@@ -128,13 +128,15 @@ async def main(
     hooks: Sequence[Hook] = (),
     service: Callable[[], AbstractContextManager[str]] | None = None,
     settings: dict[str, Any] | None = None,
+    overrides: Sequence[str] = (),
 ) -> RunResult:
     """Train `config` and return how it ended; a failure of the run itself is in the result.
 
     `hooks` follow the run. `service`, when given, is entered in a thread once the data is ready
     and yields the URL to use in place of `config.base_url`. `settings` is the saved config; by
-    default it is derived from `config`. If `config.log_path` holds an unfinished run, that run is
-    continued from its last confirmed checkpoint.
+    default it is derived from `config`. `overrides` are what a command set, for run.json. If
+    `config.log_path` holds an unfinished run, that run is continued from its last confirmed
+    checkpoint.
 
     Raises `BadInput` before anything is created where the data, the model or the directory
     cannot be used.
@@ -159,7 +161,7 @@ async def main(
 
             settings = from_train(config)
         settings = without_secrets(settings)
-        with rundir.hold(directory, settings, plan.origin()) as state:
+        with rundir.hold(directory, settings, plan.origin(), overrides) as state:
             facts = plan.facts() | {"without_effect": without_effect}
             run = Run(config, settings, directory, state.name, facts)
             loop = Loop(run, plan, state, tuple(hooks))

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.trial import Trial, TrialState
 
-from sft import launch, metrics, rundir
+from sft import launch, metrics
 from sft.config import from_saved, load_yaml
 from sft.errors import BadInput
 from sft.hooks import BaseHook, Run, RunResult, Status
@@ -137,7 +137,13 @@ class TrialRun:
         if tracker is not None:
             hooks.append(tracker)
         base_url = self.shared.base_url if settings.service.kind == "local" else None
-        return await launch.train(settings, directory, hooks, base_url=base_url)
+        return await launch.train(
+            settings, directory, hooks, base_url=base_url, overrides=self._overrides()
+        )
+
+    def _overrides(self) -> list[str]:
+        """What the sweep's command and the sampler have set."""
+        return [*self.shared.command, *(f"{k}={v}" for k, v in self.trial.params.items())]
 
     def directory(self, repeat: int) -> Path:
         name = str(self.number) if self.shared.repeats == 1 else f"{self.number}-{repeat}"
@@ -260,8 +266,6 @@ class TrialRun:
             "steps": max((result.steps for result in results), default=0),
             "directories": [str(self.directory(r)) for r in range(self.shared.repeats)],
         }
-        mlflow = [rundir.read_facts(Path(d)).get("mlflow") or {} for d in facts["directories"]]
-        facts["mlflow_run_ids"] = [known.get("run_id") for known in mlflow]
         # Of the process that began it: a study may be gone on with by another command.
         facts["command"] = self.trial.user_attrs.get("command", self.shared.command)
         facts["runs"] = [self._of_run(repeat, o) for repeat, o in enumerate(outcomes)]

@@ -45,6 +45,7 @@ def run(*arguments, cwd):
         (["max_steps=5", "schedule.warmup_steps=9"], ["schedule.warmup_steps", "max_steps=5"]),
         (["evaluators.references=[a]"], ["evaluators.references", "1 references for 0 prompts"]),
         (["model=folder"], ["model.name", "missing"]),
+        (["evaluators.prompts=[1.50]"], ["evaluators.prompts[0]", "1.5", "in quotes"]),
     ],
 )
 def test_bad_input_is_one_sentence_that_names_the_key(overrides, words):
@@ -75,6 +76,11 @@ def test_a_bad_command_ends_with_exit_code_2_one_line_and_no_files(tmp_path):
 )
 def test_a_mapping_of_the_users_own_is_set_as_a_whole_or_by_its_keys(override):
     assert compose([override]).model.chat_template_kwargs == {"enable_thinking": False}
+
+
+def test_a_number_among_texts_is_text():
+    settings = compose(["evaluators.prompts=[x]", "evaluators.references=[42]"])
+    assert settings.evaluators.references == ["42"]
 
 
 def test_a_misspelt_key_of_the_sweeper_names_the_nearest(tmp_path):

@@ -73,6 +73,15 @@ def test_overrides_make_a_variation_without_a_verdict(place, capsys):
     assert open_client(new.uri).get_run(new.run_id).data.tags["sft.variation_of"]
 
 
+def test_what_a_command_set_is_recorded_on_disk_and_in_mlflow(place):
+    from mlflow.artifacts import load_text
+
+    run = find("run")
+    assert "max_length=128" in run.facts()["overrides"]
+    artifacts = open_client(run.uri).get_run(run.run_id).info.artifact_uri
+    assert "max_length=128\n" in load_text(f"{artifacts}/overrides.txt")
+
+
 @pytest.mark.parametrize(
     "given, overrides, name",
     [
