@@ -2,8 +2,8 @@
 
 Weights are [outputs, inputs], one for each module that reads the same input. oneDNN reorders a
 bfloat16 weight for every product with it: as long as the product itself where x has a few rows, a
-tenth of it where x has a few hundred. `Reordered` has it done once, for each direction, where the
-processor's oneDNN does so.
+tenth of it where x has a few hundred. `Reordered` has it done once, for each direction. Where the
+processor has no instructions that oneDNN wants for it, `Widened` does without.
 """
 
 from __future__ import annotations
