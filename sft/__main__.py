@@ -22,6 +22,9 @@ def main(argv: list[str] | None = None) -> int:
 
             print(help_text(), end="")
             return 0
+        from sft.shadows import check_working_folder
+
+        check_working_folder()
         return _with_hydra(argv)
     except BadInput as error:
         print(f"sft: {error}", file=sys.stderr)

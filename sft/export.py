@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from sft.errors import BadInput
 from sft.find import WORDS, find
+from sft.shadows import check_working_folder
 
 if TYPE_CHECKING:
     from sft.checkpoints import CheckpointRecord
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     options = parser.parse_args(argv)
     try:
+        check_working_folder()
         print(export(options.run, options.folder, options.checkpoint, options.merge, options.uri))
     except BadInput as error:
         print(f"sft.export: {error}", file=sys.stderr)

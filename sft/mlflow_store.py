@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import sqlite3
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from sft.errors import BadInput, nearest
 from sft.proxies import exempt_loopback
 from sft.secrets import fill, mask_urls
+from sft.shadows import check_working_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,7 +79,7 @@ def experiment_name(name: str | None = None) -> str:
 
 def check_uri(uri: str) -> None:
     """Raise `BadInput` where `uri` can never be a tracking store. Nothing is made or contacted."""
-    _check_package()
+    check_working_folder()
     scheme, separator, rest = uri.partition(":")
     dialect, _, driver = scheme.partition("+")
     if uri == "databricks":
@@ -107,18 +107,6 @@ def check_uri(uri: str) -> None:
                     f"tracking.uri: {scheme} needs the Python module {module}; "
                     f"pip install {module if driver else package}"
                 )
-
-
-def _check_package() -> None:
-    """Raise `BadInput` where `import mlflow` would find a file of the user's. Imports nothing."""
-    if "mlflow" in sys.modules:
-        return
-    spec = importlib.util.find_spec("mlflow")
-    if spec is not None and spec.submodule_search_locations is None:
-        raise BadInput(
-            f"tracking.uri: {spec.origin} stands in the way of the package mlflow, which would not "
-            "be found behind it; rename that file, or track nothing with tracking=none"
-        )
 
 
 def _check_host(uri: str, rest: str) -> None:

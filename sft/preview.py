@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     try:
         from sft.compose import compose
+        from sft.shadows import check_working_folder
 
+        check_working_folder()
         if arguments.n < 1:
             raise BadInput(f"--n: {arguments.n} is below 1")
         shown = preview(compose(arguments.overrides), arguments.n)

@@ -16,6 +16,7 @@ from sft.errors import BadInput, nearest
 from sft.evaluators import answer_text
 from sft.find import WORDS, run_directory
 from sft.schema import Settings
+from sft.shadows import check_working_folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     try:
+        check_working_folder()
         _check(arguments)
         directory = run_directory(arguments.run, arguments.uri)
         settings = from_saved(load_yaml(directory / "config.yaml"), str(directory / "config.yaml"))

@@ -41,9 +41,10 @@ def test_a_file_of_the_users_in_the_way_of_mlflow_is_named_before_the_start(tmp_
 
 @pytest.mark.parametrize("fault", ["raise SystemExit('no MLflow here')", "no_such_name"])
 def test_an_mlflow_that_cannot_be_imported_is_told_in_its_own_words(tmp_path, tiny_model, fault):
-    (tmp_path / "mlflow").mkdir()
-    (tmp_path / "mlflow" / "__init__.py").write_text(f"{fault}\n")
-    said = train(tiny_model, tmp_path)
+    broken = tmp_path / "broken" / "mlflow"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text(f"{fault}\n")
+    said = train(tiny_model, tmp_path, PYTHONPATH=f"{broken.parent}:{PROJECT}")
     assert said.returncode == 0, said.stderr
     assert rundir.read_facts(tmp_path / "run")["status"] == "FINISHED"
     assert ("no MLflow here" if "SystemExit" in fault else "no_such_name") in said.stderr
