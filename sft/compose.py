@@ -103,17 +103,10 @@ def groups(folders: list[Path] | None = None) -> dict[str, list[str]]:
 
 def check_overrides(overrides: list[str], config_dir: str | None = None) -> None:
     """Refuse an override of a key, a group or an option that does not exist. Raises `BadInput`."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     options = groups([CONF, Path(config_dir)] if config_dir else None)
     known = key_names(options["dataset"])
     for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            raise BadInput(f"'{text}' is not key=value: {reason}") from None
+        override = parsed(text)
         name = override.key_or_group
         if name.startswith("hydra") and (name == "hydra" or name[5] in "./"):
             continue
@@ -121,6 +114,24 @@ def check_overrides(overrides: list[str], config_dir: str | None = None) -> None
             _check_choice(name, override, options[name])
         elif not _is_key(name, known):
             raise _no_such(name, known, options)
+
+
+def parsed(text: str) -> Any:
+    """An override as Hydra reads it. Raises `BadInput`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"'{text}' is not key=value: {reason}") from None
+
+
+def holds_own_keys(name: str) -> bool:
+    """Whether the key `name` is a mapping or a list of the user's own, or lies inside one."""
+    known = key_names(groups()["dataset"])
+    return known.get(name, _is_key(name, known))
 
 
 def admitted(overrides: list[str]) -> list[str]:

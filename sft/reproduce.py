@@ -143,32 +143,35 @@ def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:
     """`saved` with one `KEY=VALUE` applied. Raises `BadInput`.
 
     `schedule=cosine` and `optimizer=dimuon` change the kind; other groups have to be named by
-    their keys, for nothing is composed here.
+    their keys, for nothing is composed here. Values are written as on the command line of a run;
+    a mapping adds to the one that is there.
     """
-    import yaml
-
     from sft.checking import unknown_key
-    from sft.config import _loader
+    from sft.compose import holds_own_keys, parsed
+    from sft.config import NOT_SAVED
 
-    key, equals, text = override.partition("=")
-    if not equals or not re.fullmatch(r"[\w.]+", key):
-        raise BadInput(f"'{override}': expected KEY=VALUE, such as lr=3e-4")
-    try:
-        value = yaml.load(text, Loader=_loader())
-    except yaml.YAMLError:
-        value = text
+    said = parsed(override) if "=" in override else None
+    if said is None or said.is_delete() or said.is_sweep_override():
+        raise BadInput(f"'{override}': expected KEY=VALUE with one value, such as lr=3e-4")
+    key, value = said.key_or_group, said.value()
     saved = copy.deepcopy(saved)
     *groups, name = key.split(".")
+    own = holds_own_keys(key)
     target = saved
     for group in groups:
+        if own and isinstance(target, dict):
+            target.setdefault(group, {})
         target = target.get(group) if isinstance(target, dict) else None
-    if not isinstance(target, dict) or (name not in target and key != "run_name"):
+    if not isinstance(target, dict) or (name not in target and not own and key not in NOT_SAVED):
         known = list(target) if isinstance(target, dict) else list(saved)
         raise unknown_key(key, [".".join([*groups, k]) for k in known if k != "version"])
-    if isinstance(target[name], dict) and "kind" in target[name] and isinstance(value, str):
-        kept = target[name] if name == "schedule" else {}
+    there = target.get(name)
+    if isinstance(there, dict) and "kind" in there and isinstance(value, str):
+        kept = there if name == "schedule" else {}
         value = kept | {"kind": value}
-    elif isinstance(target[name], dict) and not isinstance(value, dict):
+    elif isinstance(there, dict) and isinstance(value, dict):
+        value = there | value
+    elif isinstance(there, dict) and not own:
         raise BadInput(f"{key}: is a group; nothing is composed here, name its keys ({key}.…=…)")
     target[name] = value
     return saved

@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from sft import lost_terminal
+from sft.compose import admitted
 from sft.secrets import hand_down
 from sft.signals import Signals
 from sweeps.ledger import ERROR, Ledger
@@ -100,7 +101,7 @@ def _launch(
         config=plugin.config,
     )
     try:
-        returns = launcher.launch([searched.overrides(t.params) for t in batch], first)
+        returns = launcher.launch([admitted(searched.overrides(t.params)) for t in batch], first)
         for job in returns:
             job.return_value  # noqa: B018 - raises what the job raised
     except Exception as error:

@@ -137,13 +137,7 @@ class TrialRun:
         if tracker is not None:
             hooks.append(tracker)
         base_url = self.shared.base_url if settings.service.kind == "local" else None
-        return await launch.train(
-            settings, directory, hooks, base_url=base_url, overrides=self._overrides()
-        )
-
-    def _overrides(self) -> list[str]:
-        """What the sweep's command and the sampler have set."""
-        return [*self.shared.command, *(f"{k}={v}" for k, v in self.trial.params.items())]
+        return await launch.train(settings, directory, hooks, base_url=base_url)
 
     def directory(self, repeat: int) -> Path:
         name = str(self.number) if self.shared.repeats == 1 else f"{self.number}-{repeat}"

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from sft import launch, reproduce, then_and_now
-from sft.config import from_saved
+from sft.compose import compose
+from sft.config import from_saved, to_saved
 from sft.errors import BadInput
 from sft.find import find
 from sft.launch import default_name
@@ -71,6 +72,27 @@ def test_overrides_make_a_variation_without_a_verdict(place, capsys):
     new = find(str(newest(place)))
     assert new.saved()["lr"] == 2e-2 and new.saved()["schedule"]["kind"] == "cosine"
     assert open_client(new.uri).get_run(new.run_id).data.tags["sft.variation_of"]
+
+
+@pytest.mark.parametrize(
+    ("override", "group", "values"),
+    [
+        ("model.chat_template_kwargs={a:false}", "model", {"chat_template_kwargs": {"a": False}}),
+        ("model.chat_template_kwargs.a.b=1", "model", {"chat_template_kwargs": {"a": {"b": 1}}}),
+        ("evaluators.prompts=[a, b c]", "evaluators", {"prompts": ["a", "b c"]}),
+        ("lora={rank: 3}", "lora", {"rank": 3, "seed": 0, "train_mlp": True}),
+        ("optimizer.eps=1e-6", "optimizer", {"eps": 1e-6, "kind": "adamw"}),
+    ],
+)
+def test_the_values_of_a_variation_are_written_as_on_the_command_line(override, group, values):
+    varied = reproduce.vary(to_saved(compose([])), override)
+    assert {name: varied[group][name] for name in values} == values
+
+
+@pytest.mark.parametrize("override", ["lr", "lr=1e-4,2e-4", "~lr", "lora=3"])
+def test_a_variation_takes_one_value_for_one_key(override):
+    with pytest.raises(BadInput):
+        reproduce.vary(to_saved(compose([])), override)
 
 
 def test_what_a_command_set_is_recorded_on_disk_and_in_mlflow(place):

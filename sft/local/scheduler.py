@@ -17,7 +17,7 @@ from sft.local import wire
 from sft.local.engine_api import AdamStep, AdapterState, Answers, Engine, EngineError, Work
 from sft.local.futures import Futures, Reply
 from sft.local.queues import Create, Load, Model, Refused, Request, Sampler, Save, Slice, Snapshot
-from sft.local.store import Store, StoreError
+from sft.local.store import Store, StoreError, unwritable
 from sft.local.threads import Threads
 
 MOST_WRITES = 4  # states waiting for the disk; each is a copy in memory
@@ -230,8 +230,10 @@ class Scheduler:
             except StoreError as error:
                 self._futures.fail(request.request_id, str(error))
             except Exception as error:
-                message = f"{save.path} could not be written: {type(error).__name__}: {error}"
-                self._futures.fail(request.request_id, message, user=False)
+                # Of the disk, by safetensors' own errors too. It will come again until somebody
+                # mends it, so that the client is not told to try again.
+                message = unwritable(save.path, self._store.root, error)
+                self._futures.fail(request.request_id, message)
             else:
                 reply = Reply.of(path=str(save.path), type=request.kind)
                 self._futures.resolve(request.request_id, reply)

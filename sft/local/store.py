@@ -140,8 +140,7 @@ class Store:
         """On return the checkpoint is complete and synced; on an error there is nothing of it.
 
         Raises:
-            StoreError: the name is taken and `overwrite` is False, the TTL is out of bounds, or
-                the disk does not take it.
+            StoreError: the name is taken and `overwrite` is False, or the TTL is out of bounds.
         """
         check_ttl(ttl_seconds)
         with self._lock:
@@ -173,11 +172,8 @@ class Store:
                 meta.append(checkpoint)
 
             folder = self.folder(path)
-            try:
-                durable.make_folders(folder.parent, self.root)
-                durable.write_folder(folder, fill)
-            except Exception as error:  # safetensors has errors of its own, for a full disk too
-                raise StoreError(_unwritable(path, self.root, error)) from error
+            durable.make_folders(folder.parent, self.root)
+            durable.write_folder(folder, fill)
             return meta[0]
 
     def get(self, path: CheckpointPath) -> Checkpoint:
@@ -268,8 +264,8 @@ class Store:
         return checkpoint.expires is not None and checkpoint.expires <= self._clock()
 
 
-def _unwritable(path: CheckpointPath, root: Path, error: Exception) -> str:
-    """What kept a checkpoint from the disk, and what to do."""
+def unwritable(path: CheckpointPath, root: Path, error: Exception) -> str:
+    """What kept a checkpoint from the disk below `root`, and what to do."""
     reason = getattr(error, "strerror", None) or str(error)
     free = shutil.disk_usage(root).free
     return (

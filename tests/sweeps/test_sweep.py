@@ -309,14 +309,6 @@ def test_a_mapping_of_the_users_own_can_be_swept(sweep):
     assert sorted(kept) == [False, True] and states("thinking") == ["COMPLETE", "COMPLETE"]
 
 
-def test_a_trial_records_what_the_sweep_has_set(sweep, tmp_path):
-    from sft.rundir import read_facts
-
-    assert sweep("lora.rank=2", "lr=1e-3,2e-3", "hydra.sweeper.study_name=set") == 0
-    recorded = read_facts(tmp_path / "outputs" / "sweeps" / "set" / "0")["overrides"]
-    assert "lora.rank=2" in recorded and "lr=0.001" in recorded
-
-
 def test_a_sweep_that_varies_nothing_is_one_trial(sweep):
     assert sweep("hydra.sweeper.study_name=one") == 0
     assert states("one") == ["COMPLETE"]
