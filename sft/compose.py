@@ -11,6 +11,7 @@ from sft.schema import Settings
 from sft.secrets import VARIABLES, hand_down, mask_urls
 
 SWEEPER = "hydra.sweeper."
+PARAMS = "hydra.sweeper.params"
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -108,6 +109,8 @@ def check_overrides(overrides: list[str], config_dir: str | None = None) -> None
     for text in overrides:
         override = parsed(text)
         name = override.key_or_group
+        if name == PARAMS and "(" in text and not override.is_sweep_override():
+            _check_quoted(text, override)
         if name.startswith("hydra") and (name == "hydra" or name[5] in "./"):
             continue
         if name in options:
@@ -130,22 +133,38 @@ def parsed(text: str) -> Any:
 
 def holds_own_keys(name: str) -> bool:
     """Whether the key `name` is a mapping or a list of the user's own, or lies inside one."""
-    known = key_names(groups()["dataset"])
+    known = key_names(groups()["dataset"]) | {PARAMS: True}
     return known.get(name, _is_key(name, known))
 
 
 def admitted(overrides: list[str]) -> list[str]:
-    """`overrides` with those that set keys of the user's own (`dataset.args.path=…`,
-    `dataset.args={path: …}`) written as Hydra wants an addition written."""
-    known = key_names(groups()["dataset"])
+    """`overrides` with those that may bring keys of the user's own (`dataset.args.path=…`,
+    `model.chat_template_kwargs={…}`, `hydra.sweeper.params.lr=…`) written as Hydra wants an
+    addition written."""
 
     def written(text: str) -> str:
-        name = text.partition("=")[0]
-        own = name not in known and "." in name and _is_key(name, known)
-        keys_of_its_own = known.get(name, False) and text.partition("=")[2].lstrip().startswith("{")
-        return f"++{text}" if own or keys_of_its_own else text
+        name, _, value = text.partition("=")
+        if not holds_own_keys(name):
+            return text
+        if name.startswith(PARAMS) and parsed(text).is_sweep_override():
+            # There a search space is text; Hydra would take it for a sweep over itself.
+            value = "'" + value.replace("'", "\\'") + "'"
+        return f"++{name}={value}"
 
     return [written(text) for text in overrides]
+
+
+def _check_quoted(text: str, override: Any) -> None:
+    """Refuse {lr: choice(…)}, whose search space Hydra would read as something of its own."""
+    from hydra.core.override_parser.types import Sweep
+
+    spaces = override._value.items() if isinstance(override._value, dict) else ()
+    for name, value in spaces:
+        if isinstance(value, Sweep):
+            raise BadInput(
+                f"{PARAMS}: a search space in braces is text; put quotation marks around it: "
+                f"{{{name}: '…'}}, or write {name}=… on its own"
+            )
 
 
 def _check_choice(group: str, override: Any, options: list[str]) -> None:

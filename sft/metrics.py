@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     import tinker
 
 NOT_METRICS = ("step", "timestamp")
+TRAINING_METRICS = (
+    "train/nll",
+    "train/bpb",
+    "train/grad_norm",
+    "lr",
+    "epoch",
+    "progress",
+    "tokens/step",
+    "tokens/total",
+    "tokens/per_second",
+    "time/step",
+)
+"""What a step measures (`train/bpb` where the data knows its bytes, `train/grad_norm` where the
+service says it)."""
 UNITS = {
     "train/nll": "nats per token",
     "eval/nll": "nats per token",

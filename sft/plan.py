@@ -16,6 +16,7 @@ from sft.evaluators import (
     check_names,
     held_out_prompts,
 )
+from sft.metrics import TRAINING_METRICS
 
 if TYPE_CHECKING:
     from sft.train import Config
@@ -105,11 +106,11 @@ class Plan:
         return getattr(counted, "datums", None) or len(self.held_out)
 
     def metrics(self) -> set[str] | None:
-        """The names of all that the evaluators measure; None if one of them does not say."""
+        """What the run will measure; None where an evaluator does not say what it does."""
         every = [getattr(e, "metrics", None) for e in [*self.evaluators, *self.infrequent]]
         if any(names is None for names in every):
             return None
-        return {name for names in every for name in names}
+        return {name for names in [TRAINING_METRICS, *every] for name in names}
 
     def due(self, config: Config, step: int) -> list[Evaluator]:
         """The evaluators that measure the weights after `step` updates."""

@@ -1,7 +1,7 @@
 """What a sweep was asked to do: hydra.sweeper.*, checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,12 @@ class Options:
     max_tokens: int | None = None
     max_failures: int | None = 5
 
+    beyond: int = field(default=0, init=False)  # trials asked for where there are no more points
+
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> "Options":
         """Raises BadInput that names the key."""
-        known = [f.name for f in fields(cls)]
+        known = [f.name for f in fields(cls) if f.init]
         for name in raw:
             if name not in known:
                 raise BadInput(
@@ -80,13 +82,6 @@ class Options:
                 f"hydra.sweeper.pruner={self.pruner}: trials with several metrics cannot be "
                 "pruned; use pruner=none or one metric."
             )
-        for name in ("pruner_min_steps", "pruner_reduction"):
-            given = getattr(self, name) != getattr(Options, name)
-            if given and self.pruner == "none":
-                raise BadInput(
-                    f"hydra.sweeper.{name}: nothing is pruned; add hydra.sweeper.pruner=asha, or "
-                    "leave it out."
-                )
         if self.pruner == "asha" and self.pruner_min_steps is None:
             raise BadInput(
                 "hydra.sweeper.pruner_min_steps: asha needs to know after how many steps it may "
@@ -111,6 +106,7 @@ class Options:
                 "add hydra.sweeper.n_trials=20."
             )
         if points is not None:
+            self.beyond = max(0, (self.n_trials or 0) - len(points))
             self.n_trials = min(self.n_trials or len(points), len(points))
         if self.sampler == "grid" and self.enqueue:
             raise BadInput("hydra.sweeper.enqueue: a grid runs every combination anyway.")

@@ -7,23 +7,19 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sft import effects, launch
-from sft.checking import keys
 from sft.compose import admitted, check_overrides, settle, translate
 from sft.config import to_train
-from sft.errors import BadInput, nearest
+from sft.errors import BadInput
 from sft.mlflow_store import check_uri
 from sft.schema import Settings
 from sft.secrets import fill
 from sweeps import storage
+from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
 from sweeps.options import Options
 from sweeps.space import SearchSpace
-
-if TYPE_CHECKING:
-    from sft.plan import Plan
-    from sft.train import Config
 
 Compose = Callable[[Mapping[str, Any]], Settings]
 
@@ -126,14 +122,16 @@ async def preflight(
     from sft.fingerprints import first_batches
     from sft.plan import Plan
 
-    base, without_effect = settings[0], effects.of_settings(settings[0])
+    base = settings[0]
+    said = [*without_effect(options, searched), *effects.of_settings(base)]
+    judged = False
     for other in reversed(settings):  # the base comes last, and is what is meant below
         config = to_train(other, str(storage.ROOT), base_url)
         plan = await Plan.make(config)
-        without_effect += effects.check(config, plan)
-        for metric in options.metrics:
-            _check_metric(metric, plan, base)
-        _check_pruner(options, config, plan)
+        said += effects.check(config, plan)
+        check_metrics(options, other, plan)
+        judged = judged or bool(judged_at(options, other, plan))
+    check_pruner(options, judged)
     api = await Service.reach(config.base_url)
     await api.check(config.model_name, plan.max_length)
     facts = {
@@ -150,46 +148,4 @@ async def preflight(
     tokens = None
     if per_epoch is not None:
         tokens = round(per_epoch * plan.total_steps / len(plan.data)) * options.repeats
-    return Preflight(facts, tokens, list(dict.fromkeys(without_effect)))
-
-
-OF_TRAINING = ("train/nll", "train/bpb", "train/grad_norm")
-OF_THE_RUN = ("tokens", "seconds")
-
-
-def _check_metric(metric: str, plan: Plan, base: Settings) -> None:
-    """Refuse a metric that no trial will have. A custom evaluator may measure anything."""
-    if metric in ("eval/nll", "eval/bpb") and plan.held_out is None:
-        raise BadInput(
-            f"hydra.sweeper.metric={metric}: the data has nothing held out to measure it on; "
-            "set dataset.eval_size, or another metric."
-        )
-    measured = plan.metrics()
-    settings = [name for name, value in keys(base) if isinstance(value, int | float)]
-    known = [*(measured or ()), *OF_TRAINING, *OF_THE_RUN, *settings]
-    of_others = measured is None or metric.startswith("train/") and not nearest(metric, known)
-    if metric not in known and not of_others:
-        raise BadInput(
-            f"hydra.sweeper.metric={metric}: no trial would measure it{nearest(metric, known)}; "
-            f"there is {', '.join(sorted({*(measured or ()), *OF_TRAINING}))}, also "
-            f"{', '.join(OF_THE_RUN)} and numbers of the config such as lora.rank."
-        )
-
-
-def _check_pruner(options: Options, config: Config, plan: Plan) -> None:
-    """Refuse a pruner that nothing is ever reported to on the way."""
-    if options.pruner == "none":
-        return
-    steps, metric = plan.total_steps, options.metrics[0]
-    every = config.eval_every
-    if metric in ("eval/nll", "eval/bpb") and not 0 < every < steps:
-        raise BadInput(
-            f"hydra.sweeper.pruner={options.pruner}: {metric} is measured before the first and "
-            f"after the last of {steps} steps only, so that nothing would ever be pruned; set "
-            "eval_every to a part of them."
-        )
-    if options.pruner_min_steps is not None and options.pruner_min_steps >= steps:
-        raise BadInput(
-            f"hydra.sweeper.pruner_min_steps={options.pruner_min_steps}: a run has "
-            f"{steps} steps, so that nothing would ever be pruned."
-        )
+    return Preflight(facts, tokens, list(dict.fromkeys(said)))

@@ -5,6 +5,8 @@ from optuna.pruners import BasePruner
 
 from sft.errors import BadInput, nearest
 
+FINISHED_BEFORE_MEDIAN = 4
+"""Trials that have to finish before `median` prunes one."""
 NAMES = ("none", "asha", "hyperband", "median")
 
 
@@ -34,7 +36,9 @@ def make(
     if name == "none":
         return optuna.pruners.NopPruner()
     if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=min_steps)
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=FINISHED_BEFORE_MEDIAN, n_warmup_steps=min_steps
+        )
     if name == "asha":
         # Optuna's "auto" would wait for a finished trial to guess the first rung from.
         return optuna.pruners.SuccessiveHalvingPruner(

@@ -1,0 +1,161 @@
+"""Settings of a sweep that cannot have their effect: refused or said before the first trial.
+
+As sft/effects.py does for a run: what is surely a mistake is bad input, the rest a sentence, and a
+default is never complained of.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sft.checking import keys
+from sft.errors import BadInput, nearest
+from sft.metrics import TRAINING_METRICS
+from sft.plan import Plan
+from sft.schema import Settings
+from sweeps.options import Options
+from sweeps.pruners import FINISHED_BEFORE_MEDIAN
+from sweeps.space import SearchSpace
+from sweeps.warm_start import RATE
+
+Row = tuple[Any, str, str]
+"""Whether it is so, the key under hydra.sweeper, and why it has no effect."""
+
+
+def check_metrics(options: Options, settings: Settings, plan: Plan) -> None:
+    """Refuse a metric that no trial with these settings will have. Raises BadInput."""
+    measured = plan.metrics()
+    if measured is None:  # an evaluator that does not say what it measures
+        return
+    numbers = {name for name, value in keys(settings) if isinstance(value, int | float)}
+    known = measured | {"tokens", "seconds"} | numbers
+    for metric in options.metrics:
+        if metric in ("eval/nll", "eval/bpb") and plan.held_out is None:
+            raise BadInput(
+                f"hydra.sweeper.metric={metric}: the data has nothing held out to measure it on; "
+                "set dataset.eval_size, or another metric."
+            )
+        of_the_service = metric.startswith("train/") and not nearest(metric, sorted(known))
+        if metric not in known and not of_the_service:
+            there = sorted(measured)
+            raise BadInput(
+                f"hydra.sweeper.metric={metric}: no run will have it{nearest(metric, there)}; "
+                f"there will be {', '.join(there)}, tokens, seconds and the numbers of the config, "
+                "such as lora.rank."
+            )
+
+
+def judged_at(options: Options, settings: Settings, plan: Plan) -> list[int]:
+    """The steps on the way at which the pruner is given a trial's metric."""
+    metric = options.metrics[0]
+
+    def measures(evaluators: list[Any]) -> bool:
+        return any(metric in getattr(evaluator, "metrics", [metric]) for evaluator in evaluators)
+
+    every = int(metric in TRAINING_METRICS)
+    if measures(plan.evaluators):
+        every = settings.eval_every
+    elif measures(plan.infrequent):
+        every = settings.evaluators.every
+    first = max(1, options.pruner_min_steps or 1)
+    return (
+        [step for step in range(every, plan.total_steps, every) if step >= first] if every else []
+    )
+
+
+def check_pruner(options: Options, judged: bool) -> None:
+    """Refuse a pruner that can never prune. Raises BadInput."""
+    pruner, trials = f"hydra.sweeper.pruner={options.pruner}", options.n_trials
+    if options.pruner == "none":
+        return
+    if not judged:
+        raise BadInput(
+            f"{pruner}: {options.metrics[0]} is not measured between "
+            f"{_first(options)} and the end of a run, so that nothing would ever be pruned; "
+            "set eval_every to less (evaluators.every for answers)."
+        )
+    if trials < 2 or options.pruner == "median" and trials <= FINISHED_BEFORE_MEDIAN:
+        others = FINISHED_BEFORE_MEDIAN if options.pruner == "median" else 1
+        raise BadInput(
+            f"{pruner}: compares with {others} or more other trials, and "
+            f"hydra.sweeper.n_trials={trials}; give more trials, or pruner=none."
+        )
+
+
+def _first(options: Options) -> str:
+    if options.pruner_min_steps is None:
+        return "the first step"
+    return f"step {options.pruner_min_steps} (hydra.sweeper.pruner_min_steps)"
+
+
+def without_effect(options: Options, searched: SearchSpace) -> list[str]:
+    """A sentence for each setting of the sweep that has no effect."""
+    return list(_sentences(options, _rows(options, searched)))
+
+
+def _sentences(options: Options, rows: list[Row]) -> Iterator[str]:
+    for so, key, why in rows:
+        if so:
+            yield f"hydra.sweeper.{key}={getattr(options, key)}: {why}"
+
+
+def _rows(options: Options, searched: SearchSpace) -> list[Row]:
+    default, varied = Options(), searched.distributions
+    no_pruner = options.pruner == "none"
+    seeds = [name for name in ("seed", "lora.seed") if name in varied]
+    trials = f"there {'is' if options.n_trials == 1 else 'are'} {options.n_trials} to run"
+    return [
+        (
+            options.beyond,
+            "n_trials",
+            f"the space has no more points; {options.beyond} more were asked for",
+        ),
+        (
+            options.n_jobs > options.n_trials and options.n_jobs != default.n_jobs,
+            "n_jobs",
+            trials,
+        ),
+        (len(options.enqueue or []) > options.n_trials, "enqueue", f"of these trials, {trials}"),
+        (
+            options.seed != default.seed and options.sampler == "grid",
+            "seed",
+            "is of the sampler, and a grid draws nothing; the runs' own is seed",
+        ),
+        (
+            options.repeats > 1 and seeds,
+            "repeats",
+            f"changes seed and lora.seed from run to run, and the sweep varies {', '.join(seeds)} "
+            "too, so that the trials are not apart in it; do one or the other",
+        ),
+        (
+            options.prior_file and RATE not in varied,
+            "warm_start",
+            f"is about {RATE}, which the sweep does not vary",
+        ),
+        (
+            options.prior_file and RATE in varied and options.sampler == "grid",
+            "warm_start",
+            "a grid runs every combination anyway",
+        ),
+        (
+            options.prior_file and options.directions != ["minimize"],
+            "warm_start",
+            "is for one metric that is minimized",
+        ),
+        (
+            options.pruner_min_steps is not None and no_pruner,
+            "pruner_min_steps",
+            "there is no pruner: set hydra.sweeper.pruner",
+        ),
+        (
+            options.pruner_reduction != default.pruner_reduction
+            and options.pruner in ("none", "median"),
+            "pruner_reduction",
+            "is of the pruners asha and hyperband",
+        ),
+        (
+            options.pruner == "median" and options.n_jobs >= options.n_trials,
+            "pruner",
+            "compares with finished trials, and all of these run side by side; lower "
+            "hydra.sweeper.n_jobs, or use asha",
+        ),
+    ]
