@@ -49,8 +49,9 @@ def _with_hydra(argv: list[str]) -> int:
     argv = masked_arguments(argv)
     overrides, config_dir, multirun = _read(argv)
     check_overrides(overrides, config_dir)
-    if not multirun and (given := [o for o in overrides if o.lstrip("+").startswith("sweep=")]):
-        raise BadInput(f"{given[0]}: is for a sweep; add --multirun")
+    of_a_sweep = [o for o in overrides if o.lstrip("+").startswith(("sweep=", "hydra.sweeper."))]
+    if of_a_sweep and not multirun:
+        raise BadInput(f"{of_a_sweep[0]}: is for a sweep; add --multirun")
     written = dict(zip(overrides, admitted(overrides), strict=True))
     sys.argv[1:] = [written.get(word, word) for word in argv]
     composed: list[Any] = []

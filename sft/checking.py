@@ -10,7 +10,7 @@ import typing
 from typing import Any
 
 from sft.errors import BadInput, nearest
-from sft.schema import OPTIMIZERS, Settings, key
+from sft.schema import LARGEST_LOCAL_RANK, OPTIMIZERS, Settings, key
 from sft.secrets import refuse
 
 
@@ -145,6 +145,9 @@ def nearest_key(name: str, valid: list[str]) -> str:
         return f"; did you mean '{known}'?"
     if len(same_last) == 1:
         return f"; did you mean '{same_last[0]}'?"
+    for word in last.split("_"):  # lr_rate
+        if word in valid and word != last:
+            return f"; did you mean '{word}'?"
     return nearest(name, valid)
 
 
@@ -241,6 +244,11 @@ def _check_together(settings: Settings) -> None:
         raise BadInput("service.base_url: is missing; service=custom needs the service's URL")
     if service.kind != "custom" and service.base_url:
         raise BadInput("service.base_url: is for service=custom; add service=custom")
+    if service.kind == "local" and settings.lora.rank > LARGEST_LOCAL_RANK:
+        raise BadInput(
+            f"lora.rank: {settings.lora.rank} is more than the local service takes; use "
+            f"{LARGEST_LOCAL_RANK} or less"
+        )
     if service.base_url and not service.base_url.startswith(("http://", "https://")):
         raise BadInput(f"service.base_url: '{service.base_url}' is not an http(s):// URL")
     if settings.max_steps and settings.schedule.warmup_steps > settings.max_steps:

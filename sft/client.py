@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sft.errors import BadInput, nearest
 from sft.secrets import fill, mask_urls
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 10.0
 """For the service to hear that a session has ended; it ends one that says nothing by itself."""
+
+
+AWAY = (408, 429, 502, 503, 504)
+"""Statuses of a service that is busy or away for a while; others will come again."""
 
 
 class ServiceLost(Exception):
@@ -276,6 +281,9 @@ def words_of(error: BaseException) -> str:
     import tinker
 
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, tinker.APIStatusError) and isinstance(error.body, dict):
+        detail = error.body.get("detail") or error.body.get("message")
+        text = f"{detail} (status {error.status_code})" if detail else text
     if isinstance(error, tinker.RequestFailedError):
         text = text.removeprefix("Request failed: ").partition(" for self.request_id=")[0]
     return text
@@ -303,6 +311,20 @@ def is_the_services(error: BaseException) -> bool:
 
     failed = [c for c in _causes(error) if isinstance(c, tinker.RequestFailedError)]
     return bool(failed) and failed[0].category is RequestErrorCategory.Server
+
+
+def is_from(error: BaseException, base_url: str | None) -> bool:
+    """Whether an error that `is_lost` is true of came from the service at `base_url`: an evaluator
+    may have asked another one."""
+    import tinker
+    from tinker.lib.base_url import resolve_base_url
+
+    ours = urlsplit(resolve_base_url(base_url)).netloc.rpartition("@")[2]
+    for cause in _causes(error):
+        if isinstance(cause, tinker.APIConnectionError | tinker.APIStatusError):
+            asked = urlsplit(str(cause.request.url)).netloc
+            return asked in (ours, "localhost")  # the SDK's word for no request in particular
+    return True
 
 
 def status_of(error: BaseException) -> int | None:

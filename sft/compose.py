@@ -105,7 +105,7 @@ def groups(folders: list[Path] | None = None) -> dict[str, list[str]]:
 def check_overrides(overrides: list[str], config_dir: str | None = None) -> None:
     """Refuse an override of a key, a group or an option that does not exist. Raises `BadInput`."""
     options = groups([CONF, Path(config_dir)] if config_dir else None)
-    known = key_names(options["dataset"])
+    known = key_names()
     for text in overrides:
         override = parsed(text)
         name = override.key_or_group
@@ -133,7 +133,7 @@ def parsed(text: str) -> Any:
 
 def holds_own_keys(name: str) -> bool:
     """Whether the key `name` is a mapping or a list of the user's own, or lies inside one."""
-    known = key_names(groups()["dataset"]) | {PARAMS: True}
+    known = key_names() | {PARAMS: True}
     return known.get(name, _is_key(name, known))
 
 
@@ -198,16 +198,17 @@ def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -
     return unknown_key(name, [key for key in known if key.startswith(f"{group}.")])
 
 
-def key_names(dataset_kinds: list[str]) -> dict[str, bool]:
+def key_names() -> dict[str, bool]:
     """Every key that some choice of groups has; True where it holds keys of the user's own."""
     import dataclasses
 
     from sft.checking import dataset_schema
+    from sft.datasets import BUILDERS
     from sft.schema import OPTIMIZERS
 
     names = {name: isinstance(value, dict | list) for name, value in keys()}
     schemas = {"optimizer": list(OPTIMIZERS.values())}
-    schemas["dataset"] = [dataset_schema(kind) for kind in dataset_kinds]
+    schemas["dataset"] = [dataset_schema(kind) for kind in (*BUILDERS, "custom")]
     for group, kinds in schemas.items():
         for schema in kinds:
             for item in dataclasses.fields(schema):

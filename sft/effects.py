@@ -21,10 +21,7 @@ def check(config: Config, plan: Plan) -> list[str]:
     rate, and on early stopping without an evaluation to stop by.
     """
     steps = plan.total_steps
-    if not (config.train_attn or config.train_mlp or config.train_unembed):
-        raise BadInput(
-            "lora: trains nothing; set lora.train_attn, lora.train_mlp or lora.train_unembed"
-        )
+    check_adapter(config.train_attn, config.train_mlp, config.train_unembed)
     if config.warmup_steps > steps:
         raise BadInput(
             f"schedule.warmup_steps: {config.warmup_steps} is more than the {steps} steps of this "
@@ -38,12 +35,27 @@ def check(config: Config, plan: Plan) -> list[str]:
     return [*_of_length(config, plan), *_of_evaluations(config, plan), *_of_saves(config, steps)]
 
 
+def check_adapter(train_attn: bool, train_mlp: bool, train_unembed: bool) -> None:
+    """Refuse an adapter that would train nothing. Raises `BadInput`."""
+    if not (train_attn or train_mlp or train_unembed):
+        raise BadInput(
+            "lora: trains nothing; set lora.train_attn, lora.train_mlp or lora.train_unembed"
+        )
+
+
 def _of_length(config: Config, plan: Plan) -> Iterator[str]:
     if config.max_steps and config.max_steps > plan.total_steps:
         epochs = -(-config.max_steps // len(plan.data))
         yield (
             f"max_steps={config.max_steps}: the data ends after {plan.total_steps} steps; "
             f"epochs={epochs} would give that many"
+        )
+
+    per_epoch = len(plan.data)
+    if config.num_epochs > 1 and plan.total_steps <= per_epoch * (config.num_epochs - 1):
+        yield (
+            f"epochs={config.num_epochs}: max_steps={config.max_steps} ends the run in epoch "
+            f"{-(-plan.total_steps // per_epoch)}"
         )
 
 
@@ -67,11 +79,12 @@ def _of_evaluations(config: Config, plan: Plan) -> Iterator[str]:
         )
     patience = config.early_stopping_patience
     every = config.eval_every
-    evaluations = 1 + -(-steps // every) if every else 2
+    evaluations = 1 + ((steps - 1) // every if every else 0)
     if patience and evaluations <= patience:
         yield (
-            f"early_stopping.patience={patience}: the run has {evaluations} evaluations, too few "
-            "to stop early by; set a smaller eval_every"
+            f"early_stopping.patience={patience}: the run has {evaluations} evaluation"
+            f"{'s' * (evaluations > 1)} before its end, too few to stop early by; set a smaller "
+            "eval_every"
         )
 
 

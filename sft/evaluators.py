@@ -63,6 +63,16 @@ def check_names(evaluators: Iterable[Evaluator]) -> None:
             )
 
 
+def numbers(measured: object) -> dict[str, float]:
+    """What an evaluator returned, as plain numbers by name. Raises `TypeError` or `ValueError`."""
+    if not isinstance(measured, dict):
+        raise TypeError(f"expected a dict of metrics, not {type(measured).__name__}")
+    for name, value in measured.items():
+        if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+            raise TypeError(f"{name}: expected a number, not {value!r}")
+    return {str(name): float(value) for name, value in measured.items()}
+
+
 def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]) -> None:
     """Enter in `writers` who writes each metric of `measured`. Raises `BadInput` where that is
     someone else already: a step's row has one place for it."""

@@ -76,7 +76,10 @@ def export(
         raise BadInput(f"{target}: is there already; name a new folder")
     settings = from_saved(found.saved(), found.source)
     record = choose(found.directory, checkpoint)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{target.parent}: cannot be made: {error.strerror}") from error
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         adapter = Path(scratch) / "adapter"
         adapter.mkdir()

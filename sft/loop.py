@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from sft import pauses, schedules
 from sft.batches import Batch, prefetch
 from sft.checkpoints import Cadence, CheckpointRecord, best
-from sft.client import first_error, is_lost, optimizer_parameters, status_of, words_of
+from sft.client import first_error, is_from, is_lost, optimizer_parameters, status_of, words_of
 from sft.custom import reproducible
 from sft.errors import BadInput
-from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of
+from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
 from sft.hooks import FailedEvaluation, Hook, Run, RunResult
 from sft.metrics import service_metrics, training_metrics
 from sft.secrets import mask_urls
@@ -36,6 +36,11 @@ PENDING_EVALUATIONS = 4
 
 class NotSaved(Exception):
     """The service has refused to save the final checkpoint; the message says what to do."""
+
+
+class NoSnapshots(Exception):
+    """The service refuses to make snapshots: a run goes on without evaluations, in a new session,
+    since the place of the refused request in this one's queue stays open."""
 
 
 @dataclass
@@ -66,6 +71,8 @@ class Loop:
     writers: dict[str, str] = field(default_factory=dict)
     """The evaluator that each metric is of."""
     failed_evaluations: list[FailedEvaluation] = field(default_factory=list)
+    no_snapshots: str | None = None
+    """Why the service makes none, where it does not."""
     worked: set[str] = field(default_factory=set)
     """Kinds of requests that the service has answered well in this process."""
     first_nll: float | None = None
@@ -119,6 +126,10 @@ class Loop:
         self.state.metrics.truncate(start)
         self.state.batches.truncate(start)
         self.applied = self.run.start_step = start
+        before = self.failed_evaluations or [
+            FailedEvaluation(**failed) for failed in self.state.facts.get("failed_evaluations", [])
+        ]
+        self.failed_evaluations = [failed for failed in before if failed.step < start]
         series = self.state.metrics.series("train/nll")
         self.first_nll = series[0][1] if series else None
         config = self.run.config
@@ -279,6 +290,9 @@ class Loop:
         ]
         if not due:
             return
+        if self.no_snapshots:
+            await self._not_measured(step, due, NoSnapshots(self.no_snapshots))
+            return
         while len(pending := [t for t in self.evaluations.values() if not t.done()]) >= (
             PENDING_EVALUATIONS
         ):
@@ -291,19 +305,27 @@ class Loop:
         try:
             sampling_client = await snapshot
         except Exception as error:
+            cause = first_error(error)
+            if status_of(cause) is not None and not self._is_over(cause, "snapshot"):
+                self.no_snapshots = describe(cause)
+                raise NoSnapshots(self.no_snapshots) from cause
             await self._not_measured(step, evaluators, error)
             return
         metrics: dict[str, float] = {}
         for evaluator in evaluators:
             try:
-                measured = await evaluator(sampling_client)
-                claim(self.writers, evaluator, measured)
-                metrics |= measured
-            except BadInput:
-                raise
+                measured = numbers(await evaluator(sampling_client))
             except Exception as error:
                 await self._not_measured(step, [evaluator], error)
                 continue
+            try:
+                claim(self.writers, evaluator, measured)
+            except BadInput as error:
+                if step == self.run.start_step:
+                    raise
+                await self._not_measured(step, [evaluator], error)
+                continue
+            metrics |= measured
             self.worked.add("evaluation")
             if table := getattr(evaluator, "table", None):
                 name = name_of(evaluator)
@@ -318,7 +340,13 @@ class Loop:
         for record in self.state.checkpoints.records:
             if record.step == step:
                 self._attach(record)
-        self._stop_early()
+        if step < self.plan.total_steps:
+            self._stop_early()
+
+    def _is_over(self, error: BaseException, kind: str) -> bool:
+        """Whether an error means that the session is: a 404 may also say that the service has no
+        such request, where it has never answered one."""
+        return is_lost(error) and (status_of(error) != 404 or kind in self.worked)
 
     async def _not_measured(self, step: int, evaluators: list[Evaluator], error: Exception) -> None:
         """Say and record that an evaluation failed; training goes on.
@@ -326,8 +354,7 @@ class Loop:
         Raises the error of a lost service: the attempt ends, and the next one measures again.
         """
         cause = first_error(error)
-        # A status such as 404 is the end of the session only where evaluations have worked.
-        if is_lost(cause) and (status_of(cause) is None or "evaluation" in self.worked):
+        if self._is_over(cause, "evaluation") and is_from(cause, self.run.config.base_url):
             raise cause
         await self._reached(step)
         if self.diverged:  # weights that are not finite measure nothing
@@ -397,18 +424,22 @@ class Loop:
 
         A run's last save is tried twice: the weights are still the same, and a session that has
         ended shows itself so. Raises the error of a lost service, and `NotSaved` for the final
-        checkpoint. A periodic one that fails costs a warning; earlier ones stay.
+        checkpoint and for a request that was refused before it had its place in the service's
+        queue. A periodic one that fails costs a warning; earlier ones stay.
         """
         is_last = record.kind in ("final", "interrupted")
         for attempt in (1, 2):
+            record.state_path = ""
             try:
                 record.state_path = (await requests[0]).path
                 record.sampler_path = (await requests[1]).path
                 return True
             except Exception as error:
-                if is_lost(error):
+                if self._is_over(error, requests[bool(record.state_path)].kind):
                     raise
                 problem = error
+            if status_of(problem) is not None:  # its place in the queue stays open: nothing follows
+                raise self._not_saved(record, problem)
             await self._reached(record.step)
             if self.diverged:
                 return False
@@ -419,16 +450,19 @@ class Loop:
             if attempt == 1:
                 requests = await self.queue.save(record.name, self._ttl(record.kind))
         self.state.log.error("checkpoint %s", record.name, exc_info=problem)
-        sentence = f"checkpoint {record.name} was not saved: {describe(problem)}"
         if record.kind == "final":
-            there = self.state.checkpoints.records
-            onward = f"goes on from {there[-1].name}" if there else "trains it again"
-            raise NotSaved(
-                f"{sentence}; once that is mended, python -m sft.resume {self.run.directory} "
-                f"{onward}"
-            )
-        self.tell(sentence if is_last else f"{sentence}; training goes on")
+            raise self._not_saved(record, problem)
+        onward = "" if is_last else "; training goes on"
+        self.tell(f"checkpoint {record.name} was not saved: {describe(problem)}{onward}")
         return False
+
+    def _not_saved(self, record: CheckpointRecord, error: BaseException) -> NotSaved:
+        there = self.state.checkpoints.records
+        onward = f"goes on from {there[-1].name}" if there else "trains it again"
+        return NotSaved(
+            f"checkpoint {record.name} was not saved: {describe(error)}; once that is mended, "
+            f"python -m sft.resume {self.run.directory} {onward}"
+        )
 
     def _attach(self, record: CheckpointRecord) -> None:
         """Give `record` the evaluation made at its step, if there is one yet, and tell hooks."""
@@ -496,7 +530,7 @@ class Loop:
                 if digest := getattr(evaluator, "digest", None):
                     self.state.record(held_out_sequences=digest)
             self.state.finish(result)
-        except OSError as failure:  # a full disk: the hooks may still reach others
+        except Exception as failure:  # a full disk, say: the hooks may still reach others
             result.status, result.error = "FAILED", result.error or describe(failure)
             self.tell(f"run.json does not hold how the run ended: {describe(failure)}")
         self._begin()  # where the run failed before its first step
@@ -508,5 +542,5 @@ class Loop:
 def describe(error: BaseException) -> str:
     """An error in one line; those of this project are sentences of their own."""
     text = mask_urls(words_of(error))
-    own = isinstance(error, BadInput | NotSaved | NeverWorked)
+    own = isinstance(error, BadInput | NotSaved | NeverWorked | NoSnapshots)
     return text if own else f"{type(error).__name__}: {text}"

@@ -111,7 +111,10 @@ def hold(
     there says of its run what it said before.
     """
     made = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"run_dir: {path} cannot be made: {error.strerror}") from error
     try:
         with _lock(path):
             _write_settings(path, settings)

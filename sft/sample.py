@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     try:
         check_working_folder()
+        logging.getLogger("tinker").addHandler(logging.NullHandler())  # the sentence below says it
         _check(arguments)
         directory = run_directory(arguments.run, arguments.uri)
         settings = from_saved(load_yaml(directory / "config.yaml"), str(directory / "config.yaml"))

@@ -164,3 +164,6 @@ class Settings:
 
 
 OPTIMIZERS = {"adamw": AdamW, "dimuon": Dimuon}
+
+LARGEST_LOCAL_RANK = 1024
+"""Of the local service. The SDK's capabilities have no field for what a service takes."""

@@ -192,7 +192,16 @@ async def _attempts(loop: Loop, api: Service) -> RunResult:
 
 async def _train_until_done(loop: Loop, api: Service) -> None:
     """Attempt after attempt, each in a session of its own. Raises what no attempt can mend."""
-    from sft.client import Connection, first_error, is_lost, is_the_services, words_of
+    from sft.client import (
+        AWAY,
+        Connection,
+        first_error,
+        is_lost,
+        is_the_services,
+        status_of,
+        words_of,
+    )
+    from sft.loop import NoSnapshots
 
     without_progress, furthest = 0, -1
     while True:
@@ -202,11 +211,17 @@ async def _train_until_done(loop: Loop, api: Service) -> None:
             return
         except Exception as failure:
             cause = first_error(failure)
+            if isinstance(cause, NoSnapshots):
+                loop.tell(f"{words_of(cause)}; training goes on without evaluations")
+                continue
             without_progress = 0 if loop.applied > furthest else without_progress + 1
             furthest = max(furthest, loop.applied)
-            if is_lost(cause):
+            status = status_of(cause)
+            if status in (500, 501) and not loop.worked:
+                raise cause from None  # it has answered nothing otherwise
+            if is_lost(cause) and (status is None or status in AWAY):
                 allowed = ATTEMPTS_WITHOUT_PROGRESS
-            elif is_the_services(cause):
+            elif is_lost(cause) or is_the_services(cause):
                 allowed = ATTEMPTS_AT_WHAT_FAILS
             else:
                 raise cause from None

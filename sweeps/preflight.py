@@ -74,6 +74,8 @@ def check_space(searched: SearchSpace, compose: Compose) -> list[Settings]:
         choices = getattr(distribution, "choices", None)
         ends = choices[:MOST_CHOICES] if choices else (distribution.low, distribution.high)
         composed = [compose(first(searched) | {name: value}) for value in ends]
+        for one in composed:
+            effects.check_adapter(one.lora.train_attn, one.lora.train_mlp, one.lora.train_unembed)
         if not name.startswith(NOT_OF_THE_DATA):
             settings += composed[1:]
     return settings
@@ -86,7 +88,8 @@ async def service_url(
     every = [base]
     for name, distribution in searched.distributions.items():
         if name.partition(".")[0] in ("model", "service"):
-            every += [compose({name: value}) for value in getattr(distribution, "choices", ())]
+            choices = getattr(distribution, "choices", ())
+            every += [compose(first(searched) | {name: value}) for value in choices]
     local = [settings for settings in every if settings.service.kind == "local"]
     if not local:
         return None
@@ -124,16 +127,19 @@ async def preflight(
 
     base = settings[0]
     said = [*without_effect(options, searched), *effects.of_settings(base)]
-    judged = False
+    judged, asked = False, []
     for other in reversed(settings):  # the base comes last, and is what is meant below
         config = to_train(other, str(storage.ROOT), base_url)
         plan = await Plan.make(config)
         said += effects.check(config, plan)
         check_metrics(options, other, plan)
         judged = judged or bool(judged_at(options, other, plan))
+        question = (config.base_url, config.model_name, plan.max_length)
+        if question not in asked:
+            asked.append(question)
+            api = await Service.reach(config.base_url)
+            await api.check(config.model_name, plan.max_length)
     check_pruner(options, judged)
-    api = await Service.reach(config.base_url)
-    await api.check(config.model_name, plan.max_length)
     facts = {
         "model": base.model.name,
         "metric": options.metrics,

@@ -28,6 +28,8 @@ def run(*arguments, cwd):
         (["++lr_=8"], ["lr_", "did you mean 'lr'?"]),
         (["lora.rank=abc"], ["lora.rank", "'abc'", "whole number"]),
         (["lora.rank=0"], ["lora.rank", "1 or more"]),
+        (["lora.rank=100000"], ["lora.rank: 100000", "use 1024 or less"]),
+        (["lr_rate=3"], ["lr_rate", "did you mean 'lr'?"]),
         (["lora.rank=2.5"], ["lora.rank", "2.5", "whole number"]),
         (["lr=-1"], ["lr", "above 0"]),
         (["lr=fast"], ["lr", "'fast'", "a number"]),
@@ -95,8 +97,17 @@ def test_options_of_hydra_that_exclude_each_other_are_bad_input(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_sweep_without_multirun_is_bad_input(tmp_path):
-    done = run("sweep=lr_rank", cwd=tmp_path)
+def test_a_run_directory_that_cannot_be_made_is_bad_input(tmp_path):
+    (tmp_path / "file").write_text("")
+    words = "dataset=faq", "max_steps=1", "tracking=none", "evaluators=none"
+    done = run(*words, "run_dir=file/run", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "run_dir: file/run cannot be made" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["sweep=lr_rank", "hydra.sweeper.n_trials=3"])
+def test_a_sweep_without_multirun_is_bad_input(tmp_path, word):
+    done = run(word, cwd=tmp_path)
     assert done.returncode == 2
     assert "--multirun" in done.stderr
 

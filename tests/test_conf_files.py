@@ -53,6 +53,18 @@ def test_every_value_of_a_shipped_file_arrives(file):
     }
 
 
+@pytest.mark.parametrize("group", sorted({file.parent.name for file in FILES} - {"sweep"}))
+def test_a_file_of_ones_own_in_any_group_may_set_root_keys(tmp_path, group):
+    (tmp_path / "mine" / group).mkdir(parents=True)
+    values = {"model": "{name: x}", "dataset": "{kind: faq}"}.get(group)
+    kept = f"{group}: {values}\n" if values else ""
+    (tmp_path / "mine" / group / "own.yaml").write_text(
+        f"# @package _global_\nlr: 2e-3\nmax_length: 77\n{kept}"
+    )
+    config = print_config("--config-dir", "mine", f"{group}=own", cwd=tmp_path)
+    assert (float(config["lr"]), config["max_length"]) == (2e-3, 77)
+
+
 def print_config(*words, cwd):
     done = subprocess.run(
         [sys.executable, "-m", "sft", "--cfg", "job", *words],

@@ -120,6 +120,13 @@ def test_a_run_started_from_python_saves_the_same_config_as_from_the_command_lin
     assert back == saved
 
 
+def test_the_largest_rank_of_the_local_service_is_its_own():
+    from sft.local.operations import MOST_RANK
+    from sft.schema import LARGEST_LOCAL_RANK
+
+    assert LARGEST_LOCAL_RANK == MOST_RANK
+
+
 def test_a_saved_config_comes_back_as_it_was():
     settings = changed_settings()
     text = config.dump(config.to_saved(settings))

@@ -37,7 +37,9 @@ def said(config):
         ({"ttl_seconds": 9999}, "checkpoint.ttl_seconds=9999: there are no periodic"),
         ({"infrequent_eval_every": 2}, "evaluators.every=2: there is nothing to evaluate"),
         ({"held_out_answers": 9}, "evaluators.held_out_answers=9: 4 is held out"),
-        ({"early_stopping_patience": 3}, "early_stopping.patience=3: the run has 2 evaluations"),
+        ({"early_stopping_patience": 3}, "early_stopping.patience=3: the run has 1 evaluation b"),
+        ({"early_stopping_patience": 2, "eval_every": 3}, "early_stopping.patience=2: the run has"),
+        ({"num_epochs": 3, "max_steps": 4}, "epochs=3: max_steps=4 ends the run in epoch 1"),
     ],
 )
 def test_a_setting_without_effect_is_said_before_the_start(make_config, changes, words):  # noqa: F811

@@ -151,6 +151,47 @@ def test_a_request_that_never_worked_ends_the_run_at_its_first_failure(stub, fas
     assert not any("was lost" in text for text in listen.messages)
 
 
+@pytest.mark.parametrize(
+    ("kind", "status", "steps"),
+    [
+        ("create_model", 500, 0),
+        ("create_model", 404, 0),
+        ("forward_backward", 404, 0),
+        ("save_weights", 404, 10),
+        ("save_weights", 500, 10),
+        ("save_weights_for_sampler", 400, 10),
+    ],
+)
+def test_a_request_that_the_service_has_not_costs_no_second_training(
+    stub, fast_patience, kind, status, steps
+):
+    make, engine = stub
+    held_out = None  # no snapshots, which are asked for in the same way as a sampler's weights
+    with faulty_service.before(make().base_url, {f"POST /api/v1/{kind}": status}) as faulty:
+        result = go(make(base_url=faulty.url, dataset_builder=lambda: (Constant(10, 2), held_out)))
+    assert result.status == "FAILED" and trained_steps(engine) == steps
+    assert "for the test" in result.error and faulty.seen.total() < 60
+
+
+def test_a_periodic_save_that_is_refused_at_the_door_ends_the_run_with_a_sentence(stub):
+    """Its place in the service's queue stays open, so that nothing behind it is computed."""
+    make, _ = stub
+    with faulty_service.before(make().base_url, {"POST /api/v1/save_weights": 400}) as faulty:
+        result = go(make(base_url=faulty.url, save_every=3))
+    assert result.status == "FAILED" and "checkpoint 000003 was not saved" in result.error
+
+
+def test_a_service_without_snapshots_trains_without_evaluations(stub):
+    make, engine = stub
+    faults = {"POST /api/v1/save_weights_for_sampler": 404}
+    listen = Listen()
+    with faulty_service.before(make().base_url, faults) as faulty:
+        result = go(make(base_url=faulty.url), hooks=[listen])
+        assert trained_steps(engine) == 10
+    assert [f.step for f in result.failed_evaluations] == [0, 10]
+    assert any("goes on without evaluations" in text for text in listen.messages)
+
+
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_model_that_cannot_be_created_is_told_to_the_hooks(stub, status):
     make, _ = stub
@@ -238,6 +279,53 @@ def test_an_evaluator_that_raises_costs_its_own_numbers_alone(make_config):  # n
     assert sum("evaluation 'mine'" in text for text in listen.messages) == 2
     recorded = rundir.read_facts(result.directory)["failed_evaluations"]
     assert [entry["name"] for entry in recorded] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("value", ["abc", None, [1.0]])
+def test_a_metric_that_is_no_number_costs_its_evaluation_alone(stub, value):
+    make, _ = stub
+    result = go(make(evaluator_builders=[lambda: Returning({"eval/mine": value})]))
+    assert result.status == "FINISHED", result.error
+    assert "eval/mine: expected a number" in result.failed_evaluations[0].error
+    assert "eval/nll" in result.last
+
+
+def test_numbers_of_other_kinds_are_written_as_plain_ones(stub):
+    import numpy as np
+
+    make, _ = stub
+    result = go(make(evaluator_builders=[lambda: Returning({"eval/mine": np.float32(0.5)})]))
+    assert result.status == "FINISHED" and result.last["eval/mine"] == 0.5
+
+
+def test_an_evaluator_that_calls_its_input_bad_or_cannot_reach_its_judge_ends_no_run(stub):
+    import httpx
+    import tinker
+
+    elsewhere = httpx.Request("POST", "http://judge.invalid/api/v1/asample")
+    for error in (BadInput("no such judge"), tinker.APIConnectionError(request=elsewhere)):
+        make, _ = stub
+        name = type(error).__name__
+        config = make(
+            evaluator_builders=[lambda e=error: Returning(e)], log_path=f"{make().log_path}-{name}"
+        )
+        listen = Listen()
+        result = go(config, hooks=[listen])
+        assert result.status == "FINISHED", result.error
+        assert {f.name for f in result.failed_evaluations} == {"returning"}
+        assert not any("was lost" in text for text in listen.messages)
+
+
+class Returning:
+    name = "returning"
+
+    def __init__(self, found):
+        self.found = found
+
+    async def __call__(self, sampling_client):
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
 
 
 def test_a_prompt_beyond_the_context_costs_its_evaluation_alone(make_config):  # noqa: F811

@@ -33,6 +33,11 @@ from sweeps import preflight
         ),
         ("hydra.sweeper.pruner=median", "pruner=median: compares with 4 or more other trials"),
         ("schedule.warmup_steps=0,5", "schedule.warmup_steps: 5 is more than"),
+        ("max_length=128,2000", "max_length: 2000 tokens do not fit 'tiny'"),
+        (
+            "lora.train_unembed=true,false lora.train_attn=false lora.train_mlp=false",
+            "lora: trains nothing",
+        ),
         ("batch_size=4,100", "batch_size: 100 is more than the 21 sequences"),
         ("hydra.sweeper.n_trails=3", "did you mean 'n_trials'?"),
         ("hydra.sweeper.params.lora.rnak=4,8", "lora.rnak: there is no such key"),
