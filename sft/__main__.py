@@ -47,11 +47,10 @@ def _with_hydra(argv: list[str]) -> int:
     from sft.errors import BadInput
 
     argv = masked_arguments(argv)
-    overrides, config_dir, multirun = _read(argv)
+    overrides, config_dir, multirun, shown = _read(argv)
     check_overrides(overrides, config_dir)
-    of_a_sweep = [o for o in overrides if o.lstrip("+").startswith(("sweep=", "hydra.sweeper."))]
-    if of_a_sweep and not multirun:
-        raise BadInput(f"{of_a_sweep[0]}: is for a sweep; add --multirun")
+    if not multirun:
+        _refuse_a_sweeps(overrides, shown)
     written = dict(zip(overrides, admitted(overrides), strict=True))
     sys.argv[1:] = [written.get(word, word) for word in argv]
     composed: list[Any] = []
@@ -96,8 +95,19 @@ def _only_shows(argv: list[str]) -> bool:
     return bool(arguments.cfg or arguments.info)
 
 
-def _read(argv: list[str]) -> tuple[list[str], str | None, bool]:
-    """The overrides, the further config folder and whether this is a sweep, as Hydra reads them."""
+def _refuse_a_sweeps(overrides: list[str], shown: bool) -> None:
+    """Raise `BadInput` on what has no effect on a single run; Hydra's part may be shown."""
+    from sft.errors import BadInput
+
+    of_a_sweep = ("sweep=",) if shown else ("sweep=", "hydra.sweeper.")
+    for override in overrides:
+        if override.lstrip("+").startswith(of_a_sweep):
+            raise BadInput(f"{override}: is for a sweep; add --multirun")
+
+
+def _read(argv: list[str]) -> tuple[list[str], str | None, bool, bool]:
+    """The overrides, the further config folder, whether this is a sweep, and whether something is
+    only shown, as Hydra reads them."""
     from hydra._internal.utils import get_args_parser
 
     from sft.errors import BadInput
@@ -106,7 +116,8 @@ def _read(argv: list[str]) -> tuple[list[str], str | None, bool]:
     modes = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(arguments, name)]
     if len(modes) > 1:
         raise BadInput(f"{' and '.join(modes)} cannot be done together; leave out one of them")
-    return arguments.overrides, arguments.config_dir, arguments.multirun
+    shown = bool(arguments.cfg or arguments.info)
+    return arguments.overrides, arguments.config_dir, arguments.multirun, shown
 
 
 if __name__ == "__main__":
