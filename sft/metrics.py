@@ -38,9 +38,9 @@ service says it)."""
 UNITS = {
     "train/nll": "nats per token",
     "eval/nll": "nats per token",
-    "train/bpb": "bits per byte of text, without special tokens",
-    "eval/bpb": "bits per byte of text, without special tokens",
-    "train/grad_norm": "L2 norm of the gradient before clipping",
+    "train/bpb": "bits per byte",
+    "eval/bpb": "bits per byte",
+    "train/grad_norm": "L2 norm",
     "time/step": "seconds",
     "tokens/per_second": "tokens per second",
     "tokens/step": "tokens",
