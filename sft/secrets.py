@@ -30,6 +30,10 @@ for it: there the whole URL is looked for."""
 _PASSWORD = re.compile(
     r"(\w[\w+.-]*://[^/\s:@?#\"\[]*:)(?!\d+(?:[/?#\"\s]|$))(?:[^\s?#\"]*|[^\s\"@]*)@"
 )
+# A database's URL has a user before its first colon: what follows is a password, digits and / too.
+_DATABASE_PASSWORD = re.compile(
+    r"((?<![\w+.-])(?!https?:)\w[\w+.-]*://[^/\s:@?#\"\[]+:)[^\s\"]*@", re.IGNORECASE
+)
 _QUERY = re.compile(
     r"([?&;](?:[\w.-]*(?:password|passwd|passphrase|pwd|token|secret|api[_-]?key|access[_-]?key"
     r"|signature|credential)|key|auth|sig)=)[^&;\s\"'#]+",
@@ -52,7 +56,8 @@ _known: dict[str, str] = {}
 
 def mask_urls(text: str) -> str:
     """`text`, with the passwords and other secrets of the URLs in it replaced by `***`."""
-    return _QUERY.sub(rf"\1{MASK}", _PASSWORD.sub(rf"\1{MASK}@", text))
+    text = _PASSWORD.sub(rf"\1{MASK}@", _DATABASE_PASSWORD.sub(rf"\1{MASK}@", text))
+    return _QUERY.sub(rf"\1{MASK}", text)
 
 
 def mask(text: str) -> str:

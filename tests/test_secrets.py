@@ -287,3 +287,26 @@ def test_at_a_terminal_the_password_is_asked_for_once(monkeypatch):
     for _ in range(2):
         assert secrets.fill("http://me:***@h", "tracking.uri") == "http://me:p%20w@h"
     assert asked == ["tracking.uri: *** of http://me:***@h: "]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:12/34geheim@h/db",
+        "postgresql://me:5432/x@h/db",
+        "mysql+pymysql://me:12345#x@h/db",
+        "postgresql://me:p@ss/w?rd@h/db",
+    ],
+)
+def test_a_password_of_a_database_may_look_like_a_port_or_hold_an_at_sign(url):
+    scheme = url.partition(":")[0]
+    assert secrets.mask_urls(f"see {url} and a@b") == f"see {scheme}://me:***@h/db and a@b"
+
+
+def test_an_address_without_a_user_has_no_password():
+    for url in (
+        "http://host:5000/a@b",
+        "sqlite:////data/a@b.db",
+        "tinker://run/weights/a@b",
+    ):
+        assert secrets.mask_urls(url) == url

@@ -202,7 +202,7 @@ def test_any_mixture_in_any_order_with_repetitions_runs_by_seq_id(tmp_path, seed
             if noise.random() < 0.3:
                 await asyncio.sleep(0.001)
         for future in futures:
-            assert b"error" not in (await core.futures.fetch(future.request_id, 20)).body
+            assert b"error" not in (await core.futures.fetch(future.request_id, 120)).body
         for model, kinds in expected.items():
             assert happened_to(model, engine) == ["state" if k == "save" else k for k in kinds]
 
