@@ -109,6 +109,7 @@ def _ranks(results: Results, best: Result) -> list[str]:
                 f"interval {r.interval}, {len(r.trial.repeats)} repeats, {pairs}): "
                 f"{words[r.verdict]}"
             )
+    lines.append(_of_the_picked([r.trial for r in ranks]))
     for verdict, what in (
         ("as good", "smallest rank as good as the best to within 0.5%, cheaper to serve"),
         ("unknown", "smallest rank that is not shown to be worse (nor to be as good)"),
@@ -118,6 +119,19 @@ def _ranks(results: Results, best: Result) -> list[str]:
                 lines.append(f"{what}: {r.trial.params[RANK]}")
                 return lines + _described(results, r.trial, "its best trial")
     return lines
+
+
+def _of_the_picked(trials: list[Result]) -> str:
+    """What the intervals of ranks leave out: each is of the best trial of its rank so far."""
+    others = [{k: v for k, v in trial.params.items() if k != RANK} for trial in trials]
+    words = "each rank by its best trial so far, and that it was picked as such is not counted"
+    if any(other != others[0] for other in others):
+        at = "; ".join(
+            f"{trial.params[RANK]} with {shown(other)}"
+            for trial, other in zip(trials, others, strict=True)
+        )
+        words += f"; they differ in more than rank: {at}"
+    return f"({words})"
 
 
 def _ranks_by_thumb(results: Results, ranks: list[Compared], rank_of_best: Any) -> list[str]:
