@@ -197,7 +197,9 @@ def _of_run(client: MlflowClient, word: str, store: str, run_id: str) -> Found:
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        raise BadInput(f"{word}: {store} has no such run ({error.message})") from None
+        absent = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        what = "has no such run" if absent else "cannot be asked"
+        raise BadInput(f"{word}: {store} {what} ({error.message})") from None
     named = run.data.tags.get("sft.run_dir")
     directory = moves.run_directory(Path(named), store) if named else None
     if directory and (directory / "config.yaml").is_file() and (directory / STATE_FILE).is_file():

@@ -57,9 +57,10 @@ def first_batches(dataset: SupervisedDataset, seed: int, steps: int) -> list[str
 
 
 def code_of(builder: object) -> dict[str, str]:
-    """Of the files of a dataset builder's classes that are not the harness's own, and of what is
-    loaded of its package: {module: digest}. Empty for a built-in builder."""
+    """Of the files of a dataset builder's classes that are not the harness's own, of what is loaded
+    of its package and of the files beside them: {module: digest}. Empty for a built-in builder."""
     names = {cls.__module__ for cls in type(builder).__mro__ if _is_foreign(cls.__module__)}
+    names |= _beside(names)
     package, inside, _ = type(builder).__module__.partition(".")
     if inside and _is_foreign(package):
         names |= {name for name in sys.modules if name.startswith(f"{package}.")}
@@ -69,6 +70,17 @@ def code_of(builder: object) -> dict[str, str]:
         if file and file.endswith(".py") and Path(file).is_file():
             found[name] = _file(Path(file))
     return found
+
+
+def _beside(names: set[str]) -> set[str]:
+    """The loaded modules that lie in the folders of the modules `names`: they may import them."""
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    folders = {Path(file).parent for name, file in files.items() if name in names and file}
+    return {
+        name
+        for name, file in files.items()
+        if file and Path(file).parent in folders and _is_foreign(name) and "." not in name
+    }
 
 
 def _is_foreign(module: str) -> bool:

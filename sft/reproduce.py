@@ -196,7 +196,8 @@ def _name(word: str, original: Settings, settings: Settings, overrides: Sequence
     elif overrides:
         stem = (given or word)[:80]
         for key in changed:
-            stem = re.sub(rf"-{re.escape(in_short(key, old[key]))}(?=-|$)", "", stem)
+            stem = re.sub(rf"(?:^|-){re.escape(in_short(key, old[key]))}(?=-|$)", "", stem)
+        stem = stem.strip("-") or "run"
         name = "-".join([stem, *(in_short(key, values[key]) for key in changed)])
         name = name if changed else f"{stem}-variation"
     else:

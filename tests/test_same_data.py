@@ -248,3 +248,17 @@ def test_what_nobody_looked_at_is_named_and_not_said_to_be_the_same(then, local,
     seen = surroundings(FACTS | then, now, local=local)
     assert any(line.startswith(unseen) or unseen in line for line in seen.unseen)
     assert not any(unseen in line for line in seen.same)
+
+
+def test_the_files_beside_a_builder_are_part_of_its_code(tmp_path, monkeypatch):
+    import importlib
+
+    (tmp_path / "own_helper.py").write_text("WORDS = 'one'\n")
+    (tmp_path / "own_builder.py").write_text("import own_helper\n\nclass Mine: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    builder = importlib.import_module("own_builder").Mine()
+    before = fingerprints.code_of(builder)
+    assert set(before) == {"own_builder", "own_helper"}
+    (tmp_path / "own_helper.py").write_text("WORDS = 'two'\n")
+    after = fingerprints.code_of(builder)
+    assert {name for name in after if after[name] != before[name]} == {"own_helper"}
