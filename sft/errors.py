@@ -3,7 +3,11 @@
 from sft.secrets import mask_urls
 
 
-class BadInput(Exception):
+class Sentence(Exception):
+    """An error on the way of a run whose message is a sentence for people: shown as it is."""
+
+
+class BadInput(Sentence):
     """Something the user gave cannot be used: the command ends with exit code 2 and this sentence.
 
     The message names the key, file or line, says what was expected and what to do. It is raised

@@ -145,6 +145,7 @@ async def main(
     from sft.client import Service
     from sft.loop import Loop
     from sft.plan import Plan
+    from sft.progress import Progress
 
     plan = await Plan.make(config)
     without_effect = effects.check(config, plan)
@@ -164,7 +165,7 @@ async def main(
         with rundir.hold(directory, settings, plan.origin(), overrides) as state:
             facts = plan.facts() | {"without_effect": without_effect}
             run = Run(config, settings, directory, state.name, facts)
-            loop = Loop(run, plan, state, tuple(hooks))
+            loop = Loop(Progress(run, plan, state, tuple(hooks)))
             return await _attempts(loop, api)
 
 
@@ -201,7 +202,7 @@ async def _train_until_done(loop: Loop, api: Service) -> None:
         status_of,
         words_of,
     )
-    from sft.loop import NoSnapshots
+    from sft.evaluations import NoSnapshots
 
     without_progress, furthest = 0, -1
     while True:
@@ -212,12 +213,12 @@ async def _train_until_done(loop: Loop, api: Service) -> None:
         except Exception as failure:
             cause = first_error(failure)
             if isinstance(cause, NoSnapshots):
-                loop.tell(f"{words_of(cause)}; training goes on without evaluations")
+                loop.progress.tell(f"{words_of(cause)}; training goes on without evaluations")
                 continue
-            without_progress = 0 if loop.applied > furthest else without_progress + 1
-            furthest = max(furthest, loop.applied)
+            without_progress = 0 if loop.progress.applied > furthest else without_progress + 1
+            furthest = max(furthest, loop.progress.applied)
             status = status_of(cause)
-            if status in (500, 501) and not loop.worked:
+            if status in (500, 501) and not loop.progress.worked:
                 raise cause from None  # it has answered nothing otherwise
             if is_lost(cause) and (status is None or status in AWAY):
                 allowed = ATTEMPTS_WITHOUT_PROGRESS
@@ -228,5 +229,5 @@ async def _train_until_done(loop: Loop, api: Service) -> None:
             if without_progress >= allowed:
                 raise cause from None
             what = f"the service {'was lost' if is_lost(cause) else 'failed'} ({words_of(cause)})"
-            loop.tell(f"{what}; resuming the run from its last checkpoint")
+            loop.progress.tell(f"{what}; resuming the run from its last checkpoint")
             await asyncio.sleep(min(2.0**without_progress, 30.0))

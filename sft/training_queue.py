@@ -22,11 +22,13 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sft.errors import Sentence
+
 if TYPE_CHECKING:
     import tinker
 
 
-class NeverWorked(Exception):
+class NeverWorked(Sentence):
     """The service answers a kind of request with an error, and has never answered it otherwise."""
 
 
