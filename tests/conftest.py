@@ -92,3 +92,12 @@ def local_service(tiny_model: Path, local_service_root: Path) -> Iterator[str]:
     models = {TINY_MODEL: str(tiny_model)}
     with service.local(local_service_root, models, dtype="float32") as url:
         yield url
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """Makes configs of ten steps on a service that computes nothing; and its engine."""
+    from tests.failing_runs import configs
+
+    with configs(tmp_path, monkeypatch) as both:
+        yield both

@@ -10,7 +10,7 @@ from sft import effects
 from sft.compose import compose
 from sft.errors import BadInput
 from sft.train import main as train_main
-from tests.test_service_failures import Listen
+from tests.failing_runs import Listen
 from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures
 
 
