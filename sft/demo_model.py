@@ -95,7 +95,12 @@ def _usual_folder() -> Path | None:
 def can_be_written(folder: Path) -> bool:
     """Whether files can be made in `folder`, once it is made."""
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))  # a quota is felt only here
+        return True
+    except OSError:
+        return False
 
 
 @functools.cache

@@ -6,7 +6,6 @@ Only `Store.client` imports mlflow, for that takes seconds.
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import logging
 import os
 import re
@@ -15,9 +14,10 @@ import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from sft.errors import BadInput, nearest
+from sft.mlflow_moved import mend_moved
 from sft.proxies import exempt_loopback
 from sft.secrets import fill, mask_urls
 from sft.shadows import check_working_folder
@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
-DRIVERS = {
-    "postgresql": ("psycopg2", "psycopg2-binary"),
-    "mysql": ("MySQLdb", "mysqlclient"),
-    "mssql": ("pymssql", "pymssql"),
-}
-"""The module that SQLAlchemy loads for a scheme without `+driver`, and the package to install."""
+DATABASES = ("postgresql", "mysql", "mssql")
+PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}
+"""What installs a database's driver, where that has another name than its module."""
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "sft"
@@ -43,13 +40,6 @@ PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STAT
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts on a store that does not answer: doubling from first to longest."""
-
-ARTIFACT_COLUMNS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-)
-"""Where MLflow's database holds absolute paths of files."""
 
 CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -81,14 +71,14 @@ def check_uri(uri: str) -> None:
     """Raise `BadInput` where `uri` can never be a tracking store. Nothing is made or contacted."""
     check_working_folder()
     scheme, separator, rest = uri.partition(":")
-    dialect, _, driver = scheme.partition("+")
+    dialect = scheme.partition("+")[0]
     if uri == "databricks":
         return
     if not separator or dialect == "file" or "/" in scheme:
         raise BadInput(
             f"tracking.uri: '{uri}' is not a tracking store; expected an MLflow server "
             "(http://host:port) or a database (sqlite:///mlflow.db). MLflow 3 no longer logs "
-            "to plain folders"
+            "to plain folders. It is set by tracking.uri, or else by MLFLOW_TRACKING_URI"
         )
     if dialect not in SCHEMES:
         raise BadInput(
@@ -99,14 +89,27 @@ def check_uri(uri: str) -> None:
         _check_sqlite(uri)
     else:
         _check_host(uri, rest)
-        if dialect in DRIVERS:
-            module, package = DRIVERS[dialect]
-            module = driver or module
-            if importlib.util.find_spec(module) is None:
-                raise BadInput(
-                    f"tracking.uri: {scheme} needs the Python module {module}; "
-                    f"pip install {module if driver else package}"
-                )
+        if dialect in DATABASES:
+            _check_driver(uri, scheme)
+
+
+def _check_driver(uri: str, scheme: str) -> None:
+    """Ask SQLAlchemy for the driver that it would load: which one that is changes by version."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    dialect, _, driver = scheme.partition("+")
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except (ImportError, NoSuchModuleError) as error:
+        module = getattr(error, "name", None) or driver
+        raise BadInput(
+            f"tracking.uri: {scheme} needs the Python module {module}; "
+            f"pip install {PACKAGES.get(module, module)}, or name a driver that is there: "
+            f"{dialect}+DRIVER://"
+        ) from error
+    except ArgumentError as error:
+        raise BadInput(f"tracking.uri: '{uri}' names no database: {error}") from error
 
 
 def _check_host(uri: str, rest: str) -> None:
@@ -215,7 +218,7 @@ class Store:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((parts.hostname, port), timeout=5).close()
         if self._client is None:
-            if (file := sqlite_file(self.uri)) is not None:
+            if (file := sqlite_file(self.uri)) is not None and _has_tables(file):
                 mend_moved(file)
             self._client = open_client(self.uri)
         return self._client
@@ -277,49 +280,6 @@ def _has_tables(file: Path) -> bool:
         return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     finally:
         connection.close()
-
-
-def mend_moved(file: Path) -> None:
-    """Give a database that was moved together with its `mlartifacts` the new place of its files.
-
-    MLflow writes to and reads from the absolute path that an experiment, a run or a model had when
-    it was made. Only what lay in a folder `mlartifacts` that is gone is rewritten, and only where
-    there is one beside the database; a copy, whose first folder is still there, stays as it is.
-    """
-    here = file.parent / "mlartifacts"
-    if not here.is_dir() or not _has_tables(file):
-        return
-    with file.with_name(f"{file.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        connection = sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=20)
-        try:
-            with connection:
-                for table, column in ARTIFACT_COLUMNS:
-                    _mend_column(connection, table, column, here)
-        finally:
-            connection.close()
-
-
-def _mend_column(connection: sqlite3.Connection, table: str, column: str, here: Path) -> None:
-    known = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
-    if column not in known:
-        return
-    rows = connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
-    for before in {root for (uri,) in rows if (root := _artifact_root(uri))}:
-        place = Path(unquote(urlsplit(before).path))
-        if place == here or place.exists():
-            continue
-        connection.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-            f"WHERE substr({column}, 1, ?) = ?",
-            (f"{here.as_uri()}/", len(before) + 1, len(before), before),
-        )
-
-
-def _artifact_root(uri: str | None) -> str | None:
-    """`file:///old/mlartifacts/` of a URI below it."""
-    head, found, _ = (uri or "").rpartition("/mlartifacts/")
-    return head + found if found and head.startswith("file:") else None
 
 
 def be_quiet_in_this_thread() -> None:

@@ -34,6 +34,8 @@ _PASSWORD = re.compile(
 _DATABASE_PASSWORD = re.compile(
     r"((?<![\w+.-])(?!https?:)\w[\w+.-]*://[^/\s:@?#\"\[]+:)[^\s\"]*@", re.IGNORECASE
 )
+# A token in the place of a user: longer than people's names.
+_TOKEN = re.compile(r"(https?://)[^/\s:@?#\"\[]{16,}@", re.IGNORECASE)
 _QUERY = re.compile(
     r"([?&;](?:[\w.-]*(?:password|passwd|passphrase|pwd|token|secret|api[_-]?key|access[_-]?key"
     r"|signature|credential)|key|auth|sig)=)[^&;\s\"'#]+",
@@ -57,7 +59,7 @@ _known: dict[str, str] = {}
 def mask_urls(text: str) -> str:
     """`text`, with the passwords and other secrets of the URLs in it replaced by `***`."""
     text = _PASSWORD.sub(rf"\1{MASK}@", _DATABASE_PASSWORD.sub(rf"\1{MASK}@", text))
-    return _QUERY.sub(rf"\1{MASK}", text)
+    return _QUERY.sub(rf"\1{MASK}", _TOKEN.sub(rf"\1{MASK}@", text))
 
 
 def mask(text: str) -> str:

@@ -115,3 +115,23 @@ def test_a_run_whose_checkpoints_are_nowhere_is_refused_and_not_begun_again(move
     said = run("sft.resume", directory, cwd=elsewhere)
     assert said.returncode == 2 and "service.root" in said.stderr
     assert not (elsewhere / "outputs").exists()
+
+
+def test_a_copy_of_a_project_keeps_its_files_to_itself(tmp_path):
+    import shutil
+
+    from sft.mlflow_store import Store
+
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    first.mkdir()
+    store = Store(f"sqlite:///{first / 'mlflow.db'}")
+    client = store.client()
+    experiment = client.create_experiment("sft", store.artifact_location("sft"))
+    run_id = client.create_run(experiment).info.run_id
+    client.log_text(run_id, "one", "one.txt")
+    shutil.copytree(first, copy)
+    copied = Store(f"sqlite:///{copy / 'mlflow.db'}").client()
+    copied.log_text(copied.create_run(experiment).info.run_id, "two", "two.txt")
+    assert copied.get_run(run_id).info.artifact_uri.startswith(copy.as_uri())
+    assert {path.name for path in first.rglob("*.txt")} == {"one.txt"}
+    assert {path.name for path in copy.rglob("*.txt")} == {"one.txt", "two.txt"}

@@ -310,3 +310,12 @@ def test_an_address_without_a_user_has_no_password():
         "tinker://run/weights/a@b",
     ):
         assert secrets.mask_urls(url) == url
+
+
+def test_a_token_in_the_place_of_a_user_is_masked_and_filled_in_again(monkeypatch):
+    url = "https://tml-abcdefghijklmnop@host/mlflow"
+    assert secrets.mask_urls(url) == "https://***@host/mlflow"
+    assert secrets.mask_urls("http://me@host") == "http://me@host"
+    monkeypatch.setattr(secrets, "_known", {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    assert secrets.fill("https://***@host/mlflow", "tracking.uri") == url

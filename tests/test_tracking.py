@@ -12,7 +12,7 @@ import pytest
 
 from sft import checkpoints, tracking
 from sft.errors import BadInput
-from sft.mlflow_store import open_client
+from sft.mlflow_store import check_uri, open_client
 from tests.tracked_run import SETTINGS, TrackedRun, fresh_store
 
 
@@ -372,3 +372,9 @@ def test_passwords_in_a_uri_are_not_written_down(tmp_path):
     tracking.flush(10)
     assert "hunter2" not in (tmp_path / "run" / "mlflow.json").read_text()
     run.hook._mirror.closed = True
+
+
+@pytest.mark.parametrize("uri", ["mysql://me@host/db", "postgresql+nosuch://me@host/db"])
+def test_a_database_whose_driver_is_not_there_is_bad_input_before_the_start(uri):
+    with pytest.raises(BadInput, match="pip install (mysqlclient|nosuch)"):
+        check_uri(uri)
