@@ -32,6 +32,24 @@ def no_variables(monkeypatch):
 
 
 @contextlib.contextmanager
+def serving(handler, host="127.0.0.1"):
+    """The port of a server in a thread of its own."""
+
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+
+    with Server((host, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
 def forwarding(target, host="127.0.0.1"):
     """The port of a server, or proxy, that hands every request to `target`, and what it was
     asked."""
@@ -63,18 +81,8 @@ def forwarding(target, host="127.0.0.1"):
         def log_message(self, *arguments):
             pass
 
-    class Server(ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        daemon_threads = True
-
-    with Server((host, 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server.server_port, asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler, host) as port:
+        yield port, asked
 
 
 @pytest.mark.parametrize(
@@ -173,14 +181,8 @@ def answering(content):
         def log_message(self, *arguments):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server.server_port, asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        yield port, asked
 
 
 def test_the_ui_finds_its_own_server(tmp_path):
