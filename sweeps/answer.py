@@ -88,6 +88,7 @@ def _doubts(results: Results, best: Result) -> list[str]:
         numbers = ", ".join(str(compared.trial.number) for compared in untold[:8])
         more = ", …" if len(untold) > 8 else ""
         lines[0] += f"; it cannot be told from trial{'s'[: len(untold) - 1]} {numbers}{more}"
+    lines[0] += "; that it was picked among them is not counted"
     return lines
 
 
