@@ -209,7 +209,6 @@ class Scheduler:
             except StoreError as error:
                 load.error = str(error)
             load.is_read = True
-            self.wake()
 
         if not load.is_reading:
             load.is_reading = True
@@ -237,15 +236,19 @@ class Scheduler:
             else:
                 reply = Reply.of(path=str(save.path), type=request.kind)
                 self._futures.resolve(request.request_id, reply)
-            self.wake()
 
         self._keep(self._writes, write())
 
-    @staticmethod
-    def _keep(tasks: set[asyncio.Task], coroutine) -> None:
+    def _keep(self, tasks: set[asyncio.Task], coroutine) -> None:
+        """Run `coroutine` as one of `tasks`; the next cycle begins once it is none of them."""
+
+        def ended(task: asyncio.Task) -> None:
+            tasks.discard(task)
+            self.wake()
+
         task = asyncio.create_task(coroutine)
         tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        task.add_done_callback(ended)
 
     # What fails ----------------------------------------------------------------------------
 

@@ -70,8 +70,8 @@ class Client:
         return self.core.sample(request)
 
     async def result(self, future: types.UntypedAPIFuture) -> dict | bytes:
-        reply = await self.core.futures.fetch(future.request_id, timeout=60)
-        assert reply is not None, "no result in 60 s"
+        reply = await self.core.futures.fetch(future.request_id, timeout=20)
+        assert reply is not None, "no result in 20 s"
         return json.loads(reply.body) if reply.media_type == "application/json" else reply.body
 
     async def error(self, future: types.UntypedAPIFuture) -> str:

@@ -202,7 +202,7 @@ def test_any_mixture_in_any_order_with_repetitions_runs_by_seq_id(tmp_path, seed
             if noise.random() < 0.3:
                 await asyncio.sleep(0.001)
         for future in futures:
-            assert b"error" not in (await core.futures.fetch(future.request_id, 120)).body
+            assert b"error" not in (await core.futures.fetch(future.request_id, 20)).body
         for model, kinds in expected.items():
             assert happened_to(model, engine) == ["state" if k == "save" else k for k in kinds]
 
@@ -247,3 +247,17 @@ def test_a_request_that_never_comes_fails_those_behind_it(tmp_path, monkeypatch)
         for future in behind:
             assert "request 1 of this model never arrived" in await client.error(future)
         assert engine.calls == [("create", model)]
+
+
+def test_saves_go_on_where_all_that_may_wait_for_the_disk_end_at_one_moment(tmp_path):
+    """While the event loop has other things to do: it then hears of all of them at once."""
+
+    @on_core(tmp_path)
+    async def _(core, engine, client):
+        model = await client.create(0)
+        posts = [client.save(model, seq_id, f"s{seq_id}") for seq_id in range(1, 10)]
+        while len(core.scheduler._writes) < MOST_WRITES:
+            await asyncio.sleep(0)
+        core.threads._disk.submit(lambda: None).result()  # the disk has done all of them
+        for post in posts:
+            assert await core.futures.fetch(post.request_id, 20) is not None
