@@ -44,7 +44,6 @@ class Terminal(BaseHook):
         self.progress: Any = None
         self.evaluation = ""
         self._last_line = 0.0
-        self._started = time.monotonic()
 
     def on_start(self, run: Run) -> None:
         self.total = run.facts["steps"]

@@ -37,7 +37,6 @@ class Row:
     train: float | None = None
     value: float | None = None
     state: str = "running"
-    began: float = field(default_factory=time.monotonic)
 
 
 class Rows:

@@ -103,9 +103,6 @@ class Results:
     def tokens(self) -> int:
         return sum(trial.tokens for trial in self.trials)
 
-    def is_better(self, a: float, b: float) -> bool:
-        return a < b if self.minimize else a > b
-
     def best(self, among: Sequence[Result] | None = None) -> Result | None:
         """The complete trial with the best first metric."""
         trials = self.complete if among is None else among
