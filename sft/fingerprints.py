@@ -12,6 +12,7 @@ import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,21 +61,23 @@ def code_of(builder: object) -> dict[str, str]:
     """Of the files of a dataset builder's classes that are not the harness's own, of what is loaded
     of its package and of the files beside them: {module: digest}. Empty for a built-in builder."""
     names = {cls.__module__ for cls in type(builder).__mro__ if _is_foreign(cls.__module__)}
-    names |= _beside(names)
+    # At one moment: another thread may import something meanwhile.
+    loaded = sys.modules.copy()
+    names |= _beside(names, loaded)
     package, inside, _ = type(builder).__module__.partition(".")
     if inside and _is_foreign(package):
-        names |= {name for name in sys.modules if name.startswith(f"{package}.")}
+        names |= {name for name in loaded if name.startswith(f"{package}.")}
     found = {}
     for name in sorted(names):
-        file = getattr(sys.modules.get(name), "__file__", None)
+        file = getattr(loaded.get(name), "__file__", None)
         if file and file.endswith(".py") and Path(file).is_file():
             found[name] = _file(Path(file))
     return found
 
 
-def _beside(names: set[str]) -> set[str]:
-    """The loaded modules that lie in the folders of the modules `names`: they may import them."""
-    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+def _beside(names: set[str], loaded: dict[str, ModuleType]) -> set[str]:
+    """The `loaded` modules that lie in the folders of the modules `names`: they may import them."""
+    files = {name: getattr(module, "__file__", None) for name, module in loaded.items()}
     folders = {Path(file).parent for name, file in files.items() if name in names and file}
     return {
         name

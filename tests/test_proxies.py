@@ -18,6 +18,7 @@ from sft import proxies
 from sft.client import Service
 from sft.errors import BadInput
 from tests.finished_run import finished_run
+from tests.test_ui import unused_port
 
 NOBODY = "http://127.0.0.1:9"
 NAMES = [*proxies.PROXIES, *proxies.EXCEPTIONS]
@@ -186,9 +187,10 @@ def answering(content):
 
 
 def test_the_ui_finds_its_own_server(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     environment = os.environ | {"HTTP_PROXY": NOBODY, "ALL_PROXY": NOBODY}
     process = subprocess.Popen(
-        [sys.executable, "-m", "sft.ui", "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}"],
+        [sys.executable, "-m", "sft.ui", "--uri", uri, "--port", str(unused_port())],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,

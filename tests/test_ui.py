@@ -10,9 +10,17 @@ from sft import ui
 from sft.errors import BadInput
 
 
+def unused_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def test_the_ui_serves_the_store_of_runs_and_says_where(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    # Another test's may be at the usual port.
     process = subprocess.Popen(
-        [sys.executable, "-m", "sft.ui", "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}"],
+        [sys.executable, "-m", "sft.ui", "--uri", uri, "--port", str(unused_port())],
         stdout=subprocess.PIPE,
         text=True,
     )
