@@ -66,7 +66,7 @@ def tokens_of(batch_size: int, seed: int) -> np.ndarray:
 
 
 def engine_rate(folder: str, adapters: int, batch_size: int, steps: int, device: str) -> float:
-    from sft.local.engine import TorchEngine
+    from sft.local.engine.engine import TorchEngine
     from sft.local.engine_api import AdamStep, LoraSpec, TrainingSequence, Work
 
     engine = TorchEngine({"random": folder}, dtype="bfloat16", device=device)

@@ -30,12 +30,12 @@ def conversations(count: int) -> list[tuple[list[int], list[int]]]:
 
     from tokenizers import Tokenizer
 
-    from sft import demo_model
+    from sft.models import demo
 
     package = Path(importlib.util.find_spec("zaragoza_construction_faq").origin).parent
     lines = (package / "data/faq-en-sharegpt.jsonl").read_text().splitlines()
     pairs = [[part["value"] for part in json.loads(line)["conversations"][:2]] for line in lines]
-    encode = Tokenizer.from_file(str(demo_model.folder() / "tokenizer.json")).encode
+    encode = Tokenizer.from_file(str(demo.folder() / "tokenizer.json")).encode
     made = []
     for index in range(count):
         tokens, answers = [], []
@@ -50,10 +50,10 @@ def conversations(count: int) -> list[tuple[list[int], list[int]]]:
 
 
 def load_engine():
-    from sft import demo_model
-    from sft.local.engine import TorchEngine
+    from sft.local.engine.engine import TorchEngine
+    from sft.models import demo
 
-    return TorchEngine({"demo": str(demo_model.folder())})
+    return TorchEngine({"demo": str(demo.folder())})
 
 
 def batch(index: int, size: int) -> list:
@@ -158,10 +158,10 @@ def trl(batch_size: int, rank: int, steps: int) -> dict:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from sft import demo_model
-    from sft.local.models import pick_dtype
+    from sft.local.engine.models import pick_dtype
+    from sft.models import demo
 
-    folder = demo_model.folder()
+    folder = demo.folder()
     dtype = pick_dtype("auto", torch.device("cpu"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     total = WARM_UP + steps
@@ -256,14 +256,14 @@ def adapters(count: int, batch_size: int, rank: int, steps: int) -> dict:
 
 def start_up() -> dict:
     """Seconds from the start of `python -m sft.local` until it answers."""
-    from sft import demo_model
+    from sft.models import demo
 
-    demo_model.folder()
+    demo.folder()
     seconds = []
     for _ in range(5):
         with tempfile.TemporaryDirectory() as root:
             command = [sys.executable, "-m", "sft.local", "--root", root,
-                       "--model", f"demo={demo_model.folder()}"]  # fmt: skip
+                       "--model", f"demo={demo.folder()}"]  # fmt: skip
             start = time.perf_counter()
             server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             server.stdout.readline()  # it says its address once it listens
@@ -317,11 +317,11 @@ def generate(count: int, tokens: int, prompt: int) -> dict:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from sft import demo_model
-    from sft.local.models import pick_dtype
+    from sft.local.engine.models import pick_dtype
+    from sft.models import demo
 
     dtype = pick_dtype("auto", torch.device("cpu"))
-    model = AutoModelForCausalLM.from_pretrained(demo_model.folder(), dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(demo.folder(), dtype=dtype)
     ids = torch.tensor([data[0][:prompt] for data in conversations(count)])
     rates = {}
     for which in ("base", "adapter"):

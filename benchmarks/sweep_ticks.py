@@ -71,9 +71,9 @@ def sweep(service: TickService, folder: Path, tokenizer: str, trials: int, track
 def main() -> None:
     tokenizer = sys.argv[1] if len(sys.argv) > 1 else "HuggingFaceTB/SmolLM2-135M-Instruct"
     if len(sys.argv) <= 1:
-        from sft import demo_model
+        from sft.models import demo
 
-        tokenizer = str(demo_model.folder())
+        tokenizer = str(demo.folder())
     for track in (False, True):
         clock = dict(steps=STEPS, tick=TICK, patience=0)
         with tempfile.TemporaryDirectory() as name, running(**clock, model="tick") as service:

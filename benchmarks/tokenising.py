@@ -48,10 +48,10 @@ def write_conversations(path: Path, count: int) -> None:
 
 def plain_loop(path: Path, count: int, mask: bool) -> tuple[float, float]:
     """Seconds a conversation, one after another: on the clock and of the processor."""
-    from sft import demo_model
-    from sft.tokenizers import load_tokenizer
+    from sft.models import demo
+    from sft.models.tokenizers import load_tokenizer
 
-    tokenizer = load_tokenizer(demo_model.NAME)
+    tokenizer = load_tokenizer(demo.NAME)
     with path.open(encoding="utf-8") as file:
         conversations = [json.loads(next(file))["messages"] for _ in range(min(count, PLAIN))]
     start, processor = time.perf_counter(), time.process_time()
@@ -72,11 +72,11 @@ def plain_loop(path: Path, count: int, mask: bool) -> tuple[float, float]:
 
 def build(path: Path) -> dict:
     """Build the dataset in this process; seconds with and without loading the tokenizer."""
-    from sft import demo_model
     from sft.datasets import FromConversationFileBuilder
+    from sft.models import demo
     from sft.types import ChatDatasetBuilderCommonConfig
 
-    common = ChatDatasetBuilderCommonConfig(demo_model.NAME)
+    common = ChatDatasetBuilderCommonConfig(demo.NAME)
     builder = FromConversationFileBuilder(common_config=common, path=str(path), eval_size=500)
     start = time.perf_counter()
     assert builder.renderer  # the tokenizer is loaded
@@ -144,7 +144,7 @@ def main() -> None:
     if options.build:
         print(json.dumps(build(options.build)))
         return
-    from sft import demo_model
+    from sft.models import demo
 
     count = options.conversations
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +152,7 @@ def main() -> None:
         write_conversations(path, count)
         # The converted model is not what is measured.
         (cache / "models").mkdir(parents=True)
-        (cache / "models" / demo_model.NAME).symlink_to(demo_model.folder())
+        (cache / "models" / demo.NAME).symlink_to(demo.folder())
         size = path.stat().st_size
         before = {mask: plain_loop(path, count, mask) for mask in (False, True)}
         first, first_memory = in_a_process(path, str(cache))

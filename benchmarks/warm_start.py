@@ -9,7 +9,7 @@ repeated cells counts. (a) trials until one is within 0.5% of the model's best; 
 smallest rank that can be within 0.5% has been found so. The prior is fitted on the Qwen3 and
 Qwen3-VL models alone; "leave one out" judges it on each of those, fitted on the others.
 "Plain" repeats cost a trial, as they do in Optuna; "no repeats" skips a cell that it has seen.
-The data: the tinker-cookbook's published sweeps (Apache-2.0), see sweeps/published.py.
+The data: the tinker-cookbook's published sweeps (Apache-2.0), see sweeps/prior/published.py.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from sweeps.prior import PUBLISHED, Hyperparameters, Prior, fit
-from sweeps.published import PACKAGED, Table, load
+from sweeps.prior.published import PACKAGED, Table, load
+from sweeps.prior.response import PUBLISHED, Hyperparameters, Prior, fit
+from sweeps.prior.warm_start import WarmStart
 from sweeps.samplers import Ordered
-from sweeps.warm_start import WarmStart
 
 FIT = ("Qwen/Qwen3-",)
 LIMIT = 60  # trials after which a replay gives up and counts as that many

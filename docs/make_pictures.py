@@ -89,8 +89,8 @@ def chart(page: Any, link: str) -> None:
 
 def main(uri: str) -> None:
     """Write the pictures of the store at `uri`."""
-    from sft.mlflow_store import absolute, open_client
-    from sft.mlflow_view import dress
+    from sft.tracking.store import absolute, open_client
+    from sft.tracking.view import dress
 
     client = open_client(absolute(uri))
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}

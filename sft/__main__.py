@@ -18,11 +18,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         if not {"--help", "-h"}.isdisjoint(argv):
-            from sft.compose import help_text
+            from sft.config.compose import help_text
 
             print(help_text(), end="")
             return 0
-        from sft.shadows import check_working_folder
+        from sft.config.shadows import check_working_folder
 
         check_working_folder()
         return _with_hydra(argv)
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 def _with_hydra(argv: list[str]) -> int:
     import hydra
 
-    from sft.compose import (
+    from sft.config.compose import (
         CONF,
         admitted,
         check_overrides,
@@ -63,7 +63,7 @@ def _with_hydra(argv: list[str]) -> int:
             composed.append(config)
 
     def launch(config: Any) -> int:
-        from sft.launch import run
+        from sft.command.launch import run
 
         return run(settle(config), overrides=overrides, variables=from_environment(config))
 

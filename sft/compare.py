@@ -8,99 +8,49 @@ python -m sft.compare --last 5 --html page.html   # with interactive curves, ope
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from sft.command.main import command, new_parser
+from sft.display.tables import aligned
 from sft.errors import BadInput
-from sft.find import SWEEPS, WORDS, Found, find
-from sft.metrics import UNITS
-from sft.mlflow_values import flatten, text
-from sft.secrets import mask_urls
-
-NOT_COMPARED = ("version", "run_name")
-CHARTED = ("eval/nll", "train/nll")
+from sft.past.comparison import CHARTED, Compared, figures, load, tell_apart, varying
+from sft.past.find import SWEEPS, WORDS, Found, find
+from sft.record.metrics import UNITS
 
 
-@dataclass
-class Compared:
-    """One run as it is compared."""
-
-    name: str
-    settings: dict[str, str]
-    facts: dict[str, Any]
-    rows: list[dict[str, Any]]
-
-    def series(self, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of `metric`, by step."""
-        return [(row["step"], row[metric]) for row in self.rows if metric in row]
-
-    def summary(self) -> dict[str, str]:
-        """Figures of the whole run, in words: last and best values, tokens, time, state."""
-        figures: dict[str, str] = {}
-        for metric in ("train/nll", "eval/nll"):
-            if values := [value for _, value in self.series(metric)]:
-                figures[f"{metric} last"] = f"{values[-1]:.4f}"
-                figures[f"{metric} best"] = f"{min(values):.4f}"
-        if tokens := self.series("tokens/total"):
-            figures["tokens"] = f"{tokens[-1][1]:,.0f}"
-        if seconds := self.facts.get("seconds"):
-            figures["time"] = duration(seconds)
-        figures["state"] = str(self.facts.get("status") or "?")
-        figures["data digest"] = str(self.facts.get("digest") or "?")[:12]
-        figures["git commit"] = str((self.facts.get("git") or {}).get("commit") or "none")[:10]
-        return figures
-
-
+@command("sft.compare")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sft.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("sft.compare", __doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help=WORDS)
     parser.add_argument("--last", type=int, metavar="N", help="the N newest runs under outputs/")
     parser.add_argument("--sweep", metavar="STUDY", help="the trials of a sweep")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     options = parser.parse_args(argv)
-    try:
-        found = [find(word, options.uri) for word in options.runs]
-        found += _trials(options.sweep, options.uri) if options.sweep else []
-        found += _newest(options.last) if options.last is not None else []
-        runs = [load(run) for run in found]
-        if len(runs) < 2:
-            raise BadInput(f"there are {len(runs)} runs to compare; name two or more")
-        _tell_apart(runs)
-        print_comparison(runs)
-        if options.html:
-            from sft.compare_page import page
+    found = [find(word, options.uri) for word in options.runs]
+    found += _trials(options.sweep, options.uri) if options.sweep else []
+    found += _newest(options.last) if options.last is not None else []
+    runs = [load(run) for run in found]
+    if len(runs) < 2:
+        raise BadInput(f"there are {len(runs)} runs to compare; name two or more")
+    tell_apart(runs)
+    print_comparison(runs)
+    if options.html:
+        from sft.display.comparison_page import page
 
-            if not options.html.parent.is_dir():
-                raise BadInput(f"--html: there is no folder {options.html.parent}")
-            options.html.write_text(page(runs), encoding="utf-8")
-            print(f"\nwith interactive curves: {options.html}")
-    except BadInput as error:
-        print(f"sft.compare: {error}", file=sys.stderr)
-        return 2
+        if not options.html.parent.is_dir():
+            raise BadInput(f"--html: there is no folder {options.html.parent}")
+        options.html.write_text(page(runs), encoding="utf-8")
+        print(f"\nwith interactive curves: {options.html}")
     return 0
 
 
-def load(found: Found) -> Compared:
-    """Everything that is compared of a run. Raises `BadInput`."""
-    facts = found.facts()
-    settings = {key: mask_urls(text(value)) for key, value in flatten(found.saved())}
-    name = facts.get("name") or (found.directory or Path(found.word)).name
-    return Compared(str(name), settings, facts, found.rows())
-
-
 def _newest(count: int) -> list[Found]:
-    from sft.rundir import read_facts
+    from sft.record.rundir import read_facts
     from sft.runs import FOLDER, find_runs
 
     if count < 2:
@@ -120,41 +70,9 @@ def _trials(study: str, uri: str | None) -> list[Found]:
         directories = [f.parent for f in folder.glob("*/config.yaml")]
         order = sorted(directories, key=lambda d: [int(n) for n in re.findall(r"\d+", d.name)])
         return [find(str(directory)) for directory in order]
-    from sft.find import find_trials
+    from sft.past.find import find_trials
 
     return find_trials(study, uri)
-
-
-def _tell_apart(runs: Sequence[Compared]) -> None:
-    """Give runs of one name a number each."""
-    names = [run.name for run in runs]
-    for number, run in enumerate(runs, 1):
-        if names.count(run.name) > 1:
-            run.name = f"{run.name} #{number}"
-
-
-def varying(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    """The settings that are not the same in all runs: name -> value in each run."""
-    keys = dict.fromkeys(key for run in runs for key in run.settings if key not in NOT_COMPARED)
-    table = {key: [run.settings.get(key, "-") for run in runs] for key in keys}
-    return {key: values for key, values in table.items() if len(set(values)) > 1}
-
-
-def figures(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    """The summary's figures that are not the same in all runs."""
-    summaries = [run.summary() for run in runs]
-    keys = dict.fromkeys(key for summary in summaries for key in summary)
-    table = {key: [summary.get(key, "-") for summary in summaries] for key in keys}
-    return {key: values for key, values in table.items() if len(set(values)) > 1}
-
-
-def metrics_of(runs: Sequence[Compared]) -> list[str]:
-    """The metrics that any run has, the compared ones first."""
-    found = dict.fromkeys(CHARTED)
-    found |= dict.fromkeys(
-        key for run in runs for row in run.rows for key in row if key not in ("step", "timestamp")
-    )
-    return [key for key in found if any(run.series(key) for run in runs)]
 
 
 def print_comparison(runs: Sequence[Compared]) -> None:
@@ -167,7 +85,7 @@ def print_comparison(runs: Sequence[Compared]) -> None:
     _print_table(letters, rows or {"settings": ["the same"] * len(runs)})
     print()
     _print_table(letters, figures(runs) or {"figures": ["the same"] * len(runs)})
-    from sft.text_chart import chart
+    from sft.display.text_chart import chart
 
     for metric in CHARTED:
         series = {
@@ -188,28 +106,14 @@ def _letter(index: int) -> str:
 def _print_table(header: Sequence[str], rows: dict[str, list[str]]) -> None:
     """One line a key, or one line a run where the runs are too many for the width of a page."""
     cells = [["", *header], *([key, *map(_short, values)] for key, values in rows.items())]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    if sum(widths) + 2 * len(widths) > 100 and len(header) > len(rows):
-        cells = [list(row) for row in zip(*cells, strict=True)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    for row in cells:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    lines = aligned(cells)
+    if max(map(len, lines)) > 100 and len(header) > len(rows):
+        lines = aligned([list(row) for row in zip(*cells, strict=True)])
+    print("\n".join(lines))
 
 
 def _short(value: str) -> str:
     return value if len(value) <= 40 else f"{value[:25]}…{value[-14:]}"
-
-
-def duration(seconds: float) -> str:
-    """`seconds` as 42 s, 3:05 or 1:02:03."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 if __name__ == "__main__":

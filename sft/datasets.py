@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from sft.builders import (
+from sft.data.builders import (
     FaqBuilder,
     FromConversationFileBuilder,
     HFChatBuilder,
     NoRobotsBuilder,
     Tulu3Builder,
 )
-from sft.custom import custom_builder, import_path
-from sft.datums import (
+from sft.data.custom import custom_builder
+from sft.data.hf_datasets import (
+    StreamingSupervisedDatasetFromHFDataset,
+    SupervisedDatasetFromHFDataset,
+)
+from sft.data.import_path import import_path
+from sft.data.streaming import HFStreamBuilder
+from sft.tokens.datums import (
     conversation_to_datum,
     conversation_to_datums,
     datum_from_model_input_weights,
 )
-from sft.hf_datasets import (
-    StreamingSupervisedDatasetFromHFDataset,
-    SupervisedDatasetFromHFDataset,
-)
-from sft.streaming import HFStreamBuilder
 from sft.types import ChatDatasetBuilder
 
 BUILDERS: dict[str, type[ChatDatasetBuilder]] = {

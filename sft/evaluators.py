@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sft.errors import BadInput
-from sft.fingerprints import sequences
-from sft.metrics import NOT_METRICS, UNITS, Nats, nats, summarize
+from sft.record.fingerprints import sequences
+from sft.record.metrics import NOT_METRICS, UNITS, Nats, nats, summarize
 
 if TYPE_CHECKING:
     import tinker
@@ -39,7 +39,17 @@ class Evaluator(Protocol):
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
 
 
-EvaluatorBuilder = Callable[[], Evaluator]
+@dataclass
+class EvaluatorBuilder:
+    """A dataclass of plain values that says what to measure, and builds the evaluator when called.
+
+    The command line sets its fields: `evaluators.builder=my_eval:Judge
+    evaluators.args.path=questions.jsonl`. From Python any callable will do, but a run can only be
+    reproduced if its builders are of this kind.
+    """
+
+    def __call__(self) -> Evaluator:
+        raise NotImplementedError
 
 
 def name_of(evaluator: Evaluator) -> str:
@@ -236,7 +246,7 @@ class SamplingEvaluator:
 
 
 @dataclass
-class SamplingEvaluatorBuilder:
+class SamplingEvaluatorBuilder(EvaluatorBuilder):
     """Builds a `SamplingEvaluator` for prompts given as text, each one user message.
 
     Its table is called `name`, its metric `eval/NAME/exact_match`.
@@ -253,8 +263,8 @@ class SamplingEvaluatorBuilder:
     name: str = "prompts"
 
     def __call__(self) -> SamplingEvaluator:
+        from sft.models.tokenizers import load_tokenizer
         from sft.renderers import get_renderer
-        from sft.tokenizers import load_tokenizer
 
         tokenizer = load_tokenizer(self.model_name_for_tokenizer)
         renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)

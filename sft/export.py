@@ -10,7 +10,6 @@ SDK, which starts a short training session for it.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import shutil
@@ -19,39 +18,33 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft.command.main import command, new_parser
+from sft.config.shadows import check_working_folder
 from sft.errors import BadInput
-from sft.find import WORDS, find
-from sft.shadows import check_working_folder
+from sft.past.find import WORDS, find
 
 if TYPE_CHECKING:
-    from sft.checkpoints import CheckpointRecord
-    from sft.client import Service
-    from sft.schema import Settings
+    from sft.config.schema import Settings
+    from sft.record.checkpoints import CheckpointRecord
+    from sft.run.client import Service
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EXPORT_SECONDS = 3600
 """Life of the temporary export on the hosted service; the shortest that it takes."""
 
 
+@command("sft.export")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sft.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("sft.export", __doc__)
     parser.add_argument("run", metavar="RUN", help=WORDS)
     parser.add_argument("folder", metavar="DIR", type=Path, help="a new or an empty folder")
     parser.add_argument("--checkpoint", metavar="NAME", help="default: the last one")
     parser.add_argument("--merge", action="store_true", help="merge into the base model")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     options = parser.parse_args(argv)
-    try:
-        check_working_folder()
-        print(export(options.run, options.folder, options.checkpoint, options.merge, options.uri))
-    except BadInput as error:
-        print(f"sft.export: {error}", file=sys.stderr)
-        return 2
+    check_working_folder()
+    print(export(options.run, options.folder, options.checkpoint, options.merge, options.uri))
     return 0
 
 
@@ -66,7 +59,7 @@ def export(
 
     The folder appears whole or not at all. Raises `BadInput`.
     """
-    from sft.config import from_saved
+    from sft.config.saved import from_saved
     from sft.sample import choose
 
     found = find(word, uri)
@@ -92,7 +85,7 @@ def export(
         _name_base(adapter, base)
         result = adapter
         if merge:
-            from sft.merge import merge_into_base
+            from sft.models.merge import merge_into_base
 
             result = Path(scratch) / "merged"
             merge_into_base(base, adapter, result)
@@ -136,7 +129,7 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
 
 def _base(settings: Settings) -> str:
     """The base model: the folder on this machine, or its name on the Hub."""
-    from sft import launch
+    from sft.command import launch
 
     return launch.model_folder(settings.model.name) or settings.model.name
 
@@ -149,10 +142,10 @@ def _name_base(adapter: Path, base: str) -> None:
 
 def _local_folder(settings: Settings, directory: Path, record: CheckpointRecord) -> Path:
     """The checkpoint's folder under `service.root`, wherever the run's project lies now."""
-    from sft import moves
+    from sft.tracking import moved_project
 
     part = record.sampler_path.removeprefix("tinker://")
-    folder = moves.home(directory, settings) / settings.service.root / part
+    folder = moved_project.home(directory, settings) / settings.service.root / part
     if (folder / CONFIG).is_file():
         return folder
     raise BadInput(
@@ -173,7 +166,7 @@ async def _download(base_url: str | None, state_path: str, target: Path) -> None
     """Download the weights at `state_path` through a temporary export, as the SDK's CLI does."""
     import tinker
 
-    from sft.client import Connection, Service, ServiceLost, await_client, words_of
+    from sft.run.client import Connection, Service, ServiceLost, await_client, words_of
 
     try:
         async with Connection.to(await Service.reach(base_url)) as connection:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from sft.checkpoints import CheckpointRecord
-    from sft.train import Config
+    from sft.config.training import Config
+    from sft.record.checkpoints import CheckpointRecord
 
 Status = Literal["FINISHED", "FAILED", "KILLED", "PRUNED"]
 

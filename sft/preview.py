@@ -6,17 +6,17 @@ trained text stands in ⟦double brackets⟧.
 
 from __future__ import annotations
 
-import argparse
 import html
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.command.main import command, new_parser
 from sft.errors import BadInput
 
 if TYPE_CHECKING:
-    from sft.schema import Settings
+    from sft.config.schema import Settings
 
 TRAINED = "bold #0072b2"  # blue of the Okabe-Ito palette: told from grey by all
 MASKED = "#767676"
@@ -41,40 +41,37 @@ class Preview:
     summary: str
 
 
+@command("sft.preview")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sft.preview", description=__doc__)
+    parser = new_parser("sft.preview", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="those of a run")
     parser.add_argument("--n", type=int, default=3, help="examples (%(default)s)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
     arguments = parser.parse_intermixed_args(argv)
-    try:
-        from sft.compose import compose
-        from sft.shadows import check_working_folder
+    from sft.config.compose import compose
+    from sft.config.shadows import check_working_folder
 
-        check_working_folder()
-        if arguments.n < 1:
-            raise BadInput(f"--n: {arguments.n} is below 1")
-        shown = preview(compose(arguments.overrides), arguments.n)
-        if arguments.html:
+    check_working_folder()
+    if arguments.n < 1:
+        raise BadInput(f"--n: {arguments.n} is below 1")
+    shown = preview(compose(arguments.overrides), arguments.n)
+    if arguments.html:
+        try:
             arguments.html.write_text(page(shown), encoding="utf-8")
-            print(f"wrote {arguments.html}")
-        else:
-            show(shown)
-    except BadInput as error:
-        print(f"sft.preview: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"sft.preview: --html: {error}", file=sys.stderr)
-        return 2
+        except OSError as error:
+            raise BadInput(f"--html: {error}") from error
+        print(f"wrote {arguments.html}")
+    else:
+        show(shown)
     return 0
 
 
 def preview(settings: Settings, n: int) -> Preview:
     """The first `n` sequences that a run with `settings` would train on. Raises `BadInput`."""
-    from sft.batches import epoch_seed
-    from sft.config import dataset_builder
-    from sft.tokenizers import load_tokenizer
+    from sft.config.saved import dataset_builder
+    from sft.models.tokenizers import load_tokenizer
+    from sft.run.batches import epoch_seed
 
     dataset, _ = dataset_builder(settings)()
     dataset.set_epoch(epoch_seed(settings.seed, 0))

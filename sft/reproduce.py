@@ -9,7 +9,6 @@ variation finished); 1: they do not, or the run failed; 2: it cannot be run agai
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import logging
@@ -20,25 +19,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.command.main import command, new_parser
+from sft.config.secrets import fill
 from sft.errors import BadInput
-from sft.find import WORDS, Found, find
-from sft.same_data import look, trained
-from sft.secrets import fill, mask_urls
-from sft.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
+from sft.past.find import WORDS, Found, find
+from sft.past.same_data import look, trained
+from sft.past.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
+from sft.secrets import mask_urls
 
 if TYPE_CHECKING:
-    from sft.schema import Settings
+    from sft.config.schema import Settings
 
 logger = logging.getLogger(__name__)
 
 
+@command("sft.reproduce")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sft.reproduce",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("sft.reproduce", __doc__)
     parser.add_argument("run", metavar="RUN", help=f"{WORDS}, or a config.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="make a variation")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
@@ -57,18 +55,14 @@ def main(argv: list[str] | None = None) -> int:
         "same kind of CPU with the same threads and torch, else 1e-3)",
     )
     options = parser.parse_intermixed_args(argv)
-    try:
-        return reproduce(
-            options.run,
-            options.overrides,
-            uri=options.uri,
-            trust=options.trust,
-            anyway=options.anyway,
-            tolerance=options.tolerance,
-        )
-    except BadInput as error:
-        print(f"sft.reproduce: {error}", file=sys.stderr)
-        return 2
+    return reproduce(
+        options.run,
+        options.overrides,
+        uri=options.uri,
+        trust=options.trust,
+        anyway=options.anyway,
+        tolerance=options.tolerance,
+    )
 
 
 def reproduce(
@@ -81,9 +75,9 @@ def reproduce(
     tolerance: float | None = None,
 ) -> int:
     """Train the run that `word` names again; the exit code. Raises `BadInput`."""
-    from sft import launch
-    from sft.config import from_saved, to_saved
-    from sft.rundir import read_facts
+    from sft.command import launch
+    from sft.config.saved import from_saved, to_saved
+    from sft.record.rundir import read_facts
 
     if tolerance is not None and not tolerance >= 0:
         raise BadInput(f"--tolerance: {tolerance} is below 0")
@@ -110,7 +104,7 @@ def reproduce(
         tolerance = default_tolerance(to_saved(settings), then, again)
     verdict = None
     if not overrides and rows:
-        from sft.metrics import read
+        from sft.record.metrics import read
 
         verdict = compare(rows, read(directory / "metrics.jsonl"), tolerance)
         status = again.get("status")
@@ -131,7 +125,7 @@ def reproduce(
 
 def load(found: Found, trust: bool = False) -> dict[str, Any]:
     """The saved config of `found`, checked for what it may do. Raises `BadInput`."""
-    from sft.trust import check_untrusted
+    from sft.past.trust import check_untrusted
 
     saved = found.saved()
     if not found.is_own and not trust:
@@ -146,9 +140,9 @@ def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:
     their keys, for nothing is composed here. Values are written as on the command line of a run;
     a mapping adds to the one that is there.
     """
-    from sft.checking import unknown_key
-    from sft.compose import holds_own_keys, parsed
-    from sft.config import NOT_SAVED
+    from sft.config.checking import unknown_key
+    from sft.config.compose import holds_own_keys, parsed
+    from sft.config.saved import NOT_SAVED
 
     said = parsed(override) if "=" in override else None
     if said is None or said.is_delete() or said.is_sweep_override():
@@ -183,8 +177,8 @@ def _name(word: str, original: Settings, settings: Settings, overrides: Sequence
     A variation of a run that was named after its values is named after its own; to a name that
     the user gave, what varies is added, in place of what it says of the same keys.
     """
-    from sft.checking import keys
-    from sft.launch import default_name, in_short
+    from sft.command.launch import default_name, in_short
+    from sft.config.checking import keys
 
     given = original.run_name
     values, old = dict(keys(settings)), dict(keys(original))
@@ -216,7 +210,7 @@ def _look(
 
     A variation may well train on other data, and says so where its overrides do not.
     """
-    from sft import fingerprints, provenance
+    from sft.record import fingerprints, provenance
 
     seen, code = Seen(), {}
     if not any(override.startswith("dataset") for override in overrides):
@@ -245,8 +239,8 @@ def _no_differences(seen: Seen) -> Iterator[str]:
 
 def _link(found: Found, directory: Path, tags: dict[str, str], verdict: Verdict | None) -> None:
     """Say in run.json what `tags` say in MLflow since the start; tag both runs with the end."""
-    from sft.checkpoints import replace_durably
-    from sft.rundir import read_facts
+    from sft.files import replace_durably
+    from sft.record.rundir import read_facts
 
     ending = {"sft.verdict": str(verdict)} if verdict else {}
     facts = {key.removeprefix("sft."): value for key, value in (tags | ending).items()}
@@ -260,7 +254,7 @@ def _link(found: Found, directory: Path, tags: dict[str, str], verdict: Verdict 
 
 
 def _tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
-    from sft.mlflow_store import open_client
+    from sft.tracking.store import open_client
 
     try:
         client = open_client(fill(uri, "tracking.uri"))

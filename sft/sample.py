@@ -10,19 +10,23 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from sft import checkpoints, moves
-from sft.checkpoints import CheckpointRecord
-from sft.config import dataset_builder, from_saved, load_yaml
+from sft.command.main import command, new_parser
+from sft.config.saved import dataset_builder, from_saved
+from sft.config.schema import Settings
+from sft.config.shadows import check_working_folder
 from sft.errors import BadInput, nearest
 from sft.evaluators import answer_text
-from sft.find import WORDS, run_directory
-from sft.schema import Settings
-from sft.shadows import check_working_folder
+from sft.files import read_yaml
+from sft.past.find import WORDS, run_directory
+from sft.record import checkpoints
+from sft.record.checkpoints import CheckpointRecord
+from sft.tracking import moved_project
 
 
+@command("sft.sample")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sft.sample", description=__doc__)
+    parser = new_parser("sft.sample", __doc__)
     parser.add_argument("run", metavar="RUN", help=WORDS)
     parser.add_argument("prompt", help="what to say to the model; - reads standard input")
     parser.add_argument("--checkpoint", metavar="NAME", help="default: the last one")
@@ -35,27 +39,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     arguments = parser.parse_args(argv)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    try:
-        check_working_folder()
-        logging.getLogger("tinker").addHandler(logging.NullHandler())  # the sentence below says it
-        _check(arguments)
-        directory = run_directory(arguments.run, arguments.uri)
-        settings = from_saved(load_yaml(directory / "config.yaml"), str(directory / "config.yaml"))
-        path = None
-        if not arguments.base:
-            path = choose(directory, arguments.checkpoint).sampler_path
-        with contextlib.chdir(moves.home(directory, settings)):
-            answer = sample(
-                settings,
-                path,
-                prompt,
-                max_tokens=arguments.max_tokens,
-                temperature=arguments.temperature,
-                seed=arguments.seed,
-            )
-    except BadInput as error:
-        print(f"sft.sample: {error}", file=sys.stderr)
-        return 2
+    check_working_folder()
+    logging.getLogger("tinker").addHandler(logging.NullHandler())  # the sentence below says it
+    _check(arguments)
+    directory = run_directory(arguments.run, arguments.uri)
+    settings = from_saved(read_yaml(directory / "config.yaml"), str(directory / "config.yaml"))
+    path = None
+    if not arguments.base:
+        path = choose(directory, arguments.checkpoint).sampler_path
+    with contextlib.chdir(moved_project.home(directory, settings)):
+        answer = sample(
+            settings,
+            path,
+            prompt,
+            max_tokens=arguments.max_tokens,
+            temperature=arguments.temperature,
+            seed=arguments.seed,
+        )
     print(answer)
     return 0
 
@@ -97,7 +97,7 @@ def sample(
 
     Raises `BadInput` where the service or the checkpoint is not to be had.
     """
-    from sft import launch
+    from sft.command import launch
 
     builder = dataset_builder(settings)
     tokens = builder.renderer.generation_prompt([{"role": "user", "content": prompt}])
@@ -125,7 +125,7 @@ async def _answer(
 ) -> str:
     import tinker
 
-    from sft.client import Connection, Service, ServiceLost, await_client, words_of
+    from sft.run.client import Connection, Service, ServiceLost, await_client, words_of
 
     sampling = tinker.SamplingParams(stop=builder.renderer.stop_sequences(), **parameters)
     try:

@@ -16,19 +16,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.config.saved import completed, from_train
+from sft.config.secrets import without_secrets
+from sft.config.training import Config
 from sft.errors import BadInput
-from sft.evaluators import EvaluatorBuilder
 from sft.hooks import Hook, Run, RunResult, Stop
-from sft.secrets import without_secrets
 
 if TYPE_CHECKING:
-    from sft.client import Service
-    from sft.loop import Loop
-    from sft.types import SupervisedDatasetBuilder
+    from sft.run.client import Service
+    from sft.run.loop import Loop
 
 logger = logging.getLogger(__name__)
 
@@ -39,87 +39,6 @@ further is given up."""
 ATTEMPTS_AT_WHAT_FAILS = 1
 """The same for a service that is there and fails: a worker of its may have died, but what fails
 twice at one step will fail again."""
-
-
-@dataclass
-class Config:
-    """Everything that determines one run."""
-
-    log_path: str
-    """The run directory: made by `main`, or one of an earlier run when it is resumed."""
-    model_name: str
-    """A model that the service trains: a Hub id, usually."""
-    dataset_builder: SupervisedDatasetBuilder
-    learning_rate: float = 1e-4
-    """Peak learning rate."""
-    lr_schedule: str = "linear"
-    """`linear`, `cosine` or `constant`, after `warmup_steps`."""
-    warmup_steps: int = 0
-    num_epochs: int = 1
-    max_steps: int | None = None
-    """End after this many steps; None: the whole data."""
-    seed: int = 0
-    """Order of the data."""
-
-    lora_rank: int = 32
-    lora_seed: int | None = 0
-    """Initialisation of the adapter."""
-    train_attn: bool = True
-    train_mlp: bool = True
-    train_unembed: bool = True
-
-    optimizer: str = "adamw"
-    """`adamw`, or `dimuon` where the service has it."""
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.95
-    adam_eps: float = 1e-8
-    weight_decay: float = 0.0
-    grad_clip_norm: float = 0.0
-    """0: no clipping."""
-
-    evaluator_builders: list[EvaluatorBuilder] = field(default_factory=list)
-    """Run every `eval_every` steps, before the first and after the last, beside held-out NLL."""
-    eval_every: int = 0
-    """Steps between evaluations; 0: only before the first step and after the last."""
-    infrequent_evaluator_builders: list[EvaluatorBuilder] = field(default_factory=list)
-    infrequent_eval_every: int = 0
-    held_out_answers: int = 0
-    """Answers to that many held-out prompts, with the infrequent evaluations."""
-    held_out_answer_tokens: int = 64
-
-    save_every: int = 0
-    """Steps between checkpoints; 0: only after the last."""
-    save_every_tokens: int = 0
-    save_every_seconds: float = 0.0
-    rolling_save_every: int = 0
-    """Steps between checkpoints that replace each other."""
-    rolling_ttl_seconds: int | None = 7 * 86_400
-    ttl_seconds: int | None = None
-    """Life of the periodic checkpoints on the service; the final one is kept."""
-    keep_checkpoints: int = 0
-    """Delete older periodic checkpoints beyond this many, but never the best; 0: keep all."""
-    load_checkpoint_path: str | None = None
-    """`tinker://…/weights/…` to start from: its weights, with a fresh optimizer."""
-
-    base_url: str | None = None
-    """The service; None: `TINKER_BASE_URL` or hosted Tinker."""
-    submit_ahead: int = 1
-    """Steps that are submitted before the oldest one is awaited."""
-    early_stopping_patience: int = 0
-    """End after this many evaluations without a lower `eval/nll`; 0: never."""
-    guard_rise: float = 3.0
-    """End when `train/nll` is this many nats above the first step's for `guard_steps` steps."""
-    guard_steps: int = 3
-
-    def __post_init__(self) -> None:
-        from sft import schedules
-
-        if self.lr_schedule not in schedules.NAMES:
-            raise BadInput(
-                f"lr_schedule: '{self.lr_schedule}' is not one of {', '.join(schedules.NAMES)}"
-            )
-        if self.submit_ahead < 0:
-            raise BadInput(f"submit_ahead: {self.submit_ahead} is below 0")
 
 
 async def main(
@@ -141,11 +60,12 @@ async def main(
     Raises `BadInput` before anything is created where the data, the model or the directory
     cannot be used.
     """
-    from sft import effects, rundir
-    from sft.client import Service
-    from sft.loop import Loop
-    from sft.plan import Plan
-    from sft.progress import Progress
+    from sft.record import rundir
+    from sft.run import effects
+    from sft.run.client import Service
+    from sft.run.loop import Loop
+    from sft.run.plan import Plan
+    from sft.run.progress import Progress
 
     plan = await Plan.make(config)
     without_effect = effects.check(config, plan)
@@ -158,11 +78,9 @@ async def main(
         await api.check(config.model_name, plan.max_length)
         directory = Path(config.log_path)
         if settings is None:
-            from sft.config import from_train
-
             settings = from_train(config)
         settings = without_secrets(settings)
-        with rundir.hold(directory, settings, plan.origin(), overrides) as state:
+        with rundir.hold(directory, settings, plan.origin(), overrides, completed) as state:
             facts = plan.facts() | {"without_effect": without_effect}
             run = Run(config, settings, directory, state.name, facts)
             loop = Loop(Progress(run, plan, state, tuple(hooks)))
@@ -193,7 +111,7 @@ async def _attempts(loop: Loop, api: Service) -> RunResult:
 
 async def _train_until_done(loop: Loop, api: Service) -> None:
     """Attempt after attempt, each in a session of its own. Raises what no attempt can mend."""
-    from sft.client import (
+    from sft.run.client import (
         AWAY,
         Connection,
         first_error,
@@ -202,7 +120,7 @@ async def _train_until_done(loop: Loop, api: Service) -> None:
         status_of,
         words_of,
     )
-    from sft.evaluations import NoSnapshots
+    from sft.run.evaluations import NoSnapshots
 
     without_progress, furthest = 0, -1
     while True:

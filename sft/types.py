@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tinker
 
-    from sft.renderers import Renderer
+    from sft.rendering.base import Renderer
 
 
 class SupervisedDataset:
@@ -96,7 +96,7 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of `common_config.model_name_for_tokenizer` (a transformers one)."""
-        from sft.tokenizers import load_tokenizer
+        from sft.models.tokenizers import load_tokenizer
 
         return load_tokenizer(self.common_config.model_name_for_tokenizer)
 

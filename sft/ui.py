@@ -6,7 +6,6 @@ python -m sft.ui --uri sqlite:////data/mlflow.db --port 5001
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
@@ -16,32 +15,30 @@ import time
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from sft.command.main import command, new_parser
 from sft.errors import BadInput
-from sft.mlflow_store import Store, absolute, check_uri, open_client, sqlite_file, tracking_uri
-from sft.mlflow_view import links
-from sft.proxies import exempt_loopback
 from sft.secrets import mask_urls
+from sft.service.proxies import exempt_loopback
+from sft.tracking.store import Store, absolute, check_uri, open_client, sqlite_file, tracking_uri
+from sft.tracking.view import links
 
 HOST = "127.0.0.1"
 PORT = 5000
 START_SECONDS = 120
 
 
+@command("sft.ui")
 def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sft.ui", description=__doc__.splitlines()[0])
+    parser = new_parser("sft.ui", __doc__.splitlines()[0])
     parser.add_argument("--uri", help="the store (default: as for runs)")
     parser.add_argument("--port", type=int, help=f"default {PORT}, or a free one where it is taken")
     options = parser.parse_args(arguments)
-    try:
-        uri = tracking_uri(options.uri)
-        check_uri(uri)
-        if uri.startswith(("http:", "https:")):
-            raise BadInput(f"--uri: {uri} is a server with its own UI: open it in a browser")
-        port = free_port(options.port)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    uri = tracking_uri(options.uri)
+    check_uri(uri)
+    if uri.startswith(("http:", "https:")):
+        raise BadInput(f"--uri: {uri} is a server with its own UI: open it in a browser")
+    port = free_port(options.port)
     return serve(absolute(uri), port)
 
 

@@ -15,21 +15,23 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sft import lost_terminal
-from sft.compose import from_environment
+from sft.command import lost_terminal
+from sft.command.signals import Signals
+from sft.config.compose import from_environment
+from sft.config.schema import Settings
+from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
-from sft.schema import Settings
 from sft.secrets import mask_urls
-from sft.signals import Signals
-from sft.terminal import describe_tracking
-from sweeps import display, liveness, preflight, pruners, published, samplers, space, storage
-from sweeps.ledger import COUNTED, Ledger
+from sweeps import display, preflight, pruners, samplers, space
 from sweeps.options import Options
 from sweeps.parent import Parent
-from sweeps.prior import Prior
+from sweeps.prior import published
+from sweeps.prior.response import Prior
+from sweeps.prior.warm_start import RATE, WarmStart
+from sweeps.study import liveness, storage
+from sweeps.study.ledger import COUNTED, Ledger
 from sweeps.sweeper import Budget, Sweep, closing_words
 from sweeps.trial import Shared
-from sweeps.warm_start import RATE, WarmStart
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 

@@ -5,8 +5,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from sft.record.durations import duration
+
 if TYPE_CHECKING:
-    from sweeps.trial import Ending
+    from sweeps.study.ledger import Ending
 
 KEEP_ENDED = 12  # rows of ended trials that the table keeps
 
@@ -193,13 +195,3 @@ def shown(params: dict[str, Any]) -> str:
 
 def shown_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def duration(seconds: float) -> str:
-    """90 -> 1m30s, 4000 -> 1h07m."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

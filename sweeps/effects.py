@@ -1,21 +1,21 @@
 """Settings of a sweep that cannot have their effect: refused or said before the first trial.
 
-As sft/effects.py does for a run: what is surely a mistake is bad input, the rest a sentence, and a
-default is never complained of.
+As sft/run/effects.py does for a run: what is surely a mistake is bad input, the rest a sentence,
+and a default is never complained of.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from sft.checking import keys
+from sft.config.checking import keys
+from sft.config.schema import Settings
 from sft.errors import BadInput, nearest
-from sft.metrics import TRAINING_METRICS
-from sft.plan import Plan
-from sft.schema import Settings
+from sft.record.metrics import TRAINING_METRICS
+from sft.run.plan import Plan
 from sweeps.options import Options
+from sweeps.prior.warm_start import RATE
 from sweeps.pruners import FINISHED_BEFORE_MEDIAN
 from sweeps.space import SearchSpace
-from sweeps.warm_start import RATE
 
 Row = tuple[Any, str, str]
 """Whether it is so, the key under hydra.sweeper, and why it has no effect."""

@@ -14,14 +14,14 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from sft import lost_terminal
-from sft.compose import admitted
-from sft.secrets import hand_down
-from sft.signals import Signals
-from sweeps.ledger import ERROR, Ledger
+from sft.command import lost_terminal
+from sft.command.signals import Signals
+from sft.config.compose import admitted
+from sft.config.secrets import hand_down
 from sweeps.space import SearchSpace
+from sweeps.study.ledger import ERROR, Ending, Ledger
 from sweeps.sweeper import Sweep
-from sweeps.trial import Ending, Shared, TrialRun
+from sweeps.trial import Shared, TrialRun
 
 ATTEMPTS = 2  # for a job that ended without a word
 
@@ -70,7 +70,7 @@ async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
 
 
 def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
-    from sft import service
+    from sft.service import child
 
     shared, storage = sweep.shared, sweep.options.storage
     return Handover(
@@ -82,7 +82,7 @@ def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
         metrics=shared.metrics,
         repeats=shared.repeats,
         base_url=shared.base_url,
-        api_key=service.api_key(shared.base_url),
+        api_key=child.api_key(shared.base_url),
         parent_run_id=shared.parent_run_id,
         command=shared.command,
         trials=trials,
@@ -138,7 +138,7 @@ def task(handover: Handover, composed: Any) -> str:
     """The job: one trial, in whatever process the launcher made."""
     from hydra.core.hydra_config import HydraConfig
 
-    from sft.compose import settle
+    from sft.config.compose import settle
 
     number = handover.trials[HydraConfig.get().job.num]
     if handover.api_key:
@@ -152,8 +152,8 @@ def task(handover: Handover, composed: Any) -> str:
 
 async def _run(handover: Handover, settings: Any, number: int, signals: Signals) -> Ending:
     from sft import tracking
-    from sweeps import liveness, storage
     from sweeps.display import PlainLines
+    from sweeps.study import liveness, storage
 
     study = optuna.load_study(
         study_name=handover.study_name,

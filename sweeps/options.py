@@ -139,7 +139,7 @@ class Options:
     @property
     def prior_file(self) -> Path | None:
         """The published tables to start from."""
-        from sweeps.published import PACKAGED
+        from sweeps.prior.published import PACKAGED
 
         if self.warm_start in (None, "null", "none", "false", "False"):
             return None

@@ -12,8 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sft.mlflow_store import Store, be_quiet_in_this_thread
-from sft.secrets import fill, mask_urls
+from sft.config.secrets import fill
+from sft.secrets import mask_urls
+from sft.tracking.store import Store, be_quiet_in_this_thread
 
 START_SECONDS = 30.0  # to wait for the run before the first trial starts without a parent
 END_SECONDS = 60.0

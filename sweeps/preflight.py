@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft import effects, launch
-from sft.compose import admitted, check_overrides, settle, translate
-from sft.config import to_train
+from sft.command import launch
+from sft.config.compose import admitted, check_overrides, settle, translate
+from sft.config.saved import to_train
+from sft.config.schema import Settings
+from sft.config.secrets import fill
 from sft.errors import BadInput
-from sft.mlflow_store import check_uri
-from sft.schema import Settings
-from sft.secrets import fill
-from sweeps import storage
+from sft.run import effects
+from sft.tracking.store import check_uri
 from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
 from sweeps.options import Options
 from sweeps.space import SearchSpace
+from sweeps.study import storage
 
 Compose = Callable[[Mapping[str, Any]], Settings]
 
@@ -94,12 +95,12 @@ async def service_url(
     if not local:
         return None
     models = {s.model.name: launch.model_folder(s.model.name) for s in local}
-    from sft import service
+    from sft.service import child
 
-    manager = service.local(Path(local[0].service.root), models, dtype=local[0].service.dtype)
+    manager = child.local(Path(local[0].service.root), models, dtype=local[0].service.dtype)
     try:
         url = await asyncio.to_thread(manager.__enter__)
-    except service.ServiceUnavailable as error:
+    except child.ServiceUnavailable as error:
         raise BadInput(f"service.root: {error}") from error
     stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
     return url
@@ -121,9 +122,9 @@ async def preflight(
     options: Options, searched: SearchSpace, settings: list[Settings], base_url: str | None
 ) -> Preflight:
     """Reads the data of all `settings` and asks the service once. Raises BadInput."""
-    from sft.client import Service
-    from sft.fingerprints import first_batches
-    from sft.plan import Plan
+    from sft.run.batches import first_batches
+    from sft.run.client import Service
+    from sft.run.plan import Plan
 
     base = settings[0]
     said = [*without_effect(options, searched), *effects.of_settings(base)]

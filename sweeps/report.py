@@ -1,6 +1,5 @@
 """`python -m sweeps.report STUDY`: what a sweep found, as text, figures and one HTML page."""
 
-import argparse
 import base64
 import html
 import io
@@ -9,12 +8,13 @@ from pathlib import Path
 
 import optuna
 
-from sft.errors import BadInput
-from sweeps import storage
-from sweeps.answer import answer
-from sweeps.display import duration, shown_value
-from sweeps.importance import importance
-from sweeps.results import Results
+from sft.command.main import command, new_parser
+from sft.record.durations import duration
+from sweeps.display import shown_value
+from sweeps.findings.answer import answer
+from sweeps.findings.importance import importance
+from sweeps.findings.results import Results
+from sweeps.study import storage
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -68,7 +68,7 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
 def write(study: optuna.Study, folder: Path) -> tuple[list[Path], list[str]]:
     """Writes FOLDER/report/*.png and FOLDER/report/report.html; returns that folder in a list, and
     the study's answer in a few lines."""
-    from sweeps import figures
+    from sweeps.findings import figures
 
     results = Results.of(study)
     found = importance(results)
@@ -128,18 +128,15 @@ def text(results: Results) -> str:
     )
 
 
+@command("sweeps.report")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sweeps.report", description=__doc__)
+    parser = new_parser("sweeps.report", __doc__)
     parser.add_argument("study", metavar="STUDY", help="name of a study, or its folder")
     parser.add_argument("--storage", help="Optuna URL, where the study is not in a journal")
     arguments = parser.parse_args(argv)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study, folder = storage.load_study(arguments.study, arguments.storage)
-    except BadInput as error:
-        print(f"sweeps.report: {error}", file=sys.stderr)
-        return 2
+    study, folder = storage.load_study(arguments.study, arguments.storage)
     written, lines = write(study, folder)
     print(text(Results.of(study)))
     print("\n".join(["", *lines]))

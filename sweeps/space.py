@@ -225,7 +225,7 @@ def _is_log(name: str, tags: set[str]) -> bool:
 
 def _is_whole(name: str) -> bool:
     """Whether a key of the schema takes whole numbers."""
-    from sft.checking import keys
+    from sft.config.checking import keys
 
     default = dict(keys()).get(name)
     return isinstance(default, int) and not isinstance(default, bool)

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from optuna.trial import Trial, TrialState
 
+from sft.command.signals import AGAIN, Signals
+from sft.config.schema import Settings
 from sft.errors import BadInput
-from sft.schema import Settings
+from sft.record.durations import duration
 from sft.secrets import mask_urls
-from sft.signals import AGAIN, Signals
-from sweeps.display import duration
 from sweeps.options import Options
 from sweeps.parent import Parent
-from sweeps.trial import Ending, Shared, TrialRun
+from sweeps.study.ledger import Ending
+from sweeps.trial import Shared, TrialRun
 
 
 @dataclass

@@ -11,13 +11,15 @@ from typing import Any
 
 from optuna.trial import Trial, TrialState
 
-from sft import launch, metrics
-from sft.config import from_saved, load_yaml
+from sft.command import launch
+from sft.config.saved import from_saved
+from sft.config.schema import Settings
 from sft.errors import BadInput
+from sft.files import read_yaml
 from sft.hooks import BaseHook, Run, RunResult, Status
-from sft.schema import Settings
+from sft.record import metrics
 from sweeps.display import Display
-from sweeps.ledger import DIVERGED, ERROR, Ledger
+from sweeps.study.ledger import DIVERGED, ERROR, Ending, Ledger
 
 # What is retried once, by the name that RunResult.error begins with: the service or the network,
 # not the configuration. (The loop itself has resumed a lost session several times by then.)
@@ -48,16 +50,6 @@ class Shared:
     parent_run_id: str | None = None
     command: list[str] = field(default_factory=list)  # overrides that all trials share
     spend: Callable[[int], bool] = lambda tokens: True  # False: the budget of tokens is used up
-
-
-@dataclass
-class Ending:
-    """How a trial ended; `state` None leaves it to be continued."""
-
-    state: TrialState | None
-    values: list[float] | None = None
-    error: str | None = None
-    diverged: bool = False
 
 
 class TrialRun:
@@ -147,7 +139,7 @@ class TrialRun:
         """The run's own saved config where it has begun: what it is does not change on the way."""
         saved = directory / "config.yaml"
         if saved.exists():
-            return from_saved(load_yaml(saved), str(saved))
+            return from_saved(read_yaml(saved), str(saved))
         settings = self._settings
         return dataclasses.replace(
             settings,

@@ -134,10 +134,10 @@ MARKERS = """<|start_header_id|> <|end_header_id|> <|eot_id|> <|begin|> <start_o
 @functools.cache
 def base_tokenizer() -> Any:
     """SmolLM2's tokenizer, which knows the markers of all `TEMPLATES`."""
-    from sft import demo_model
-    from sft.tokenizers import load_tokenizer
+    from sft.models import demo
+    from sft.models.tokenizers import load_tokenizer
 
-    tokenizer = copy.deepcopy(load_tokenizer(demo_model.NAME))
+    tokenizer = copy.deepcopy(load_tokenizer(demo.NAME))
     tokenizer.add_special_tokens({"additional_special_tokens": MARKERS, "bos_token": "<|begin|>"})
     tokenizer.add_tokens(["<think>", "</think>"])
     return tokenizer

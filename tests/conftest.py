@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["TINKER_TELEMETRY"] = "0"
 for _name in ("TINKER_API_KEY", "TINKER_BASE_URL", "OPTUNA_STORAGE"):
     os.environ.pop(_name, None)
+# Signals as a terminal's child has them: what nohup ignores, it and its children would ignore.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Nor a tracking store or a proxy of the user's own.
 for _name in list(os.environ):
     if _name.startswith("MLFLOW_") or _name.lower().endswith("_proxy"):
@@ -85,12 +88,12 @@ def local_service_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local_service(tiny_model: Path, local_service_root: Path) -> Iterator[str]:
     """The URL of a local service, a process of its own, that serves `tiny_model` as "tiny".
 
-    Its key: `sft.service.api_key(url)`. In float32, so that numbers can be compared.
+    Its key: `sft.service.child.api_key(url)`. In float32, so that numbers can be compared.
     """
-    from sft import service
+    from sft.service import child
 
     models = {TINY_MODEL: str(tiny_model)}
-    with service.local(local_service_root, models, dtype="float32") as url:
+    with child.local(local_service_root, models, dtype="float32") as url:
         yield url
 
 

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from sft.checkpoints import (
+from sft.record.checkpoints import (
     Cadence,
     CheckpointFile,
     CheckpointRecord,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sft.compose import compose, groups, help_text
+from sft.config.compose import compose, groups, help_text
 from sft.errors import BadInput
 
 
@@ -154,7 +154,7 @@ def test_every_shipped_yaml_composes(choice):
 def test_the_root_config_says_what_the_schema_says():
     from dataclasses import replace
 
-    from sft.schema import Settings
+    from sft.config.schema import Settings
 
     composed = compose([])
     defaults = Settings()

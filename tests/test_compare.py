@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from sft import compare, compare_page, text_chart
+from sft import compare
+from sft.display import comparison_page, text_chart
 from tests.tracked_run import SETTINGS, TrackedRun
 
 
@@ -76,15 +77,15 @@ def test_names_and_values_cannot_write_into_the_page():
         compare.Compared(evil, {"lr": value}, {}, [{"step": 0, "train/nll": float("nan")}])
         for value in (evil, "1")
     ]
-    page = compare_page.page(runs)
+    page = comparison_page.page(runs)
     assert "<script>alert" not in page and html.escape(evil) in page
     assert page.count('id="data"') == 1
 
 
 def test_long_curves_are_thinned_and_keep_their_ends():
     points = [(step, float(step)) for step in range(10_001)]
-    kept = compare_page._thin(points)
-    assert len(kept) <= compare_page.MAX_POINTS + 1
+    kept = comparison_page._thin(points)
+    assert len(kept) <= comparison_page.MAX_POINTS + 1
     assert kept[0] == [0, 0.0] and kept[-1] == [10_000, 10_000.0]
 
 

@@ -9,7 +9,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sft.compose import CONF
+from sft.config.compose import CONF
 
 FILES = sorted(CONF.glob("*/*.yaml"))
 NEEDED = {"dataset.path": "x.jsonl", "dataset.builder": "my:Builder", "model.name": "somewhere"}

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import yaml
 
-from sft import config
-from sft.compose import compose
+from sft.config.compose import compose
+from sft.config.saved import from_saved, from_train, to_saved, to_train
+from sft.config.schema import VERSION
 from sft.errors import BadInput
-from sft.schema import VERSION
+from sft.files import dump_yaml, read_yaml
 
 CHANGED = {
     "lr": 3e-3,
@@ -85,7 +86,7 @@ def changed_settings():
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_each_key_reaches_its_field_of_the_training_config(name):
-    train_config = config.to_train(changed_settings(), "somewhere")
+    train_config = to_train(changed_settings(), "somewhere")
     if name in COMMON:
         assert getattr(train_config.dataset_builder.common_config, name) == CHANGED[name]
     else:
@@ -101,6 +102,8 @@ def test_every_field_of_the_training_config_is_reached_by_some_key():
         "evaluator_builders",
         "infrequent_evaluator_builders",
         "optimizer",
+        "loss_fn",
+        "lr_schedule_args",
         "base_url",
     }
     from sft.train import Config
@@ -110,8 +113,8 @@ def test_every_field_of_the_training_config_is_reached_by_some_key():
 
 def test_a_run_started_from_python_saves_the_same_config_as_from_the_command_line():
     settings = changed_settings()
-    saved = config.to_saved(settings)
-    back = config.from_train(config.to_train(settings, "somewhere"))
+    saved = to_saved(settings)
+    back = from_train(to_train(settings, "somewhere"))
     for group in ("service", "tracking", "run_name"):  # said beside train.Config
         saved.pop(group)
         back.pop(group)
@@ -121,34 +124,34 @@ def test_a_run_started_from_python_saves_the_same_config_as_from_the_command_lin
 
 
 def test_the_largest_rank_of_the_local_service_is_its_own():
-    from sft.local.operations import MOST_RANK
-    from sft.schema import LARGEST_LOCAL_RANK
+    from sft.config.schema import LARGEST_LOCAL_RANK
+    from sft.local.server.operations import MOST_RANK
 
     assert LARGEST_LOCAL_RANK == MOST_RANK
 
 
 def test_a_saved_config_comes_back_as_it_was():
     settings = changed_settings()
-    text = config.dump(config.to_saved(settings))
+    text = dump_yaml(to_saved(settings))
     loaded = yaml.safe_load(text)
-    assert config.from_saved(loaded, "config.yaml") == settings
+    assert from_saved(loaded, "config.yaml") == settings
     assert "run_dir" not in loaded and loaded["version"] == VERSION
 
 
 def test_a_config_of_another_version_is_refused_with_the_keys_that_changed():
-    saved = config.to_saved(compose([])) | {"version": 0, "learning_rate": 1.0}
+    saved = to_saved(compose([])) | {"version": 0, "learning_rate": 1.0}
     del saved["lr"]
     with pytest.raises(BadInput, match=r"version 0.*learning_rate.*lr"):
-        config.from_saved(saved, "old.yaml")
+        from_saved(saved, "old.yaml")
 
 
 def test_a_saved_config_is_data_even_where_it_looks_like_an_interpolation(tmp_path):
-    saved = config.to_saved(compose([])) | {"run_name": "${oc.env:HOME}"}
-    assert config.from_saved(saved, "x").run_name == "${oc.env:HOME}"
+    saved = to_saved(compose([])) | {"run_name": "${oc.env:HOME}"}
+    assert from_saved(saved, "x").run_name == "${oc.env:HOME}"
 
 
 def test_a_yaml_tag_in_a_config_runs_nothing_and_is_refused(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("lr: !!python/object/apply:os.system ['touch owned']\n")
     with pytest.raises(BadInput, match=r"config\.yaml line 1"):
-        config.load_yaml(file)
+        read_yaml(file)

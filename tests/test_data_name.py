@@ -2,13 +2,13 @@
 
 import pytest
 
-from sft.compose import compose
-from sft.config import to_saved
-from sft.data_name import data_name
-from sft.launch import default_name
-from sft.mlflow_begin import dataset
+from sft.command.launch import default_name
+from sft.config.compose import compose
+from sft.config.data_name import data_name
+from sft.config.saved import to_saved
+from sft.display.terminal import _describe_data
 from sft.runs import listed
-from sft.terminal import _describe_data
+from sft.tracking.begin import dataset
 
 OVERRIDES = {
     "chats.jsonl": ["dataset=jsonl", "dataset.path=data/chats.jsonl"],
@@ -25,11 +25,11 @@ OVERRIDES = {
 
 @pytest.mark.parametrize("name, overrides", OVERRIDES.items(), ids=OVERRIDES.keys())
 def test_run_names_mlflow_the_banner_and_the_list_name_data_alike(name, overrides, tmp_path):
-    from sft.config import dump
+    from sft.files import dump_yaml
 
     settings = compose(overrides)
     saved = to_saved(settings)
-    (tmp_path / "config.yaml").write_text(dump(saved))
+    (tmp_path / "config.yaml").write_text(dump_yaml(saved))
     (tmp_path / "run.json").write_text("{}")
     mirror = type("Mirror", (), {"facts": {"digest": "d"}, "settings": saved})
     assert data_name(settings.dataset) == data_name(saved["dataset"]) == name

@@ -358,7 +358,7 @@ def test_the_digest_is_of_the_conversations_and_not_of_their_place(common, chats
 
 
 def test_a_permutation_is_the_same_everywhere():
-    from sft.token_table import permutation
+    from sft.tokens.table import permutation
 
     assert permutation(8, 0).tolist() == [3, 7, 0, 1, 2, 4, 6, 5]
     assert sorted(permutation(8, 10**12).tolist()) == list(range(8))

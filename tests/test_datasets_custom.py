@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sft.custom import NOT_IMPORTABLE
+from sft.data.import_path import NOT_IMPORTABLE
 from sft.datasets import FromConversationFileBuilder, custom_builder, import_path
 from sft.errors import BadInput
 from sft.types import SupervisedDatasetBuilder
@@ -137,8 +137,8 @@ def test_a_class_of_a_script_or_a_function_is_marked_and_refused_later(common, m
 
 
 def test_the_command_line_composes_a_builder_of_ones_own(my_data):
-    from sft.compose import compose
-    from sft.config import dataset_builder
+    from sft.config.compose import compose
+    from sft.config.saved import dataset_builder
 
     settings = compose(
         ["dataset=custom", "dataset.builder=my_data:MyBuilder", "dataset.args.path=words.txt"]

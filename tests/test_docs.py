@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sft import config
-from sft.compose import check_overrides, compose
+from sft.config import saved
+from sft.config.compose import check_overrides, compose
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,7 +31,7 @@ def test_the_readmes_own_builder_trains_on_the_answers(tiny_model, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     monkeypatch.delitem(sys.modules, "my_data", raising=False)
-    builder = config.dataset_builder(
+    builder = saved.dataset_builder(
         compose(
             [
                 "model=folder",

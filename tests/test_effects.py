@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sft import effects
-from sft.compose import compose
+from sft.config.compose import compose
 from sft.errors import BadInput
+from sft.run import effects
 from sft.train import main as train_main
 from tests.failing_runs import Listen
 from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from sft import metrics
 from sft.errors import BadInput
 from sft.evaluators import (
     NLLEvaluator,
@@ -16,7 +15,8 @@ from sft.evaluators import (
     full_sequence,
 )
 from sft.hooks import BaseHook
-from sft.plan import Plan
+from sft.record import metrics
+from sft.run.plan import Plan
 from tests.test_train import TINY_MODEL, chats, make_config, run  # noqa: F401 - fixtures
 
 
@@ -40,8 +40,8 @@ def test_evaluators_of_ones_own_run_at_their_own_cadence(make_config):  # noqa: 
         infrequent_evaluator_builders=[lambda: CountCalls("rarely")],
         infrequent_eval_every=5,
     )
-    from sft.compose import compose
-    from sft.config import to_saved
+    from sft.config.compose import compose
+    from sft.config.saved import to_saved
 
     settings = to_saved(compose(["model=folder", "model.name=tiny"]))
     assert run(config, settings=settings).status == "FINISHED"
@@ -165,8 +165,8 @@ def test_a_metric_that_has_a_writer_already_ends_the_run_at_the_first_evaluation
 
 
 def test_answers_are_compared_with_their_references(local_service, tiny_model):
-    from sft.client import Connection, Service, await_client
-    from sft.tokenizers import load_tokenizer
+    from sft.models.tokenizers import load_tokenizer
+    from sft.run.client import Connection, Service, await_client
 
     tokenizer = load_tokenizer(str(tiny_model))
     tokens = tokenizer.encode("Hello")
@@ -283,8 +283,8 @@ def test_prompts_as_text_are_rendered_like_the_training_data(tiny_model):
 def test_the_closing_lines_show_two_answers_to_one_prompt(make_config, tiny_model, capsys):  # noqa: F811
     from pathlib import Path
 
-    from sft.schema import Settings
-    from sft.terminal import Terminal
+    from sft.config.schema import Settings
+    from sft.display.terminal import Terminal
 
     config = make_config(
         max_steps=2,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sft import rundir
 from sft.errors import BadInput
 from sft.evaluators import Prompt, SamplingEvaluator
+from sft.record import rundir
 from tests import faulty_service
 from tests.failing_runs import Listen, go
 from tests.test_evaluators import CountCalls

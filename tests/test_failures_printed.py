@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sft import service
+from sft.service import child
 from tests import faulty_service
 from tests.test_train import TINY_MODEL, chats  # noqa: F401 - a fixture
 
@@ -29,7 +29,7 @@ def command(module, faults, place, *words):
         done = subprocess.run(
             [sys.executable, "-m", module, *given, *words],
             cwd=folder, capture_output=True, text=True, timeout=120,
-            env={**os.environ, "TINKER_API_KEY": service.api_key(url)},
+            env={**os.environ, "TINKER_API_KEY": child.api_key(url)},
         )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
@@ -63,7 +63,7 @@ def test_a_server_without_an_end_of_sessions_costs_no_word_and_no_answer(place):
     folder, overrides, url = place
     faults = {"POST /api/v1/sessions/.*/finish": 404}
     with faulty_service.before(url, faults) as faulty:
-        environment = {**os.environ, "TINKER_API_KEY": service.api_key(url)}
+        environment = {**os.environ, "TINKER_API_KEY": child.api_key(url)}
 
         def do(*words):
             return subprocess.run(

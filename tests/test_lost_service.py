@@ -4,8 +4,8 @@ import json
 import os
 import signal
 
-from sft import service
 from sft.hooks import BaseHook
+from sft.service import child
 from tests.test_train import (  # noqa: F401 - fixtures
     TINY_MODEL,
     chats,
@@ -40,7 +40,7 @@ def test_a_run_whose_service_is_killed_ends_with_the_same_numbers(
     run(undisturbed)
     root = tmp_path / "service"
     hook = KillTheService(root, steps=[1, 6])
-    with service.local(root, {TINY_MODEL: str(tiny_model)}, dtype="float32") as url:
+    with child.local(root, {TINY_MODEL: str(tiny_model)}, dtype="float32") as url:
         killed = make_config("killed", eval_every=3, num_epochs=2, save_every=2, base_url=url)
         result = run(killed, hooks=[hook])
     assert result.status == "FINISHED", result.error

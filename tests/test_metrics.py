@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sft.metrics import MetricsFile, Nats, nats, read, summarize
+from sft.record.metrics import MetricsFile, Nats, nats, read, summarize
 
 
 def test_an_evaluation_that_arrives_late_joins_its_row_and_keeps_its_timestamp(tmp_path):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sft import checkpoints, metrics, rundir
-from sft.find import find
-from sft.mlflow_store import open_client
+from sft.past.find import find
+from sft.record import checkpoints, metrics, rundir
+from sft.tracking.store import open_client
 from tests.test_resume import start
 from tests.test_signals import wait_until
 from tests.test_train import write_chats
@@ -120,7 +120,7 @@ def test_a_run_whose_checkpoints_are_nowhere_is_refused_and_not_begun_again(move
 def test_a_copy_of_a_project_keeps_its_files_to_itself(tmp_path):
     import shutil
 
-    from sft.mlflow_store import Store
+    from sft.tracking.store import Store
 
     first, copy = tmp_path / "first", tmp_path / "copy"
     first.mkdir()

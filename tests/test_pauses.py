@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from tinker.lib.api_future_impl import QueueState
 
-from sft import pauses
+from sft.run import pauses
 
 
 def test_a_pause_and_its_end_are_each_told_once():

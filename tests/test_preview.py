@@ -56,7 +56,7 @@ def test_a_builder_of_the_users_own_needs_no_tokenizer(tiny_model, tmp_path, mon
     (tmp_path / "previewed_data.py").write_text(
         """
 from dataclasses import dataclass
-from sft.datums import datum
+from sft.tokens.datums import datum
 from sft.types import SupervisedDataset, SupervisedDatasetBuilder
 
 class Data(SupervisedDataset):

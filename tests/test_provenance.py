@@ -3,7 +3,8 @@ import subprocess
 
 import pytest
 
-from sft import provenance, secrets
+from sft import secrets
+from sft.record import provenance
 
 
 @pytest.fixture

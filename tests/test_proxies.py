@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sft import proxies
-from sft.client import Service
 from sft.errors import BadInput
+from sft.run.client import Service
+from sft.service import proxies
 from tests.finished_run import finished_run
 from tests.test_ui import unused_port
 
@@ -104,7 +104,7 @@ def test_a_run_on_the_local_service_needs_no_proxy(variables, tmp_path, tiny_mod
 @pytest.fixture
 def models_at(local_service, monkeypatch):
     """The models that the SDK is told of by the tests' service, behind a URL."""
-    from sft.service import api_key
+    from sft.service.child import api_key
 
     monkeypatch.setenv("TINKER_API_KEY", api_key(local_service))
 
@@ -152,7 +152,7 @@ def test_a_kind_of_proxy_that_cannot_be_used_is_bad_input_for_another_host(model
 
 
 def test_mlflow_is_asked_directly_on_this_machine_and_by_the_proxy_elsewhere(monkeypatch):
-    from sft.mlflow_store import open_client
+    from sft.tracking.store import open_client
 
     with answering(b'{"experiments": []}') as (proxy, through), answering(b"{}") as (port, direct):
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy}")

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from sft import demo_model
 from sft.errors import BadInput
+from sft.models import demo
+from sft.models.tokenizers import load_tokenizer
 from sft.renderers import get_renderer
-from sft.tokenizers import load_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -65,7 +65,7 @@ WORDS = [
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(demo_model.NAME)
+    return load_tokenizer(demo.NAME)
 
 
 def with_template(tokenizer, template, **kwargs):

@@ -9,9 +9,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sft import demo_model
-from sft.encoding import Encoder
-from sft.tokenizers import load_tokenizer
+from sft.models import demo
+from sft.models.tokenizers import load_tokenizer
+from sft.rendering.encoding import Encoder
 
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
@@ -23,7 +23,7 @@ NUMBERS_APART = r"\p{N}"  # leaves text between its matches
 
 def byte_level(pattern: str | None) -> PreTrainedTokenizerFast:
     """SmolLM2's tokenizer with the words of another model."""
-    tokenizer = copy.deepcopy(load_tokenizer(demo_model.NAME))
+    tokenizer = copy.deepcopy(load_tokenizer(demo.NAME))
     if pattern:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -79,7 +79,7 @@ def test_a_marker_that_swallows_the_space_beside_it_is_left_to_the_tokenizer():
 
 
 def test_the_words_held_are_bounded(monkeypatch):
-    monkeypatch.setattr("sft.encoding.WORD_CACHE_CHARACTERS", 100)
+    monkeypatch.setattr("sft.rendering.encoding.WORD_CACHE_CHARACTERS", 100)
     encoder = Encoder(byte_level(None))
     for number in range(50):
         encoder.encode([f"{'word' * number} {'another' * number}"])

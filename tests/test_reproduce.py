@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sft import launch, reproduce, then_and_now
-from sft.compose import compose
-from sft.config import from_saved, to_saved
+from sft import reproduce
+from sft.command import launch
+from sft.command.launch import default_name
+from sft.config.compose import compose
+from sft.config.saved import from_saved, to_saved
 from sft.errors import BadInput
-from sft.find import find
-from sft.launch import default_name
-from sft.mlflow_store import open_client
-from sft.trust import check_untrusted
+from sft.past import then_and_now
+from sft.past.find import find
+from sft.past.trust import check_untrusted
+from sft.tracking.store import open_client
 from tests.finished_run import finished_run
 
 

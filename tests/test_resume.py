@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sft import checkpoints, metrics, rundir
+from sft.record import checkpoints, metrics, rundir
 from tests.test_train import write_chats
 
 CLOCK = ("timestamp", "time/step", "tokens/per_second")

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from sft import rundir, runs
-from sft.mlflow_store import open_client
+from sft import runs
+from sft.record import rundir
+from sft.tracking.store import open_client
 from tests.tracked_run import TrackedRun
 
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from sft import fingerprints, reproduce
-from sft.then_and_now import surroundings
+from sft import reproduce
+from sft.past.then_and_now import surroundings
+from sft.record import fingerprints
 from tests.finished_run import overrides
 from tests.test_train import write_chats
 
@@ -124,7 +125,7 @@ def test_data_that_differs_beyond_the_first_batches_is_told_afterwards(here, edi
     last = json.loads(lines.splitlines()[-1])
     edit("run/batches.jsonl", last["digest"], "0" * 16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fingerprints, "FIRST_BATCHES", 2)
+        patch.setattr("sft.run.batches.FIRST_BATCHES", 2)
         assert reproduce.main(["run"]) == 0
     said = capsys.readouterr().out
     assert "not compared: the batches from step 2 on, until they are trained" in said
@@ -176,7 +177,7 @@ def test_other_tokens_of_the_same_conversations_are_other_data(own_model, monkey
     before = template.read_text()
     template.write_text(before.replace("message['content']", "message['content'] + ' '"))
     try:
-        from sft.tokenizers import load_tokenizer
+        from sft.models.tokenizers import load_tokenizer
 
         load_tokenizer.cache_clear()
         assert reproduce.main(["run"]) == 2

@@ -7,10 +7,13 @@ import sys
 import pytest
 import yaml
 
-from sft import config, secrets, train
-from sft.compose import compose
+from sft import secrets, train
+from sft.config.compose import compose
+from sft.config.saved import from_train, to_saved
+from sft.config.secrets import fill
 from sft.errors import BadInput
-from sft.rundir import hold
+from sft.files import dump_yaml
+from sft.record.rundir import hold
 from tests.finished_run import finished_run, overrides
 from tests.test_tracking_server import server  # noqa: F401 - a fixture
 from tests.test_train import write_chats
@@ -20,7 +23,7 @@ WORD = "open-sesame"
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch):
-    monkeypatch.setattr(secrets, "_known", {})
+    monkeypatch.setattr("sft.config.secrets._known", {})
     for name in (*secrets.VARIABLES.values(), "MLFLOW_TRACKING_USERNAME", "PGPASSFILE"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("HOME", "/nowhere")  # no ~/.pgpass of the user's own
@@ -149,21 +152,21 @@ def settings_with(url):
 
 
 def test_the_saved_config_holds_the_uri_without_its_password():
-    saved = config.to_saved(settings_with(f"postgresql://me:{WORD}@host/db?sslpassword={WORD}"))
+    saved = to_saved(settings_with(f"postgresql://me:{WORD}@host/db?sslpassword={WORD}"))
     assert saved["tracking"]["uri"] == "postgresql://me:***@host/db?sslpassword=***"
 
 
 def test_a_directory_is_that_of_the_same_config_whatever_the_password(tmp_path):
     """One that an earlier version wrote loses its password when it is taken up."""
     (tmp_path / "run").mkdir()
-    old = config.to_saved(compose([]))
+    old = to_saved(compose([]))
     old["tracking"]["uri"] = "postgresql://me:before@host/db"  # as it was once written
-    (tmp_path / "run" / "config.yaml").write_text(config.dump(old))
+    (tmp_path / "run" / "config.yaml").write_text(dump_yaml(old))
     for url in (f"postgresql://me:{WORD}@host/db", "postgresql://me@host/db"):
-        with hold(tmp_path / "run", config.to_saved(settings_with(url))):
+        with hold(tmp_path / "run", to_saved(settings_with(url))):
             assert "before" not in (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(BadInput, match="different config"):
-        with hold(tmp_path / "run", config.to_saved(settings_with("postgresql://me@other/db"))):
+        with hold(tmp_path / "run", to_saved(settings_with("postgresql://me@other/db"))):
             pass
 
 
@@ -173,7 +176,7 @@ def test_a_service_named_from_python_is_saved_without_its_password(tiny_model):
 
     common = ChatDatasetBuilderCommonConfig(str(tiny_model), None, 2, 64)
     builder = FromConversationFileBuilder(common_config=common, path="chats.jsonl")
-    saved = config.from_train(
+    saved = from_train(
         train.Config("run", "tiny", builder, base_url=f"https://me:{WORD}@host/?key={WORD}")
     )
     assert saved["service"]["base_url"] == "https://me:***@host/?key=***"
@@ -254,7 +257,7 @@ def test_urls_that_differ_in_their_secrets_alone_name_one_place(url):
 def test_a_masked_url_is_filled_in_from_the_environment(url, environment, whole, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert secrets.fill(url, "tracking.uri") == whole
+    assert fill(url, "tracking.uri") == whole
 
 
 @pytest.mark.parametrize(
@@ -271,12 +274,12 @@ def test_a_url_that_nothing_fills_in_is_bad_input_that_names_the_variable(enviro
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=r"tracking\.uri.*MLFLOW_TRACKING_URI"):
-        secrets.fill("http://me:***@h", "tracking.uri")
+        fill("http://me:***@h", "tracking.uri")
 
 
 def test_a_whole_url_fills_in_its_masked_form_for_the_rest_of_the_process():
-    secrets.fill(f"http://me:{WORD}@h", "tracking.uri")
-    assert secrets.fill("http://me:***@h", "tracking.uri") == f"http://me:{WORD}@h"
+    fill(f"http://me:{WORD}@h", "tracking.uri")
+    assert fill("http://me:***@h", "tracking.uri") == f"http://me:{WORD}@h"
 
 
 def test_at_a_terminal_the_password_is_asked_for_once(monkeypatch):
@@ -285,7 +288,7 @@ def test_at_a_terminal_the_password_is_asked_for_once(monkeypatch):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or "p w")
     for _ in range(2):
-        assert secrets.fill("http://me:***@h", "tracking.uri") == "http://me:p%20w@h"
+        assert fill("http://me:***@h", "tracking.uri") == "http://me:p%20w@h"
     assert asked == ["tracking.uri: *** of http://me:***@h: "]
 
 
@@ -316,6 +319,6 @@ def test_a_token_in_the_place_of_a_user_is_masked_and_filled_in_again(monkeypatc
     url = "https://tml-abcdefghijklmnop@host/mlflow"
     assert secrets.mask_urls(url) == "https://***@host/mlflow"
     assert secrets.mask_urls("http://me@host") == "http://me@host"
-    monkeypatch.setattr(secrets, "_known", {})
+    monkeypatch.setattr("sft.config.secrets._known", {})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    assert secrets.fill("https://***@host/mlflow", "tracking.uri") == url
+    assert fill("https://***@host/mlflow", "tracking.uri") == url

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sft import rundir
 from sft.errors import BadInput
 from sft.hooks import BaseHook
-from sft.local import durable
+from sft.local.server import durable
+from sft.record import rundir
 from tests import faulty_service
 from tests.failing_runs import Listen, go, trained_steps
 from tests.test_pipeline import Constant

@@ -7,8 +7,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from sft.token_bytes import TokenBytes, special_tokens
-from sft.tokenizers import load_tokenizer
+from sft.models.tokenizers import load_tokenizer
+from sft.rendering.token_bytes import TokenBytes, special_tokens
 
 TEXTS = [
     "Hello there.",
@@ -52,9 +52,9 @@ def sentencepiece(*, prepends: bool) -> PreTrainedTokenizerFast:
 @pytest.fixture(params=["demo", "bytes", "llama2", "gemma"])
 def tokenizer(request, tiny_model):
     if request.param == "demo":
-        from sft import demo_model
+        from sft.models import demo
 
-        return load_tokenizer(demo_model.NAME)
+        return load_tokenizer(demo.NAME)
     if request.param == "bytes":
         tokenizer = load_tokenizer(str(tiny_model))
         return tokenizer

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from sft import token_cache, tokenising
 from sft.datasets import FromConversationFileBuilder
 from sft.errors import BadInput
+from sft.tokens import cache, pool
 from tests.chat_data import common as common
 from tests.chat_data import conversation, sequences, texts, write_jsonl
 
@@ -33,13 +33,13 @@ def entries(tmp_path):
 def tokenised(monkeypatch):
     """Counts the chunks that are tokenised in this process."""
     chunks = []
-    real = tokenising.tokenise_chunk
+    real = pool.tokenise_chunk
 
     def counted(folder, index, recipe, renderer):
         chunks.append(index)
         real(folder, index, recipe, renderer)
 
-    monkeypatch.setattr(tokenising, "tokenise_chunk", counted)
+    monkeypatch.setattr(pool, "tokenise_chunk", counted)
     return chunks
 
 
@@ -83,7 +83,8 @@ def test_a_file_that_has_changed_is_tokenised_again_and_a_copy_is_not(common, ch
 
 
 def test_no_batch_is_tokenised_when_it_is_asked_for(common, chats, monkeypatch):
-    from sft import renderers, tokenizers
+    from sft import renderers
+    from sft.models import tokenizers
 
     train, _ = build(common, chats)
 
@@ -106,19 +107,19 @@ def test_sequences_are_mapped_and_not_copied_into_memory(common, chats):
 
 
 def test_worker_processes_give_the_same_as_this_one(common, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "CHUNK", 16)
+    monkeypatch.setattr(cache, "CHUNK", 16)
     path = write_jsonl(tmp_path / "many.jsonl", [conversation(i) for i in range(100)])
     here = build(common, path, eval_size=9)
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(tokenising, "PARALLEL_FROM", 3)
+    monkeypatch.setattr(pool, "PARALLEL_FROM", 3)
     started = []
-    real = tokenising.Pool._start
+    real = pool.Pool._start
 
     def start(pool):
         started.append(1)
         return real(pool)
 
-    monkeypatch.setattr(tokenising.Pool, "_start", start)
+    monkeypatch.setattr(pool.Pool, "_start", start)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     there = build(common, path, eval_size=9)
     assert len(started) == 2
@@ -141,8 +142,8 @@ def test_a_renderer_of_a_subclass_is_used_whatever_the_size_of_the_data(
             renderer.fingerprint = lambda: "loud"
             return renderer
 
-    monkeypatch.setattr(token_cache, "CHUNK", 16)
-    monkeypatch.setattr(tokenising, "PARALLEL_FROM", 2)
+    monkeypatch.setattr(cache, "CHUNK", 16)
+    monkeypatch.setattr(pool, "PARALLEL_FROM", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     path = write_jsonl(tmp_path / "many.jsonl", [conversation(i) for i in range(50)])
     builder = Loud(common_config=common, path=str(path))
@@ -158,8 +159,8 @@ def test_an_error_in_a_worker_process_is_the_users_to_read(
     refuse = "{% if 'and 77' in messages[0].content %}{{ raise_exception('no 77') }}{% endif %}"
     tokenizer.chat_template = refuse + tokenizer.chat_template
     tokenizer.save_pretrained(tmp_path / "strict")
-    monkeypatch.setattr(token_cache, "CHUNK", 16)
-    monkeypatch.setattr(tokenising, "PARALLEL_FROM", 3)
+    monkeypatch.setattr(cache, "CHUNK", 16)
+    monkeypatch.setattr(pool, "PARALLEL_FROM", 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     path = write_jsonl(tmp_path / "{many}.jsonl", [conversation(i) for i in range(100)])
     strict = replace(common, model_name_for_tokenizer=str(tmp_path / "strict"))
@@ -169,8 +170,8 @@ def test_an_error_in_a_worker_process_is_the_users_to_read(
 
 
 def test_a_worker_process_that_dies_is_said_so(common, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "CHUNK", 4)
-    monkeypatch.setattr(tokenising, "PARALLEL_FROM", 2)
+    monkeypatch.setattr(cache, "CHUNK", 4)
+    monkeypatch.setattr(pool, "PARALLEL_FROM", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr(sys, "executable", "/bin/false")
     path = write_jsonl(tmp_path / "many.jsonl", [conversation(i) for i in range(40)])
@@ -239,7 +240,7 @@ def test_what_a_killed_process_left_is_deleted_by_the_next(common, chats, tmp_pa
 
 def test_a_worker_ends_with_the_process_that_asked():
     worker = subprocess.Popen(
-        [sys.executable, "-m", "sft.tokenising"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "sft.tokens.pool"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     worker.stdin.close()
     assert worker.wait(60) is not None

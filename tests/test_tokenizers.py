@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from sft import demo_model
 from sft.errors import BadInput
-from sft.tokenizers import folder_or_name, load_tokenizer
+from sft.models import demo
+from sft.models.tokenizers import folder_or_name, load_tokenizer
 
 
 def test_the_demo_model_is_known_by_its_name():
-    assert folder_or_name(demo_model.NAME) == str(demo_model.folder())
-    assert load_tokenizer(demo_model.NAME).eos_token == "<|im_end|>"
-    assert load_tokenizer(demo_model.NAME) is load_tokenizer(demo_model.NAME)
+    assert folder_or_name(demo.NAME) == str(demo.folder())
+    assert load_tokenizer(demo.NAME).eos_token == "<|im_end|>"
+    assert load_tokenizer(demo.NAME) is load_tokenizer(demo.NAME)
 
 
 def test_a_folder_is_read(tiny_model):
@@ -51,7 +51,7 @@ def test_a_name_that_the_offline_hub_cannot_give_is_one_sentence():
 
 def test_a_hub_that_does_not_answer_is_given_up_on():
     """Port 9 of this machine refuses; the Hub's own client would try again and again."""
-    code = "from sft.tokenizers import load_tokenizer; load_tokenizer('no/such-model')"
+    code = "from sft.models.tokenizers import load_tokenizer; load_tokenizer('no/such-model')"
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
     environment |= {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     ended = subprocess.run(

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sft import checkpoints, tracking
+from sft import tracking
 from sft.errors import BadInput
-from sft.mlflow_store import check_uri, open_client
+from sft.record import checkpoints
+from sft.tracking.store import check_uri, open_client
 from tests.tracked_run import SETTINGS, TrackedRun, fresh_store
 
 

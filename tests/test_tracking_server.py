@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 
 from sft import tracking
-from sft.mlflow_store import open_client
+from sft.tracking.store import open_client
 from tests.tracked_run import TrackedRun
 
 

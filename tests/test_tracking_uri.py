@@ -8,9 +8,9 @@ import sys
 import pytest
 import yaml
 
-from sft.compose import compose
-from sft.find import find
-from sft.schema import Tracking
+from sft.config.compose import compose
+from sft.config.schema import Tracking
+from sft.past.find import find
 from tests.finished_run import finished_run
 
 DEFAULT = Tracking()
@@ -42,7 +42,7 @@ def test_mlflows_variables_count_where_the_config_says_nothing(
 
 
 def test_the_hook_of_python_takes_mlflows_variables_too(monkeypatch):
-    from sft.tracking import MlflowHook
+    from sft.tracking.hook import MlflowHook
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://h:5")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
@@ -92,7 +92,7 @@ def test_a_run_logs_where_the_variable_says_and_its_reproduction_where_the_run_s
 
 
 def test_the_banner_says_which_variable_named_the_store():
-    from sft.terminal import describe_tracking
+    from sft.display.terminal import describe_tracking
 
     settings = compose([])
     assert describe_tracking(settings, {}) == "sqlite:///mlflow.db, experiment sft"

@@ -7,10 +7,12 @@ import time
 
 import pytest
 
-from sft import batches, checkpoints, metrics, rundir, train
-from sft.client import Connection, Service
+from sft import train
 from sft.errors import BadInput
 from sft.hooks import BaseHook
+from sft.record import checkpoints, metrics, rundir
+from sft.run import batches
+from sft.run.client import Connection, Service
 
 TINY_MODEL = "tiny"
 WORDS = "red green blue black white one two three four five six seven eight nine ten".split()
@@ -57,6 +59,7 @@ def make_config(chats, tiny_model, local_service, tmp_path):
             dataset_builder=builder,
             learning_rate=1e-2,
             lora_rank=4,
+            held_out_answers=0,
             base_url=local_service,
         )
         return train.Config(**(fields | changes))

@@ -11,7 +11,8 @@ import tinker
 from safetensors.numpy import load_file
 
 from sft import train
-from sft.training_queue import TrainingQueue
+from sft.losses import LOSSES
+from sft.run.training_queue import TrainingQueue
 from tests.local.stub import KEY, MODEL, serving_stub
 from tests.test_pipeline import Constant
 from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures
@@ -87,7 +88,7 @@ def test_the_sdk_numbers_save_weights_for_sampler_when_its_thread_comes_to_it(se
 
 def test_both_files_of_a_checkpoint_come_before_what_is_queued_behind_them(service, client):
     async def save_and_step():
-        queue = TrainingQueue(client, set())
+        queue = TrainingQueue(client, LOSSES["cross_entropy"], set())
         with busy(client):
             saves = await queue.save("saved", None)
             steps = queue.step(DATA, ADAM)

@@ -58,4 +58,4 @@ def test_a_port_asked_for_that_is_taken_is_bad_input():
 
 def test_a_bad_store_is_one_sentence_and_exit_code_2(capsys):
     assert ui.main(["--uri", "nonsense"]) == 2
-    assert "error: tracking.uri" in capsys.readouterr().err
+    assert "sft.ui: tracking.uri" in capsys.readouterr().err

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sft import demo_model, rundir
+from sft import files
 from sft.errors import BadInput
+from sft.record import rundir
 from tests.test_train import write_chats
 
 PROJECT = Path(__file__).parents[1]
@@ -84,6 +85,6 @@ def test_a_temporary_cache_that_is_not_the_users_alone_is_not_trusted(
     else:
         folder.mkdir()
         folder.chmod(0o777)
-    demo_model._private_folder.cache_clear()
+    files._private_folder.cache_clear()
     with pytest.raises(BadInput, match="not to be trusted"):
-        demo_model.cache_folder()
+        files.cache_folder()

@@ -23,11 +23,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.local.core import Core
-from sft.local.futures import Futures, Reply
-from sft.local.queues import Model, Slice, Step
-from sft.local.scheduler import Scheduler
-from sft.local.store import Store
+from sft.local.server.core import Core
+from sft.local.server.futures import Futures, Reply
+from sft.local.server.queues import Model, Slice, Step
+from sft.local.server.scheduler import Scheduler
+from sft.local.server.store import Store
 from tests.local.stub import KEY, MODEL, StubEngine, serving
 
 PATIENCE = 60.0  # far more than any machine takes to submit a step

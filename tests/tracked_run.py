@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from sft.checkpoints import CheckpointFile, CheckpointRecord
 from sft.hooks import Run, RunResult
-from sft.metrics import MetricsFile
-from sft.tracking import MlflowHook
+from sft.record.checkpoints import CheckpointFile, CheckpointRecord
+from sft.record.metrics import MetricsFile
+from sft.tracking.hook import MlflowHook
 
 SETTINGS = {
     "lr": 1e-4,

@@ -62,10 +62,10 @@ def main() -> int:
     options = parse()
     if options.until_unused:  # see server.py; from here on, for loading a model takes long
         signals.ignore()
-    from sft.local.engine import TorchEngine  # torch: not for --help
+    from sft.local.engine.engine import TorchEngine  # torch: not for --help
     from sft.local.engine_api import EngineError
-    from sft.local.server import CannotServe
-    from sft.local.store import StoreError
+    from sft.local.server.server import CannotServe
+    from sft.local.server.store import StoreError
 
     try:
         return run(options, lambda: TorchEngine(options.models, options.dtype))
@@ -78,8 +78,8 @@ def main() -> int:
 
 def run(options: argparse.Namespace, make_engine, **core_options) -> int:
     """Serves what `make_engine` returns until it is told to end."""
-    from sft.local.core import Core
-    from sft.local.server import (
+    from sft.local.server.core import Core
+    from sft.local.server.server import (
         Announcement,
         CannotServe,
         Ending,
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, make_engine, **core_options) -> int:
         serve,
         url_of,
     )
-    from sft.local.store import Store
+    from sft.local.server.store import Store
 
     key = os.environ.pop(KEY_VARIABLE, None) or f"tml-{secrets.token_urlsafe(32)}"
     if not key.startswith("tml-"):

@@ -7,9 +7,9 @@ import numpy as np
 from tinker import types
 from tinker.proto import tinker_public_pb2 as pb
 
-from sft.local.core import Core
 from sft.local.engine_api import TrainingSequence
-from sft.local.store import Store
+from sft.local.server.core import Core
+from sft.local.server.store import Store
 from tests.local.stub import MODEL, StubEngine
 
 

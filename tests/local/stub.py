@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sft.local.core import Core
 from sft.local.engine_api import (
     AdamStep,
     AdapterState,
@@ -26,8 +25,9 @@ from sft.local.engine_api import (
     Work,
     WorkResult,
 )
-from sft.local.server import Announcement, Ending, listening, serve, url_of
-from sft.local.store import Store
+from sft.local.server.core import Core
+from sft.local.server.server import Announcement, Ending, listening, serve, url_of
+from sft.local.server.store import Store
 
 MODEL = "stub/model"
 KEY = "tml-stub"

@@ -1,6 +1,6 @@
 """`python -m sft.local` with an engine of constants, for tests of what is around the engine.
 
-As the `python` of sft.service.local it stands for an interpreter: it is called with the arguments
+As the `python` of sft.service.child.local it stands for an interpreter: it is called with
 `-m sft.local --root …`. A model named "broken" does not load, one named "crashing" crashes, one
 named "slow" is warned of.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sft.local import attention
+from sft.local.engine import attention
 
 HEADS, KV_HEADS, DIM, SCALE = 6, 2, 8, 0.3
 LENGTHS = [1, 127, 128, 129, 300]  # around the size of a block of queries

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sft.local import decoding, head, joining, passes
-from sft.local.engine import TorchEngine
+from sft.local.engine import decoding, head, joining, passes
+from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import AdamStep, LoraSpec, SampleWork, Work
 from tests.local import engine_models
 from tests.local.engine_models import sequences

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sft.local.engine import TorchEngine
+from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import AdamStep, EngineError, LoraSpec, TrainingSequence, Work
 from tests.local.engine_models import VOCAB, save, sequences
 
@@ -70,7 +70,7 @@ def test_a_failed_request_leaves_its_neighbours_and_its_adapter_alone(engine, ad
 
 
 def test_a_failure_of_the_machine_is_not_called_the_users(engine, adapter, monkeypatch):
-    from sft.local import network
+    from sft.local.engine import network
 
     def fail(*arguments):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")

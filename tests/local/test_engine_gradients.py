@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from sft.local.engine import TorchEngine
+from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import AdamStep, AdapterState, LoraSpec, Work
 from sft.local.peft_config import adapter_config
 from tests.local.engine_models import KINDS, assert_same_logprobs, roundings, save, sequences
@@ -139,7 +139,7 @@ def test_gradients_add_up_until_the_optimizer_steps(engine):
 
 
 def test_recomputed_activations_give_the_same_gradients(engine, monkeypatch):
-    from sft.local import network
+    from sft.local.engine import network
 
     results = []
     for keep in (1 << 40, 0):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sft.local import decoding, joining, layer, optimizer, passes, stacked
-from sft.local.engine import TorchEngine
+from sft.local.engine import decoding, joining, layer, optimizer, passes, stacked
+from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import AdamStep, EngineError, LoraSpec, SampleWork, Work
 from tests.local.engine_models import save, sequences
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from sft.local.engine import TorchEngine
+from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import EngineError, LoraSpec, Work
 from tests.local.engine_models import SHAPE, assert_same_logprobs, save, sequences
 

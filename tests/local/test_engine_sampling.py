@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sft.local.engine import TorchEngine
+from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import EngineError, LoraSpec, SampleWork, TrainingSequence, Work
 from tests.local.engine_models import VOCAB, assert_same_logprobs, save, sequences
 

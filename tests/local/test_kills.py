@@ -14,7 +14,7 @@ import pytest
 from tinker import types
 from tinker.proto.request_conv import forward_backward_request_to_proto
 
-from sft import service
+from sft.service import child
 
 SAVES = 10  # that are under way in a round
 
@@ -23,7 +23,7 @@ class Client:
     """Posts what the SDK would; a service that dies under it raises httpx.TransportError."""
 
     def __init__(self, url: str):
-        headers = {"X-API-Key": service.api_key(url)}
+        headers = {"X-API-Key": child.api_key(url)}
         self._http = httpx.Client(base_url=url + "/api/v1", headers=headers, timeout=60)
         self._models = self._samplers = 0
         body = {"tags": [], "user_metadata": None, "sdk_version": "0.38.0"}
@@ -153,7 +153,7 @@ def test_a_killed_service_serves_every_confirmed_checkpoint(tmp_path, tiny_model
     confirmed: dict[str, str | None] = {}
     news: set[str] = set()
     for number in range(kills + 1):
-        with service.local(tmp_path, {"tiny": str(tiny_model)}, dtype="float32") as url:
+        with child.local(tmp_path, {"tiny": str(tiny_model)}, dtype="float32") as url:
             pid = json.loads((tmp_path / "service.json").read_text())["pid"]
             client = Client(url)
             check_all(client, tmp_path, confirmed, news if number < kills else set(confirmed))

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from sft.local import models, products
-from sft.local.engine import SLOW_BFLOAT16, TorchEngine
+from sft.local.engine import models, products
+from sft.local.engine.engine import SLOW_BFLOAT16, TorchEngine
+from sft.local.engine.products import Plain, Reordered, Widened
 from sft.local.engine_api import AdamStep, LoraSpec, Work
-from sft.local.products import Plain, Reordered, Widened
 from tests.finished_run import overrides
 from tests.local.engine_models import save, sequences
 from tests.test_train import write_chats
@@ -90,7 +90,7 @@ def test_a_run_in_bfloat16_on_a_processor_without_it_trains_and_says_what_is_fas
     tmp_path, tiny_model
 ):
     restricted = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-    asked = "from sft.local.products import reorders; print(reorders())"
+    asked = "from sft.local.engine.products import reorders; print(reorders())"
     answer = subprocess.run(
         [sys.executable, "-c", asked], env=restricted, capture_output=True, text=True, check=True
     )

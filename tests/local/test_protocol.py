@@ -8,7 +8,7 @@ import pytest
 import tinker
 from tinker import types
 
-from sft.local.sampling import MOST_SNAPSHOTS
+from sft.local.server.sampling import MOST_SNAPSHOTS
 from tests.local.stub import KEY, MODEL, POISON, StubEngine, loss_after, serving_stub
 
 ADAM = types.AdamParams(learning_rate=1e-4)
@@ -297,7 +297,7 @@ def test_waiting_for_a_slow_result_logs_nothing(trainer, monkeypatch, caplog):
         time.sleep(0.3)
         return state(*args)
 
-    monkeypatch.setattr("sft.local.http.LONGEST_POLL", 0.05)
+    monkeypatch.setattr("sft.local.server.http.LONGEST_POLL", 0.05)
     monkeypatch.setattr(StubEngine, "state", slow)
     with caplog.at_level(logging.WARNING):
         trainer.save_state("slow").result()

@@ -7,7 +7,7 @@ import pytest
 import tinker
 from tinker import types
 
-from sft import service
+from sft.service import child
 
 ADAM = types.AdamParams(learning_rate=1e-2)
 TOKENS = [40, 7, 100, 3, 55, 90, 12, 12, 77, 4]
@@ -23,7 +23,7 @@ def datum(shift: int = 0) -> types.Datum:
 
 @contextlib.contextmanager
 def session(url: str):
-    with tinker.ServiceClient(base_url=url, api_key=service.api_key(url)) as client:
+    with tinker.ServiceClient(base_url=url, api_key=child.api_key(url)) as client:
         yield client
 
 

@@ -116,7 +116,7 @@ def test_a_packed_body_is_unpacked(http, model):
 
 
 def test_a_body_that_is_too_large_or_badly_packed_is_refused(http, model, monkeypatch):
-    monkeypatch.setattr("sft.local.bodies.LARGEST_BODY", 1000)
+    monkeypatch.setattr("sft.local.server.bodies.LARGEST_BODY", 1000)
     bomb = zstandard.ZstdCompressor().compress(b"0" * 10_000_000)
     for content, encoding, status in (
         (bomb, "zstd", 413),
@@ -140,7 +140,7 @@ def test_a_session_that_is_over_is_gone_for_its_heartbeat_and_its_models(http, s
 
 
 def test_a_session_without_heartbeats_is_released(tmp_path, monkeypatch):
-    monkeypatch.setattr("sft.local.core.JANITOR_SECONDS", 0.05)
+    monkeypatch.setattr("sft.local.server.core.JANITOR_SECONDS", 0.05)
     now = [0.0]
     with serving_stub(tmp_path, session_timeout=300) as (url, core, engine):
         monkeypatch.setattr(core.sessions, "_clock", lambda: now[0])
@@ -213,8 +213,8 @@ def test_noise_never_breaks_the_service(http, model, capfd):
 
 
 def _routes():
-    from sft.local.core import Core
-    from sft.local.http import make_app
+    from sft.local.server.core import Core
+    from sft.local.server.http import make_app
 
     core = Core.__new__(Core)  # only its routes are looked at
     core.store = None

@@ -2,7 +2,7 @@
 
 from tinker import types
 
-from sft.local.sampling import MOST_LOADED, MOST_SNAPSHOTS
+from sft.local.server.sampling import MOST_LOADED, MOST_SNAPSHOTS
 from tests.local.direct import calls, on_core
 from tests.local.stub import MODEL
 
@@ -40,7 +40,7 @@ def test_samplers_of_checkpoints_make_room_and_are_read_again(tmp_path):
 
 def test_training_and_sampling_take_turns(tmp_path, monkeypatch):
     for bound in ("SMALLEST_BATCH", "LARGEST_BATCH"):
-        monkeypatch.setattr(f"sft.local.sampling.{bound}", 4)  # one request a batch
+        monkeypatch.setattr(f"sft.local.server.sampling.{bound}", 4)  # one request a batch
 
     @on_core(tmp_path)
     async def _(core, engine, client):
@@ -59,7 +59,7 @@ def test_training_and_sampling_take_turns(tmp_path, monkeypatch):
 
 
 def test_a_batch_of_samples_is_as_much_work_as_the_training_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("sft.local.sampling.SMALLEST_BATCH", 12)
+    monkeypatch.setattr("sft.local.server.sampling.SMALLEST_BATCH", 12)
 
     @on_core(tmp_path)
     async def _(core, engine, client):

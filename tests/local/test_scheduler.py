@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 from tinker import types
 
-from sft.local.scheduler import MOST_WRITES
-from sft.local.store import Store
+from sft.local.server.scheduler import MOST_WRITES
+from sft.local.server.store import Store
 from tests.local.direct import calls, on_core
 from tests.local.stub import CRASH, MODEL, POISON, StubEngine
 
@@ -237,8 +237,8 @@ def test_saves_wait_for_the_disk_so_that_memory_is_bounded(tmp_path, monkeypatch
 
 
 def test_a_request_that_never_comes_fails_those_behind_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("sft.local.core.JANITOR_SECONDS", 0.05)
-    monkeypatch.setattr("sft.local.core.GAP_SECONDS", 0.1)
+    monkeypatch.setattr("sft.local.server.core.JANITOR_SECONDS", 0.05)
+    monkeypatch.setattr("sft.local.server.core.GAP_SECONDS", 0.1)
 
     @on_core(tmp_path)
     async def _(core, engine, client):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tinker
 
-from sft import service
+from sft.service import child
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -34,8 +34,8 @@ def harness(root: Path, python: str, then: str, models: str = "{'m': None}") -> 
     code = f"""
         import sys, time
         from pathlib import Path
-        from sft import service
-        with service.local(Path({str(root)!r}), {models}, python={python!r}) as url:
+        from sft.service import child
+        with child.local(Path({str(root)!r}), {models}, python={python!r}) as url:
             print(url, flush=True)
             {then}
         print("left", flush=True)
@@ -67,23 +67,23 @@ def wait_until_dead(pid: int) -> None:
 
 
 def test_a_service_is_ready_on_entry_and_gone_on_leaving(tmp_path, python):
-    with service.local(tmp_path, {"m": None}, python=python) as url:
+    with child.local(tmp_path, {"m": None}, python=python) as url:
         said = announced(tmp_path)
-        key = service.api_key(url)
+        key = child.api_key(url)
         assert (said["url"], said["key"]) == (url, key)
         assert key.startswith("tml-")
         rest = tinker.RestClient(base_url=url, api_key=key)
         (model,) = rest.get_server_capabilities().result().supported_models
         assert model.model_name == "m"
-        assert service.api_key("http://127.0.0.1:1") is None
-    assert service.api_key(url) is None  # another service may come to this address
+        assert child.api_key("http://127.0.0.1:1") is None
+    assert child.api_key(url) is None  # another service may come to this address
     assert not is_alive(said["pid"])
     assert not (tmp_path / "service.json").exists()
 
 
 def test_the_key_is_for_the_owner_alone(tmp_path, python):
-    with service.local(tmp_path, {"m": None}, python=python) as url:
-        key, pid = service.api_key(url), announced(tmp_path)["pid"]
+    with child.local(tmp_path, {"m": None}, python=python) as url:
+        key, pid = child.api_key(url), announced(tmp_path)["pid"]
         assert stat.S_IMODE((tmp_path / "service.json").stat().st_mode) == 0o600
         for place in (tmp_path / "service.log", Path(f"/proc/{pid}/cmdline")):
             assert key not in place.read_text()
@@ -97,7 +97,7 @@ def test_a_service_in_use_is_joined_and_ends_with_its_last_user(tmp_path, python
     assert second.stdout.readline().strip() == url
     first.communicate(timeout=60)
     assert is_alive(pid)
-    with service.local(tmp_path, {"m": None}, python=python) as joined:
+    with child.local(tmp_path, {"m": None}, python=python) as joined:
         assert joined == url
         second.communicate(timeout=60)
         assert is_alive(pid)
@@ -115,16 +115,16 @@ def test_many_harnesses_that_start_at_once_share_one_service(tmp_path, python):
 
 
 def test_a_service_that_serves_something_else_is_not_joined(tmp_path, python):
-    with service.local(tmp_path, {"m": "/some/folder"}, python=python):
+    with child.local(tmp_path, {"m": "/some/folder"}, python=python):
         for models, dtype in (
             ({"other": None}, "auto"),
             ({"m": "/another/folder"}, "auto"),
             ({"m": None}, "float32"),
         ):
-            with pytest.raises(service.ServiceUnavailable, match="serves m in dtype auto.*root"):
-                with service.local(tmp_path, models, dtype=dtype, python=python):
+            with pytest.raises(child.ServiceUnavailable, match="serves m in dtype auto.*root"):
+                with child.local(tmp_path, models, dtype=dtype, python=python):
                     pass
-        with service.local(tmp_path, {"m": None}, python=python):
+        with child.local(tmp_path, {"m": None}, python=python):
             pass
 
 
@@ -132,9 +132,9 @@ def test_what_a_service_warns_of_is_in_its_log_and_told_to_each_that_uses_it(
     tmp_path, python, caplog
 ):
     told = []
-    with service.local(tmp_path, {"slow": None}, python=python):
+    with child.local(tmp_path, {"slow": None}, python=python):
         told.append(caplog.messages[:])
-        with service.local(tmp_path, {"slow": None}, python=python):
+        with child.local(tmp_path, {"slow": None}, python=python):
             told.append(caplog.messages[1:])
     assert told == 2 * [["the local service: this will take a while"]]
     assert (tmp_path / "service.log").read_text() == "warning: this will take a while\n"
@@ -166,17 +166,18 @@ def test_a_forked_child_of_a_harness_keeps_no_service_alive(tmp_path, python):
 def test_a_harness_killed_while_its_service_starts_leaves_none_behind(tmp_path, python):
     user = harness(tmp_path, python, "pass")
     while not (tmp_path / "service.log").exists():
+        assert user.poll() is None, "the harness ended before its service began"
         time.sleep(0.01)
     time.sleep(0.3)
     user.kill()
-    with service.local(tmp_path, {"m": None}, python=python):  # waits until the other one is gone
+    with child.local(tmp_path, {"m": None}, python=python):  # waits until the other one is gone
         pid = announced(tmp_path)["pid"]
     wait_until_dead(pid)
 
 
 def test_a_killed_service_is_started_again_at_its_address(tmp_path, python, caplog):
-    with service.local(tmp_path, {"stub/model": None}, python=python) as url:
-        key, pid = service.api_key(url), announced(tmp_path)["pid"]
+    with child.local(tmp_path, {"stub/model": None}, python=python) as url:
+        key, pid = child.api_key(url), announced(tmp_path)["pid"]
         client = tinker.ServiceClient(base_url=url, api_key=key)
         trainer = client.create_lora_training_client("stub/model", rank=4).result()
         path = trainer.save_state("before").result().path
@@ -201,28 +202,26 @@ def test_a_service_killed_beside_its_harness_is_replaced_by_the_next(tmp_path, p
     wait_until_dead(said["pid"])
     user.communicate()
     assert (tmp_path / "service.json").exists()
-    with service.local(tmp_path, {"m": None}, python=python) as url:
-        assert service.api_key(url) != said["key"]
+    with child.local(tmp_path, {"m": None}, python=python) as url:
+        assert child.api_key(url) != said["key"]
 
 
 def test_a_service_that_cannot_start_says_why(tmp_path, python):
-    with pytest.raises(service.ServiceUnavailable, match="'broken' holds no config.json"):
-        with service.local(tmp_path, {"broken": None}, python=python):
+    with pytest.raises(child.ServiceUnavailable, match="'broken' holds no config.json"):
+        with child.local(tmp_path, {"broken": None}, python=python):
             pass
 
 
 def test_a_service_that_crashes_at_its_start_shows_the_end_of_its_log(tmp_path, python):
-    with pytest.raises(
-        service.ServiceUnavailable, match="(?s)ended with code.*RuntimeError: a bug"
-    ):
-        with service.local(tmp_path, {"crashing": None}, python=python):
+    with pytest.raises(child.ServiceUnavailable, match="(?s)ended with code.*RuntimeError: a bug"):
+        with child.local(tmp_path, {"crashing": None}, python=python):
             pass
     (tmp_path / "file").touch()
-    with pytest.raises(service.ServiceUnavailable, match="cannot make the service's root"):
-        with service.local(tmp_path / "file" / "root", {"m": None}, python=python):
+    with pytest.raises(child.ServiceUnavailable, match="cannot make the service's root"):
+        with child.local(tmp_path / "file" / "root", {"m": None}, python=python):
             pass
-    with pytest.raises(service.ServiceUnavailable, match="cannot start"):
-        with service.local(tmp_path, {"m": None}, python="/no/such/python"):
+    with pytest.raises(child.ServiceUnavailable, match="cannot start"):
+        with child.local(tmp_path, {"m": None}, python="/no/such/python"):
             pass
 
 
@@ -236,7 +235,7 @@ def test_a_service_by_hand_says_how_to_use_it_and_ends_when_told(tmp_path, pytho
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode != 0
     assert "another service has" in second.stderr
-    with service.local(tmp_path, {"m": None}, python=python) as joined:
+    with child.local(tmp_path, {"m": None}, python=python) as joined:
         assert joined == url
     assert by_hand.poll() is None  # it is not the harness's to end
     by_hand.send_signal(signal.SIGTERM)

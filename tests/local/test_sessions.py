@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
-from sft.local.futures import Futures, Reply, UnknownRequest
-from sft.local.sessions import Gone
+from sft.local.server.futures import Futures, Reply, UnknownRequest
+from sft.local.server.sessions import Gone
 from tests.local.direct import on_core
 
 

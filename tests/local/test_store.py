@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from sft.local import durable
 from sft.local.engine_api import AdapterState, LoraSpec
-from sft.local.store import CheckpointPath, Store, StoreError
+from sft.local.server import durable
+from sft.local.server.store import CheckpointPath, Store, StoreError
 
 RUN = "0123abcd:train:0"
 PATH = CheckpointPath(RUN, "weights", "step-10")
@@ -73,7 +73,7 @@ def test_a_write_that_fails_leaves_the_older_checkpoint_and_nothing_else(store, 
     def full(*args):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("sft.local.store.save_file", full)
+    monkeypatch.setattr("sft.local.server.store.save_file", full)
     with pytest.raises(OSError, match="no space"):
         store.write(PATH, state(2), overwrite=True)
     assert value_of(store) == 1
@@ -106,7 +106,7 @@ def test_an_overwrite_cut_off_anywhere_leaves_one_whole_checkpoint(
         patch.setattr(durable.shutil, "rmtree", cut_rmtree)
         if stop_before == "fresh":
             patch.setattr(
-                "sft.local.store.save_file", lambda *args: (_ for _ in ()).throw(PowerCut)
+                "sft.local.server.store.save_file", lambda *args: (_ for _ in ()).throw(PowerCut)
             )
         with pytest.raises(PowerCut):
             store.write(PATH, state(2), overwrite=True)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.nn.attention import varlen as torch_varlen
 
-from sft.local import attention, varlen
-from sft.local.attention import Sequences
-from sft.local.engine import TorchEngine
+from sft.local.engine import attention, varlen
+from sft.local.engine.attention import Sequences
+from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import AdamStep, LoraSpec, Work
 from tests.local.engine_models import save, sequences
 

@@ -66,7 +66,7 @@ def sweep(monkeypatch, tmp_path, overrides, on_service) -> Callable[..., int]:
 @pytest.fixture
 def start_sweep(tmp_path, overrides, on_service, local_service) -> Callable[..., subprocess.Popen]:
     """Starts `python -m sft --multirun …` as a process of its own."""
-    from sft.service import api_key
+    from sft.service.child import api_key
 
     started: list[subprocess.Popen] = []
 
@@ -93,14 +93,14 @@ def start_sweep(tmp_path, overrides, on_service, local_service) -> Callable[...,
 
 def study_of(name: str, folder: Path = Path()):
     """A study in outputs/sweeps of a folder, as it stands."""
-    from sweeps import storage
+    from sweeps.study import storage
 
     return storage.load_study(name, root=folder / storage.ROOT)[0]
 
 
 def rows_of(name: str, number: int | str, folder: Path = Path()) -> list[dict]:
     """The rows of a trial's metrics.jsonl."""
-    from sft import metrics
-    from sweeps import storage
+    from sft.record import metrics
+    from sweeps.study import storage
 
     return metrics.read(folder / storage.ROOT / name / str(number) / "metrics.jsonl")

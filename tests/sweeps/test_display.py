@@ -4,7 +4,7 @@ import io
 
 from optuna.trial import TrialState
 
-from sweeps.display import LiveTable, PlainLines, duration
+from sweeps.display import LiveTable, PlainLines
 from sweeps.trial import Ending
 
 
@@ -48,7 +48,3 @@ def test_the_best_of_an_earlier_process_is_remembered():
     display.started(1, {}, 20)
     display.ended(1, Ending(TrialState.COMPLETE, [2.0]))
     assert "2 of 4 trials, lowest eval/nll 1.0000 (trial 0)" in out.getvalue()
-
-
-def test_durations_are_short():
-    assert [duration(s) for s in (5, 90, 4000)] == ["5s", "1m30s", "1h06m"]

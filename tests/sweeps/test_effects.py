@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sft import launch
+from sft.command import launch
 from sweeps import preflight
 
 # The run of conftest.py: four steps with an evaluation after two, 21 rows to train on.

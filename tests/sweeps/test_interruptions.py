@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from sft.checkpoints import read
-from sft.rundir import read_facts
-from sft.service import api_key
-from sweeps import storage
+from sft.record.checkpoints import read
+from sft.record.rundir import read_facts
+from sft.service.child import api_key
+from sweeps.study import storage
 
 from .conftest import rows_of, study_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from sweeps import storage
+from sweeps.study import storage
 
 from .conftest import rows_of
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sft.errors import BadInput
-from sweeps import published
-from sweeps.prior import PUBLISHED, Prior, fit
+from sweeps.prior import published
+from sweeps.prior.response import PUBLISHED, Prior, fit
 
 TABLES, SOURCE = published.load()
 QWEN3 = [table for table in TABLES if table.model.startswith("Qwen/Qwen3-")]

@@ -5,9 +5,10 @@ import pytest
 from optuna.trial import TrialState
 
 from sft.errors import BadInput
-from sweeps import report, storage
-from sweeps.results import Results
+from sweeps import report
+from sweeps.findings.results import Results
 from sweeps.space import parse
+from sweeps.study import storage
 
 SPACE = parse(["lr=1e-4,1e-3,3e-3", "lora.rank=4,16,64"])
 # (lr, rank) -> final NLL

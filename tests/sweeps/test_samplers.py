@@ -9,9 +9,9 @@ from optuna.trial import TrialState
 
 from sft.errors import BadInput
 from sweeps import pruners, samplers
-from sweeps.prior import Prior
-from sweeps.published import load
-from sweeps.warm_start import WarmStart
+from sweeps.prior.published import load
+from sweeps.prior.response import Prior
+from sweeps.prior.warm_start import WarmStart
 
 SPACE = {
     "lr": FloatDistribution(1e-5, 3e-3, log=True),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sft.service import api_key
+from sft.service.child import api_key
 
 from .conftest import PROJECT, study_of
 from .test_postgresql import database  # noqa: F401 - a fixture
@@ -67,7 +67,7 @@ def test_the_trials_and_the_sweep_log_where_mlflows_variable_says(command, tmp_p
     assert done.returncode == 0, done.stderr
     assert "as MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say" in done.stdout
 
-    from sft.mlflow_store import open_client
+    from sft.tracking.store import open_client
 
     client = open_client(f"sqlite:///{tmp_path / 'team.db'}")
     experiment = client.get_experiment_by_name("theirs")
@@ -101,8 +101,8 @@ def test_jobs_of_another_launcher_open_storage_and_tracking_with_what_they_inher
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
-    from sft.mlflow_store import open_client
-    from sweeps import storage
+    from sft.tracking.store import open_client
+    from sweeps.study import storage
 
     study, _ = storage.load_study("s", database, root=tmp_path / storage.ROOT)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from sft import checkpoints, launch, metrics, train
+from sft import train
 from sft.__main__ import main
-from sft.client import ServiceLost
-from sft.config import to_saved, to_train
-from sweeps import storage
-from sweeps.results import Results
+from sft.command import launch
+from sft.config.saved import to_saved, to_train
+from sft.record import checkpoints, metrics
+from sft.run.client import ServiceLost
+from sweeps.findings.results import Results
+from sweeps.study import storage
 
 from .conftest import rows_of, study_of
 

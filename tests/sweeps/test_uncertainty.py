@@ -5,11 +5,12 @@ import math
 import optuna
 import pytest
 
-from sweeps import figures, report, uncertainty
-from sweeps.importance import Importance, importance
-from sweeps.results import Results
+from sweeps import report
+from sweeps.findings import figures, uncertainty
+from sweeps.findings.importance import Importance, importance
+from sweeps.findings.results import Results
+from sweeps.findings.variation import of_grid
 from sweeps.space import parse
-from sweeps.variation import of_grid
 
 
 def study_with(space, values, *, seeds=None, direction="minimize", metric="eval/nll"):

@@ -1,0 +1,288 @@
+"""Checking a config against the schema: every key known, of its type and within its bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types as python_types
+import typing
+from typing import Any
+
+from sft.config.schema import KINDS, LARGEST_LOCAL_RANK, Settings
+from sft.config.secrets import refuse
+from sft.errors import BadInput, nearest
+from sft.keys import key
+
+
+@functools.cache
+def dataset_schema(kind: str) -> type:
+    """The dataclass of the keys under `dataset` for a kind of data. Raises `BadInput`."""
+    from sft.datasets import BUILDERS
+
+    fields: list[tuple[str, Any, Any]] = [("kind", str, key(kind, "kind of data"))]
+    if kind == "custom":
+        fields += [
+            ("builder", str, key("", "my_module:MyBuilder, a SupervisedDatasetBuilder")),
+            ("args", dict[str, Any], key({}, "the builder's own fields")),
+        ]
+    elif kind in BUILDERS:
+        hints = typing.get_type_hints(BUILDERS[kind])
+        for item in dataclasses.fields(BUILDERS[kind]):
+            if item.name != "common_config":
+                fields.append((item.name, hints[item.name], _copy_field(item)))
+    else:
+        known = [*BUILDERS, "custom"]
+        raise BadInput(
+            f"dataset.kind: '{kind}' is not one of {', '.join(known)}{nearest(kind, known)}"
+        )
+    return dataclasses.make_dataclass(f"Dataset_{kind}", fields)
+
+
+def schema_of(group: str, kind: Any) -> type:
+    """The dataclass of the keys of a group whose keys depend on its kind. Raises `BadInput`."""
+    if group == "dataset":
+        return dataset_schema(str(kind or "faq"))
+    kinds = KINDS[group]
+    if kind is None:
+        return next(iter(kinds.values()))
+    if kind not in kinds:
+        known = list(kinds)
+        raise BadInput(
+            f"{group}.kind: '{kind}' is not one of {', '.join(known)}{nearest(str(kind), known)}"
+        )
+    return kinds[kind]
+
+
+def _copy_field(item: dataclasses.Field) -> Any:
+    metadata = {"help": (item.metadata or {}).get("help", ""), **item.metadata}
+    if item.default is not dataclasses.MISSING:
+        return dataclasses.field(default=item.default, metadata=metadata)
+    if item.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=item.default_factory, metadata=metadata)
+    return dataclasses.field(default="???", metadata=metadata)
+
+
+def check(raw: dict[str, Any]) -> Settings:
+    """`raw` as `Settings`, every key known, of its type and within its bounds. Raises `BadInput`.
+
+    Nothing in `raw` is interpolated here: it is plain data.
+    """
+    raw = dict(raw)
+    groups = {name: _plain(raw, name) for name in (*KINDS, "dataset")}
+    schemas = {name: schema_of(name, groups[name].get("kind")) for name in groups}
+    settings = _build(Settings, {k: v for k, v in raw.items() if k not in groups})
+    for name, schema in schemas.items():
+        setattr(settings, name, _build(schema, groups[name], f"{name}."))
+    _check_together(settings)
+    refuse(dataclasses.asdict(settings))
+    return settings
+
+
+def _plain(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    value = raw.get(name) or {}
+    if not isinstance(value, dict):
+        raise BadInput(f"{name}: '{value}' is not a group of keys")
+    return value
+
+
+def _build(schema: type, raw: dict[str, Any], prefix: str = "") -> Any:
+    """An instance of the dataclass `schema` from `raw`, recursively."""
+    fields = {item.name: item for item in dataclasses.fields(schema)}
+    hints = typing.get_type_hints(schema)
+    values = {}
+    for name, value in raw.items():
+        if name not in fields:
+            raise unknown_key(f"{prefix}{name}", [f"{prefix}{known}" for known in fields])
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise BadInput(f"{prefix}{name}: '{value}' is not a group of keys")
+            values[name] = _build(hint, value, f"{prefix}{name}.")
+        else:
+            values[name] = _convert(value, hint, fields[name], f"{prefix}{name}")
+    for name, item in fields.items():
+        if item.default == "???" and values.get(name, "???") == "???":
+            help = item.metadata.get("help")
+            raise BadInput(f"{prefix}{name}: is missing; it takes {help or 'a value'}")
+    return schema(**values)
+
+
+def unknown_key(name: str, known: list[str]) -> BadInput:
+    """The error for a key that does not exist, with the nearest of all keys."""
+    valid = [*known, *(path for path, _ in keys())]
+    group = name.rpartition(".")[0]
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == group]
+    where = f"; {group} takes {', '.join(siblings)}" if group and siblings else ""
+    return BadInput(f"{name}: there is no such key{nearest_key(name, valid)}{where}")
+
+
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "peak_lr": "lr",
+    "lora_r": "lora.rank",
+    "r": "lora.rank",
+    "lora_rank": "lora.rank",
+    "model_name": "model.name",
+    "model_name_or_path": "model.name",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "steps": "max_steps",
+    "num_steps": "max_steps",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "max_seq_length": "max_length",
+    "lr_schedule": "schedule.kind",
+    "lr_scheduler_type": "schedule.kind",
+    "warmup": "schedule.warmup_steps",
+    "eval_steps": "eval_every",
+    "save_steps": "save_every",
+    "save_total_limit": "checkpoint.keep",
+    "max_grad_norm": "optimizer.grad_clip_norm",
+    "log_path": "run_dir",
+    "output_dir": "run_dir",
+    "tracking_uri": "tracking.uri",
+    "experiment_name": "tracking.experiment",
+}
+"""What the Python API, the Tinker cookbook, Hugging Face and MLflow call our keys."""
+
+
+def nearest_key(name: str, valid: list[str]) -> str:
+    """`"; did you mean 'lora.rank'?"`: by another name that people know, by its last part where
+    that is a key's (`rank`), or by its letters."""
+    last = name.rpartition(".")[2]
+    same_last = sorted({key for key in valid if key.rpartition(".")[2] == last and key != name})
+    if known := OTHER_NAMES.get(last):
+        return f"; did you mean '{known}'?"
+    if len(same_last) == 1:
+        return f"; did you mean '{same_last[0]}'?"
+    for word in last.split("_"):  # lr_rate
+        if word in valid and word != last:
+            return f"; did you mean '{word}'?"
+    return nearest(name, valid)
+
+
+def _convert(value: Any, hint: Any, item: dataclasses.Field, path: str) -> Any:
+    """`value` as the type that `hint` names, within the bounds in the field's metadata."""
+    if value is None:
+        if not _optional(hint):
+            raise BadInput(f"{path}: is null; it takes {_describe(hint, item)}")
+        return None
+    inner = _inner(hint)
+    bad = BadInput(f"{path}: {value!r} is not {_describe(hint, item)}")
+    origin = typing.get_origin(inner) or inner
+    if inner is Any:
+        return value
+    if origin in (dict, list):
+        if not isinstance(value, origin):
+            raise bad
+        if origin is list and typing.get_args(inner) == (str,):
+            value = [_text(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return value
+    if inner is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if inner is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(inner, type) and (
+        not isinstance(value, inner) or (inner is int and isinstance(value, bool))
+    ):
+        raise bad
+    bounds = item.metadata
+    outside = (
+        ("minimum" in bounds and value < bounds["minimum"])
+        or ("above" in bounds and not value > bounds["above"])
+        or ("below" in bounds and not value < bounds["below"])
+        or (isinstance(value, float) and not math.isfinite(value))
+    )
+    if outside:
+        raise bad
+    if choices := bounds.get("choices"):
+        if value not in choices:
+            raise BadInput(
+                f"{path}: '{value}' is not one of {', '.join(choices)}"
+                f"{nearest(str(value), list(choices))}"
+            )
+    return value
+
+
+def _text(value: Any, path: str) -> str:
+    """An item of a list of texts. A whole number is one; of `1.50` or `yes`, YAML has made
+    something that is no longer what was written."""
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise BadInput(f"{path}: {value!r} is not text; write it in quotes")
+
+
+def _optional(hint: Any) -> bool:
+    return hint is Any or type(None) in typing.get_args(hint)
+
+
+def _inner(hint: Any) -> Any:
+    """The type inside `X | None`; `X | Y` becomes Any (the builder checks it)."""
+    if isinstance(hint, python_types.UnionType) or typing.get_origin(hint) is typing.Union:
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return options[0] if len(options) == 1 else Any
+    if typing.get_origin(hint) is typing.Literal:
+        return str
+    return hint
+
+
+def _describe(hint: Any, item: dataclasses.Field) -> str:
+    """What a key takes, for people: type, bounds, meaning."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    inner = _inner(hint)
+    words = names.get(inner, "a list" if typing.get_origin(inner) is list else "a group of keys")
+    bounds = item.metadata
+    if "minimum" in bounds:
+        words += f" of {bounds['minimum']} or more"
+    if "above" in bounds:
+        words += f" above {bounds['above']}"
+    if "below" in bounds:
+        words += (
+            f"{' and' if 'minimum' in bounds or 'above' in bounds else ''} below {bounds['below']}"
+        )
+    if _optional(hint):
+        words += " or null"
+    return f"{words} ({bounds['help']})" if bounds.get("help") else words
+
+
+def _check_together(settings: Settings) -> None:
+    """What only several keys together can get wrong."""
+    service, model = settings.service, settings.model
+    if not model.name:
+        raise BadInput("model.name: is missing; name a model: model=smollm2 or model.name=FOLDER")
+    if service.kind == "custom" and not service.base_url:
+        raise BadInput("service.base_url: is missing; service=custom needs the service's URL")
+    if service.kind != "custom" and service.base_url:
+        raise BadInput("service.base_url: is for service=custom; add service=custom")
+    if service.kind == "local" and settings.lora.rank > LARGEST_LOCAL_RANK:
+        raise BadInput(
+            f"lora.rank: {settings.lora.rank} is more than the local service takes; use "
+            f"{LARGEST_LOCAL_RANK} or less"
+        )
+    if service.base_url and not service.base_url.startswith(("http://", "https://")):
+        raise BadInput(f"service.base_url: '{service.base_url}' is not an http(s):// URL")
+    if settings.max_steps and settings.schedule.warmup_steps > settings.max_steps:
+        raise BadInput(
+            f"schedule.warmup_steps: {settings.schedule.warmup_steps} is more than "
+            f"max_steps={settings.max_steps}"
+        )
+    references, prompts = settings.evaluators.references, settings.evaluators.prompts
+    if references is not None and len(references) != len(prompts):
+        raise BadInput(
+            f"evaluators.references: {len(references)} references for {len(prompts)} prompts"
+        )
+
+
+def keys(settings: Settings | None = None) -> list[tuple[str, Any]]:
+    """Every key with its value, dotted, in the order of the schema (defaults without settings)."""
+    return list(_walk(settings if settings is not None else Settings()))
+
+
+def _walk(node: Any, prefix: str = "") -> typing.Iterator[tuple[str, Any]]:
+    for item in dataclasses.fields(node):
+        value = getattr(node, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _walk(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value

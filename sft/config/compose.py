@@ -1,0 +1,301 @@
+"""Composing a config with Hydra, with errors that a person can act on, and the `--help` text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sft.config.checking import check, keys, nearest_key, unknown_key
+from sft.config.schema import Settings
+from sft.config.secrets import hand_down
+from sft.errors import BadInput, nearest
+from sft.secrets import VARIABLES, mask_urls
+
+SWEEPER = "hydra.sweeper."
+PARAMS = "hydra.sweeper.params"
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def compose(overrides: list[str]) -> Settings:
+    """The settings that `python -m sft OVERRIDES` would run with. Raises `BadInput`."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    check_overrides(overrides)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return settle(hydra_compose("config", admitted(overrides)))
+    except Exception as error:
+        raise translate(error) from error
+
+
+def settle(composed: Any) -> Settings:
+    """A composed config, interpolations resolved, checked against the schema. Raises `BadInput`."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolver()
+    try:
+        raw = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise translate(error) from error
+    return check(raw)
+
+
+def register_resolver() -> None:
+    """Let `conf/` say `${sft.env:NAME,default}`: a variable, which counts as unset when empty."""
+    import os
+
+    from omegaconf import OmegaConf
+
+    def of_environment(name: str, default: Any) -> Any:
+        return os.environ.get(name) or default
+
+    OmegaConf.register_new_resolver("sft.env", of_environment, replace=True)
+
+
+def from_environment(composed: Any) -> dict[str, str]:
+    """The keys of tracking that a variable gave, since nothing else did, and the variable."""
+    import os
+
+    from omegaconf import OmegaConf
+
+    found = {}
+    variables = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}
+    for name, variable in variables.items():
+        node = OmegaConf.to_container(composed.tracking, resolve=False).get(name)
+        if str(node).startswith("${sft.env:") and os.environ.get(variable):
+            found[f"tracking.{name}"] = variable
+    return found
+
+
+def masked_arguments(arguments: list[str]) -> list[str]:
+    """A command line whose URLs are masked; the whole ones are handed down by the environment.
+
+    What Hydra composes, writes and pickles for its launchers' jobs never holds them.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    def masked(word: str) -> str:
+        name, equals, _ = word.partition("=")
+        key = name.lstrip("+")
+        if not equals or key not in VARIABLES:
+            return word
+        try:
+            url = OverridesParser.create().parse_override(word).value()
+        except HydraException:  # said where overrides are checked
+            return word
+        if not isinstance(url, str) or mask_urls(url) == url:
+            return word
+        return f'{name}="{hand_down(url, key)}"'
+
+    return [masked(word) for word in arguments]
+
+
+def groups(folders: list[Path] | None = None) -> dict[str, list[str]]:
+    """The config groups and their options, from conf/ and any further config folder."""
+    found: dict[str, set[str]] = {}
+    for folder in folders or [CONF]:
+        for file in folder.glob("*/**/*.yaml"):
+            group = file.parent.relative_to(folder).as_posix()
+            found.setdefault(group, set()).add(file.stem)
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def check_overrides(overrides: list[str], config_dir: str | None = None) -> None:
+    """Refuse an override of a key, a group or an option that does not exist. Raises `BadInput`."""
+    options = groups([CONF, Path(config_dir)] if config_dir else None)
+    known = key_names()
+    for text in overrides:
+        override = parsed(text)
+        name = override.key_or_group
+        if name == PARAMS and "(" in text and not override.is_sweep_override():
+            _check_quoted(text, override)
+        if name.startswith("hydra") and (name == "hydra" or name[5] in "./"):
+            continue
+        if name in options:
+            _check_choice(name, override, options[name])
+        elif not _is_key(name, known):
+            raise _no_such(name, known, options)
+
+
+def parsed(text: str) -> Any:
+    """An override as Hydra reads it. Raises `BadInput`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"'{text}' is not key=value: {reason}") from None
+
+
+def holds_own_keys(name: str) -> bool:
+    """Whether the key `name` is a mapping or a list of the user's own, or lies inside one."""
+    known = key_names() | {PARAMS: True}
+    return known.get(name, _is_key(name, known))
+
+
+def admitted(overrides: list[str]) -> list[str]:
+    """`overrides` with those that may bring keys of the user's own (`dataset.args.path=…`,
+    `model.chat_template_kwargs={…}`, `hydra.sweeper.params.lr=…`) written as Hydra wants an
+    addition written."""
+
+    def written(text: str) -> str:
+        name, _, value = text.partition("=")
+        if not holds_own_keys(name):
+            return text
+        if name.startswith(PARAMS) and parsed(text).is_sweep_override():
+            # There a search space is text; Hydra would take it for a sweep over itself.
+            value = "'" + value.replace("'", "\\'") + "'"
+        return f"++{name}={value}"
+
+    return [written(text) for text in overrides]
+
+
+def _check_quoted(text: str, override: Any) -> None:
+    """Refuse {lr: choice(…)}, whose search space Hydra would read as something of its own."""
+    from hydra.core.override_parser.types import Sweep
+
+    spaces = override._value.items() if isinstance(override._value, dict) else ()
+    for name, value in spaces:
+        if isinstance(value, Sweep):
+            raise BadInput(
+                f"{PARAMS}: a search space in braces is text; put quotation marks around it: "
+                f"{{{name}: '…'}}, or write {name}=… on its own"
+            )
+
+
+def _check_choice(group: str, override: Any, options: list[str]) -> None:
+    if override.is_sweep_override():
+        chosen = [str(value) for value in override.sweep_string_iterator()]
+    elif isinstance(override.value(), list):
+        chosen = [str(value) for value in override.value()]
+    else:
+        chosen = [] if override.value() is None else [str(override.value())]
+    for choice in chosen:
+        if choice.removesuffix(".yaml") not in options:
+            raise BadInput(
+                f"{group}: '{choice}' is not one of {', '.join(options)}"
+                f"{nearest(choice, options)} (a key of the group is set as {group}.KEY=VALUE)"
+            )
+
+
+def _is_key(name: str, known: dict[str, bool]) -> bool:
+    """Whether `name` is a key, or lies inside one that holds a mapping or a list of its own."""
+    if name in known:
+        return True
+    parts = name.split(".")
+    return any(known.get(".".join(parts[:length]), False) for length in range(1, len(parts)))
+
+
+def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -> BadInput:
+    group = name.partition(".")[0]
+    if group in options and "." not in name or group not in options:
+        candidates = [*known, *options]
+        return BadInput(f"{name}: there is no such key{nearest_key(name, candidates)}")
+    return unknown_key(name, [key for key in known if key.startswith(f"{group}.")])
+
+
+def key_names() -> dict[str, bool]:
+    """Every key that some choice of groups has; True where it holds keys of the user's own."""
+    import dataclasses
+
+    from sft.config.checking import dataset_schema
+    from sft.config.schema import KINDS
+    from sft.datasets import BUILDERS
+
+    names = {name: isinstance(value, dict | list) for name, value in keys()}
+    schemas = {group: list(kinds.values()) for group, kinds in KINDS.items()}
+    schemas["dataset"] = [dataset_schema(kind) for kind in (*BUILDERS, "custom")]
+    for group, kinds in schemas.items():
+        for schema in kinds:
+            for item in dataclasses.fields(schema):
+                holds = any(word in str(item.type) for word in ("dict", "list"))
+                names[f"{group}.{item.name}"] = holds or names.get(f"{group}.{item.name}", False)
+    names.pop("dataset", None)
+    return names
+
+
+def translate(error: BaseException) -> BadInput:
+    """Hydra's and OmegaConf's errors as one sentence that names the key."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
+
+    UNKNOWN = (ConfigAttributeError, ConfigKeyError)
+    if isinstance(error, BadInput):
+        return error
+    seen: BaseException | None = error
+    while seen is not None:
+        full_key = getattr(seen, "full_key", None)
+        if full_key:
+            if full_key.startswith(SWEEPER) and isinstance(seen, UNKNOWN):
+                return _no_such_sweeper_key(full_key)
+            known = [name for name, _ in keys()]
+            message = str(getattr(seen, "msg", None) or seen).splitlines()[0]
+            if isinstance(seen, UNKNOWN):
+                return unknown_key(full_key, known)
+            if isinstance(seen, MissingMandatoryValue):
+                return BadInput(f"{full_key}: is missing; set {full_key}=VALUE")
+            return BadInput(f"{full_key}: {message}")
+        seen = seen.__cause__
+    return BadInput(str(error).strip().splitlines()[0])
+
+
+def _no_such_sweeper_key(full_key: str) -> BadInput:
+    """Hydra looks at the sweeper's keys before the sweeper does."""
+    from hydra.core.config_store import ConfigStore
+
+    known = [str(name) for name in ConfigStore.instance().load("hydra/sweeper/sft.yaml").node]
+    name = full_key.removeprefix(SWEEPER)
+    return BadInput(
+        f"{full_key}: there is no such key{nearest(name, known)}; hydra.sweeper takes "
+        f"{', '.join(key for key in known if not key.startswith('_'))}"
+    )
+
+
+HELP = """Fine-tune a language model with LoRA through the Tinker API.
+
+  python -m sft                                        train SmolLM2 on a question-and-answer set
+  python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
+  python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
+
+Groups, one option each (GROUP=OPTION):
+{groups}
+
+Keys (KEY=VALUE), with their defaults:
+{keys}
+
+  --cfg job        print the composed config and stop
+  --multirun, -m   run a sweep
+  --config-dir     a folder of config files of your own
+"""
+
+
+def help_text() -> str:
+    """What `python -m sft --help` prints."""
+    import dataclasses
+
+    lines = [f"  {group:<12} {', '.join(options)}" for group, options in groups().items()]
+    rows: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for item in dataclasses.fields(node):
+            value = getattr(node, item.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{item.name}.")
+            elif item.name != "kind" and f"{prefix}{item.name}" != "dataset":
+                shown = (
+                    "null"
+                    if value is None
+                    else str(value).lower()
+                    if isinstance(value, bool)
+                    else value
+                )
+                name = f"{prefix}{item.name}={shown}"
+                rows.append(f"  {name:<42} {item.metadata['help']}")
+
+    walk(Settings(), "")
+    rows.append(f"  {'dataset.*':<42} by kind: see conf/dataset/*.yaml")
+    return HELP.format(groups="\n".join(lines), keys="\n".join(rows))

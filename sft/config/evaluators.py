@@ -1,0 +1,133 @@
+"""Evaluators in the config: those of its prompts, and builders of the user's own.
+
+A builder of one's own is `{builder: module:Name, args: {…}, often: …}`: the keys of that name for
+the first, the entries of `evaluators.further` for others. `often` says whether it is run with the
+held-out NLL (`eval_every`) or with the answers (`evaluators.every`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from sft.data.import_path import NOT_IMPORTABLE, build, import_path
+from sft.errors import BadInput, nearest
+from sft.evaluators import EvaluatorBuilder, SamplingEvaluatorBuilder
+from sft.types import ChatDatasetBuilderCommonConfig
+
+if TYPE_CHECKING:
+    from sft.config.schema import Settings
+    from sft.config.training import Config
+
+OWN = {"builder": None, "args": {}, "often": False}
+
+
+def of_settings(
+    settings: Settings, common: ChatDatasetBuilderCommonConfig
+) -> dict[str, list[EvaluatorBuilder]]:
+    """The two lists of `train.Config`, by its names for them. Raises `BadInput`."""
+    chosen = settings.evaluators
+    often: list[EvaluatorBuilder] = []
+    seldom: list[EvaluatorBuilder] = []
+    if chosen.prompts:
+        seldom.append(
+            SamplingEvaluatorBuilder(
+                prompts=list(chosen.prompts),
+                references=chosen.references,
+                model_name_for_tokenizer=common.model_name_for_tokenizer,
+                renderer_name=common.renderer_name,
+                max_tokens=chosen.max_tokens,
+                temperature=chosen.temperature,
+                seed=settings.seed,
+                chat_template_kwargs=dict(common.chat_template_kwargs),
+            )
+        )
+    first = {name: getattr(chosen, name) for name in OWN}
+    for number, entry in enumerate([first, *chosen.further]):
+        key = f"evaluators.further[{number - 1}]" if number else "evaluators"
+        entry = _checked(entry, key)
+        if entry["builder"] is None:
+            continue
+        builder = build(key, entry["builder"], entry["args"], EvaluatorBuilder, common)
+        (often if entry["often"] else seldom).append(builder)
+    return {"evaluator_builders": often, "infrequent_evaluator_builders": seldom}
+
+
+def _checked(entry: Any, key: str) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise BadInput(f"{key}: expected {{builder: my_module:MyBuilder, args: {{…}}}}")
+    for name in entry:
+        if name not in OWN:
+            raise BadInput(f"{key}.{name}: there is no such key{nearest(name, list(OWN))}")
+    entry = OWN | entry
+    if entry["builder"] is None and (entry["args"] or key != "evaluators"):
+        raise BadInput(f"{key}.builder: is missing; name it: my_module:MyBuilder")
+    if not isinstance(entry["args"], dict):
+        raise BadInput(f"{key}.args: {entry['args']!r} is not a group of keys")
+    return entry
+
+
+def to_saved(config: Config) -> dict[str, Any]:
+    """The keys under `evaluators` that make the builders of `config` again."""
+    saved: dict[str, Any] = {}
+    own = []
+    for often, builders in (
+        (True, config.evaluator_builders),
+        (False, config.infrequent_evaluator_builders),
+    ):
+        for builder in builders:
+            if not often and "prompts" not in saved and _is_of_prompts(builder, config):
+                shown = ("prompts", "references", "temperature")
+                saved |= {name: getattr(builder, name) for name in shown}
+            else:
+                own.append(_named(builder) | {"often": often})
+    if own:
+        saved |= own[0] | {"further": own[1:]}
+    return saved
+
+
+def _is_of_prompts(builder: Any, config: Config) -> bool:
+    """Whether `of_settings` would make this builder of `evaluators.prompts`."""
+    common = getattr(config.dataset_builder, "common_config", None)
+    return isinstance(builder, SamplingEvaluatorBuilder) and builder == SamplingEvaluatorBuilder(
+        prompts=builder.prompts,
+        references=builder.references,
+        temperature=builder.temperature,
+        model_name_for_tokenizer=getattr(common, "model_name_for_tokenizer", config.model_name),
+        renderer_name=getattr(common, "renderer_name", None),
+        max_tokens=config.held_out_answer_tokens,
+        seed=config.seed,
+        chat_template_kwargs=getattr(common, "chat_template_kwargs", {}),
+    )
+
+
+def _named(builder: Any) -> dict[str, Any]:
+    """A builder by import path and plain values; one that cannot be is named all the same."""
+    if not isinstance(builder, EvaluatorBuilder):
+        path = import_path(builder if hasattr(builder, "__qualname__") else type(builder))
+        return {"builder": NOT_IMPORTABLE + path.removeprefix(NOT_IMPORTABLE), "args": {}}
+    args = {
+        item.name: getattr(builder, item.name)
+        for item in dataclasses.fields(builder)
+        if item.init and item.name != "common_config"
+    }
+    path = import_path(type(builder))
+    if not is_plain(args):
+        return {"builder": NOT_IMPORTABLE + path.removeprefix(NOT_IMPORTABLE), "args": {}}
+    return {"builder": path, "args": args}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value comes out of YAML as it went in."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(is_plain(inner) for inner in value)
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def named_builders(saved: dict[str, Any]) -> list[str]:
+    """The import paths of evaluators that a saved config names."""
+    evaluators = saved.get("evaluators") or {}
+    entries = [evaluators, *(evaluators.get("further") or [])]
+    return [entry["builder"] for entry in entries if entry.get("builder")]

@@ -1,0 +1,202 @@
+"""The built-in dataset builders: chat data by name, from a file, or from what `datasets` reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.data.columns import LAYOUTS
+from sft.errors import BadInput
+from sft.keys import key
+from sft.types import ChatDatasetBuilder, SupervisedDataset
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sft.tokens.cache import Source
+    from sft.tokens.table import TokenisedDataset, TokenTable
+
+Built = tuple[SupervisedDataset, SupervisedDataset | None]
+
+
+def eval_size(default: int) -> Any:
+    return key(default, "conversations to hold out for evaluation; 0: none", minimum=0)
+
+
+def split_seed() -> Any:
+    return key(0, "which conversations are held out, whatever the run's seed", minimum=0)
+
+
+@dataclass
+class FaqBuilder(ChatDatasetBuilder):
+    """The demo: 503 questions and answers about building in Zaragoza, in English (CC-BY-4.0)."""
+
+    eval_size: int = eval_size(48)
+    split_seed: int = split_seed()
+
+    def __call__(self) -> Built:
+        from sft.data.sources import JsonLines
+
+        spec = importlib.util.find_spec("zaragoza_construction_faq")
+        folders = (spec and spec.submodule_search_locations) or []
+        files = [Path(folder) / "data" / "faq-en-sharegpt.jsonl" for folder in folders]
+        for path in files:
+            if path.is_file():
+                source = JsonLines(path, "conversations")
+                return build(self, source, self.eval_size, self.split_seed)
+        raise BadInput(
+            "dataset=faq: its package is not installed: run "
+            "`pip install zaragoza-construction-faq==1.2.1`"
+        )
+
+
+@dataclass
+class FromConversationFileBuilder(ChatDatasetBuilder):
+    """A file of JSON lines, each `{"messages": [{"role": …, "content": …}, …]}`."""
+
+    path: str = key("???", "JSONL file of chats: one {messages: [...]} a line")
+    eval_size: int = eval_size(0)
+    split_seed: int = split_seed()
+
+    def __call__(self) -> Built:
+        from sft.data.sources import JsonLines
+
+        source = JsonLines(Path(self.path).expanduser())
+        return build(self, source, self.eval_size, self.split_seed)
+
+
+@dataclass
+class HFChatBuilder(ChatDatasetBuilder):
+    """Anything that `datasets` reads: a dataset of the Hub, a local folder or file."""
+
+    path: str = key("???", "Hub id, or a local folder or file (JSONL, CSV, Parquet)")
+    name: str | None = key(None, "configuration of the dataset, where it has several")
+    split: str = key("train", "split to train on, such as train or train[:10%]")
+    eval_split: str | None = key(None, "split to evaluate on; null: hold out of `split`")
+    eval_size: int = key(
+        0, "conversations to hold out; with eval_split: of it, 0: all of it", minimum=0
+    )
+    split_seed: int = split_seed()
+    layout: str = key("auto", "columns of a row", choices=("auto", *LAYOUTS))
+
+    def __call__(self) -> Built:
+        from sft.data.hub import source
+
+        train = source(self.path, self.name, self.split, self.layout)
+        if self.eval_split is None:
+            return build(self, train, self.eval_size, self.split_seed)
+        evaluation = source(self.path, self.name, self.eval_split, self.layout, "eval_split")
+        return build(self, train, self.eval_size, self.split_seed, evaluation)
+
+
+@dataclass
+class NoRobotsBuilder(HFChatBuilder):
+    """9,500 instructions and answers written by people (HuggingFaceH4/no_robots)."""
+
+    path: str = key("HuggingFaceH4/no_robots", "Hub id, or a local copy of it")
+    eval_split: str | None = key("test", "split to evaluate on; null: hold out of `split`")
+
+
+@dataclass
+class Tulu3Builder(HFChatBuilder):
+    """939,000 conversations of the Tulu 3 mixture (allenai/tulu-3-sft-mixture)."""
+
+    path: str = key("allenai/tulu-3-sft-mixture", "Hub id, or a local copy of it")
+    eval_size: int = eval_size(500)
+
+
+def build(
+    builder: ChatDatasetBuilder,
+    source: Source,
+    eval_size: int,
+    split_seed: int,
+    evaluation: Source | None = None,
+) -> Built:
+    """Tokenise `source`, once, and cut training and held-out data from it.
+
+    The held-out conversations are `evaluation`, or `eval_size` of it, or `eval_size` of `source`.
+    A conversation that is among them, or the same as one of them, is not trained on.
+
+    Raises:
+        BadInput: the data is not sound, or too small for `eval_size` or a batch.
+    """
+    import numpy as np
+
+    from sft.tokens.table import held_out
+
+    table = _tokenised(builder, source)
+    trained = np.ones(len(table.digests), dtype=bool)
+    held: TokenisedDataset | None = None
+    out = 0
+    if evaluation is not None or eval_size:
+        other = table if evaluation is None else _tokenised(builder, evaluation)
+        chosen = np.ones(len(other.digests), dtype=bool)
+        if eval_size:
+            chosen = held_out(other.digests, eval_size, split_seed, whole=other is not table)
+        held = _dataset(builder, other, chosen, "held-out")
+        trained = ~np.isin(table.digests, other.digests[chosen])
+        out = int((~trained).sum()) - (int(chosen.sum()) if other is table else 0)
+    if not trained.any():
+        raise BadInput(f"{source.name}: every conversation is held out; none is left to train on")
+    train = _dataset(builder, table, trained, "training")
+    train.statistics = dataclasses.replace(train.statistics, duplicates=out)
+    batch_size, datums = builder.common_config.batch_size, train.statistics.datums
+    if batch_size > datums:
+        raise BadInput(
+            f"batch_size: {batch_size} is more than the {datums} sequences that there are to "
+            "train on; set a smaller batch_size"
+        )
+    return train, held
+
+
+def build_whole(builder: ChatDatasetBuilder, source: Source) -> TokenisedDataset:
+    """All of `source` as held-out data. Raises `BadInput`."""
+    import numpy as np
+
+    table = _tokenised(builder, source)
+    return _dataset(builder, table, np.ones(len(table.digests), dtype=bool), "held-out")
+
+
+def _tokenised(builder: ChatDatasetBuilder, source: Source) -> TokenTable:
+    from sft.tokens.cache import tokenised
+    from sft.tokens.pool import Recipe
+
+    common = builder.common_config
+    recipe = Recipe(
+        common.model_name_for_tokenizer,
+        common.renderer_name,
+        common.chat_template_kwargs,
+        common.max_length,
+        common.train_on_what,
+    )
+    # Another process can make the renderer of a config, not what a subclass puts in its place.
+    plain = all(
+        getattr(type(builder), name) is getattr(ChatDatasetBuilder, name)
+        for name in ("renderer", "tokenizer")
+    )
+    return tokenised(source, recipe, builder.renderer, parallel=plain)
+
+
+def _dataset(
+    builder: ChatDatasetBuilder, table: TokenTable, conversations: np.ndarray, what: str
+) -> TokenisedDataset:
+    from sft.rendering.token_bytes import special_tokens
+    from sft.tokens.table import TokenisedDataset
+
+    common = builder.common_config
+    dataset = TokenisedDataset(
+        table,
+        conversations,
+        common.batch_size,
+        common.reduction,
+        special_tokens(builder.tokenizer),
+    )
+    if not dataset.statistics.datums:
+        raise BadInput(
+            f"max_length: with {common.max_length} tokens, no {what} conversation keeps a token "
+            "to train on; raise it, or see train_on_what"
+        )
+    return dataset

@@ -1,0 +1,22 @@
+"""Dataset builders of the user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sft.data.import_path import build
+from sft.types import ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
+
+
+def custom_builder(
+    path: str, args: dict[str, Any], common_config: ChatDatasetBuilderCommonConfig
+) -> SupervisedDatasetBuilder:
+    """The builder `path` (`my_data:MyBuilder`) with the fields `args`. Raises `BadInput`.
+
+    The module may lie in the current folder. `common_config` is passed to a builder that has such
+    a field.
+    """
+    found: SupervisedDatasetBuilder = build(
+        "dataset", path, args, SupervisedDatasetBuilder, common_config
+    )
+    return found

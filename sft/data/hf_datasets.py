@@ -1,0 +1,155 @@
+"""Datasets of the `datasets` library as batches: in memory or on disk, and streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from sft.errors import BadInput
+from sft.types import SupervisedDataset
+
+if TYPE_CHECKING:
+    import datasets
+    import tinker
+
+Row = dict[str, Any]
+
+
+def _one_of(map_fn: Any, flatmap_fn: Any) -> Callable[[Row], list[Any]]:
+    """Either function as one from a row to a list."""
+    if (map_fn is None) == (flatmap_fn is None):
+        raise ValueError("give either map_fn (a row to a datum) or flatmap_fn (a row to a list)")
+    return flatmap_fn or (lambda row: [map_fn(row)])
+
+
+class SupervisedDatasetFromHFDataset(SupervisedDataset):
+    """A `datasets.Dataset`, converted row by row as batches are asked for.
+
+    The harness asks ahead of the steps, in a thread. A batch is what `batch_size` rows give: with
+    `flatmap_fn` it may hold more datums than that, or fewer. The last batch may be short.
+
+    Args:
+        hf_dataset: rows as `datasets` gives them.
+        batch_size: rows a batch.
+        map_fn: one row to one datum.
+        flatmap_fn: one row to a list of datums.
+
+    Raises:
+        ValueError: not exactly one of the functions is given.
+        BadInput: the dataset has fewer than `batch_size` rows.
+    """
+
+    def __init__(
+        self,
+        hf_dataset: datasets.Dataset,
+        batch_size: int,
+        map_fn: Callable[[Row], tinker.Datum] | None = None,
+        flatmap_fn: Callable[[Row], list[tinker.Datum]] | None = None,
+    ):
+        self.hf_dataset = hf_dataset
+        self.batch_size = batch_size
+        self._convert = _one_of(map_fn, flatmap_fn)
+        self._order: Any = range(len(hf_dataset))
+        if batch_size > len(hf_dataset):
+            raise BadInput(
+                f"batch_size: {batch_size} is more than the {len(hf_dataset)} rows of the dataset"
+            )
+
+    def __len__(self) -> int:
+        return -(-len(self.hf_dataset) // self.batch_size)
+
+    def set_epoch(self, seed: int = 0) -> None:
+        from sft.tokens.table import permutation
+
+        self._order = permutation(len(self.hf_dataset), seed)
+
+    def get_batch(self, index: int) -> list[tinker.Datum]:
+        """Raises `BadInput` where the batch's rows give no datum."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        rows = self.hf_dataset.__getitems__([int(row) for row in chosen])
+        if data := [datum for row in rows for datum in self._convert(row)]:
+            return data
+        raise BadInput(f"the {len(rows)} rows of batch {index} give no sequence to train on")
+
+
+class StreamingSupervisedDatasetFromHFDataset(SupervisedDataset):
+    """A `datasets.IterableDataset`, read forward as batches are asked for.
+
+    In memory is a buffer of `buffer_size` rows, from which the next one is drawn at random.
+    A resumed run reads again what it has trained on, and skips it: quickly with `map_fn`, which is
+    not called for a row that is skipped; with `flatmap_fn` as fast as that converts. A stream that
+    ends within an epoch begins again, in another order.
+
+    Args:
+        hf_dataset: rows as `datasets` streams them.
+        batch_size: datums a batch; none is short.
+        length: batches that make an epoch, for a stream does not say how many rows it has. Every
+            epoch starts the stream anew.
+        map_fn: one row to one datum.
+        flatmap_fn: one row to a list of datums, which may be empty.
+        buffer_size: rows of the shuffle buffer.
+
+    Raises:
+        ValueError: not exactly one of the functions is given.
+    """
+
+    def __init__(
+        self,
+        hf_dataset: datasets.IterableDataset,
+        batch_size: int,
+        length: int,
+        map_fn: Callable[[Row], tinker.Datum] | None = None,
+        flatmap_fn: Callable[[Row], list[tinker.Datum]] | None = None,
+        buffer_size: int = 10_000,
+    ):
+        self.hf_dataset = hf_dataset
+        self.batch_size = batch_size
+        self.length = length
+        self.buffer_size = buffer_size
+        self._convert = _one_of(map_fn, flatmap_fn)
+        self._one_to_one = map_fn is not None
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, seed: int = 0) -> None:
+        self._next = 0
+        self._items = self._stream(seed)
+
+    def get_batch(self, index: int) -> list[tinker.Datum]:
+        """The datums of batch `index`, which must not lie before the last one asked for.
+
+        Raises:
+            IndexError: it does, or lies beyond the epoch.
+            BadInput: the stream holds no row, or none that gives a datum.
+        """
+        if not self._next <= index < self.length:
+            raise IndexError(
+                f"batch {index} of a stream of {self.length} that is at {self._next}: "
+                "it goes forward only, from set_epoch on"
+            )
+        for _ in range((index - self._next) * self.batch_size):
+            next(self._items)
+        self._next = index + 1
+        batch = [next(self._items) for _ in range(self.batch_size)]
+        return [self._convert(item)[0] for item in batch] if self._one_to_one else batch
+
+    def _stream(self, seed: int) -> Iterator[Any]:
+        """Rows to convert where each gives one datum, else datums; without end."""
+        again = 0
+        while True:
+            # Seeds of one epoch's passes lie far from those of the next epochs' first ones.
+            shuffled = self.hf_dataset.shuffle(
+                seed=seed + again * 7_368_787, buffer_size=self.buffer_size
+            )
+            found = False
+            for row in shuffled:
+                for item in [row] if self._one_to_one else self._convert(row):
+                    found = True
+                    yield item
+            if not found:
+                raise BadInput("the stream holds no row that gives a sequence to train on")
+            again += 1

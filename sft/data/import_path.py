@@ -1,0 +1,103 @@
+"""Builders of the user's own, named by import path: `my_data:MyBuilder`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from sft.errors import BadInput, nearest
+
+NOT_IMPORTABLE = "not importable: "
+"""Begins what `import_path` says of a class that another process could not import."""
+
+
+def build(group: str, path: str, args: Mapping[str, Any], base: type, common_config: Any) -> Any:
+    """The builder `path`, which must be a `base`, with the fields `args`.
+
+    The module may lie in the current folder. `common_config` is passed to a builder that has such
+    a field. `group` is the config's, for messages: `dataset`, `evaluators`.
+
+    Raises:
+        BadInput: there is no such class, it is not a `base`, or `args` are not its fields.
+    """
+    builder = load_class(group, path, base)
+    fields = {item.name: item for item in dataclasses.fields(builder) if item.init}
+    has_common = fields.pop("common_config", None) is not None
+    for name in args:
+        if name not in fields:
+            takes = f"; it takes {', '.join(fields)}" if fields else "; it takes none"
+            raise BadInput(
+                f"{group}.args.{name}: {path} has no such field{nearest(name, list(fields))}{takes}"
+            )
+    for name, item in fields.items():
+        defaults = (item.default, item.default_factory)
+        if name not in args and all(default is dataclasses.MISSING for default in defaults):
+            raise BadInput(f"{group}.args.{name}: is missing; {path} has no default for it")
+    values = dict(args) | ({"common_config": common_config} if has_common else {})
+    try:
+        return builder(**values)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{group}.args: {path} refuses them: {error}") from error
+
+
+def load_class(group: str, path: str, base: type) -> type[Any]:
+    """The subclass of `base` that `module:Name` names. Raises `BadInput`."""
+    key = f"{group}.builder"
+    if path.startswith(NOT_IMPORTABLE):
+        raise BadInput(
+            f"{key}: {path.removeprefix(NOT_IMPORTABLE)} was defined in a script, a "
+            "notebook or a function; move it to a module to run it again"
+        )
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise BadInput(f"{key}: '{path}' is not of the form my_module:MyBuilder")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise BadInput(
+                f"{key}: there is no module '{module_name}' in {here} or among the "
+                "installed packages"
+            ) from None
+        raise BadInput(f"{key}: {module_name} cannot be imported: {error}") from error
+    except Exception as error:
+        raise BadInput(
+            f"{key}: {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise BadInput(f"{key}: {_not_a_builder(path, module, name, found, base)}")
+    if found.__dict__.get("__annotations__") and "__dataclass_fields__" not in found.__dict__:
+        raise BadInput(f"{key}: {path} is not a dataclass; write @dataclass above it")
+    return found
+
+
+def _not_a_builder(path: str, module: Any, name: str, found: Any, base: type) -> str:
+    if found is not None:
+        return f"{path} is not a subclass of {base.__module__}.{base.__name__}"
+    classes = [
+        key
+        for key, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+    ]
+    return f"{module.__name__} has no {name}{nearest(name, classes)}"
+
+
+def import_path(builder: Any) -> str:
+    """`module:Name` of a class or function, or `NOT_IMPORTABLE` and its name if another process
+    could not import it: one made in a script, a notebook or a function. A run of such a builder
+    can be recorded, but not reproduced."""
+    name = getattr(builder, "__qualname__", type(builder).__qualname__)
+    path = f"{builder.__module__}:{name}"
+    module = sys.modules.get(builder.__module__)
+    importable = builder.__module__ != "__main__" and getattr(module, name, None) is builder
+    return path if importable else NOT_IMPORTABLE + path

@@ -1,0 +1,242 @@
+"""What a run shows: a banner, its progress, and what to do next.
+
+On a terminal a live bar; elsewhere (a file, a pipe, CI) plain lines.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sft.config.data_name import data_name
+from sft.config.schema import Settings
+from sft.hooks import BaseHook, Run, RunResult
+from sft.record.checkpoints import CheckpointRecord
+from sft.record.durations import duration
+from sft.run.effects import of_settings
+from sft.secrets import identity, mask, mask_urls
+
+PLAIN_LINE_EVERY = 10.0
+"""Seconds between two progress lines where there is no terminal."""
+
+
+class Terminal(BaseHook):
+    """Shows one run on standard output."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path,
+        overrides: list[str],
+        variables: Mapping[str, str] | None = None,
+    ):
+        from rich.console import Console
+
+        self.settings = settings
+        self.directory = directory
+        self.overrides = [mask(override) for override in overrides]
+        self.variables = dict(variables or {})
+        self.console = Console(highlight=False)
+        self.progress: Any = None
+        self.evaluation = ""
+        self._last_line = 0.0
+
+    def on_start(self, run: Run) -> None:
+        self.total = run.facts["steps"]
+        self._banner(run)
+        if self.console.is_terminal:
+            self._start_bar(run.start_step)
+
+    def _banner(self, run: Run) -> None:
+        from rich.table import Table
+
+        settings, facts = self.settings, run.facts
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        parameters = facts.get("trained_parameters")
+        trained = f", {parameters:,} parameters trained" if parameters else ""
+        table.add_row("model", f"{settings.model.name}, LoRA rank {settings.lora.rank}{trained}")
+        table.add_row("data", _describe_data(data_name(settings.dataset), facts))
+        table.add_row("steps", _describe_steps(settings, facts))
+        url = run.config.base_url or "https://tinker.thinkingmachines.dev"
+        table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
+        table.add_row("results", str(self.directory))
+        table.add_row("tracking", describe_tracking(settings, self.variables))
+        if self.overrides:
+            table.add_row("not default", " ".join(self.overrides))
+        self.console.print(table)
+        for sentence in [*of_settings(settings), *facts.get("without_effect", ())]:
+            self._line(f"without effect: {sentence}")
+        self.console.print()
+
+    def _start_bar(self, completed: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[text]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.progress.add_task("", total=self.total, completed=completed, text="")
+        self.progress.start()
+
+    def on_progress(self, step: int, metrics: dict[str, float]) -> None:
+        text = (
+            f"train/nll {metrics['train/nll']:.4f}  lr {metrics['lr']:.2e}  "
+            f"{metrics['tokens/per_second']:,.0f} tok/s{self.evaluation}"
+        )
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step + 1, text=text)
+            return
+        now = time.monotonic()
+        if step + 1 == self.total or now - self._last_line >= PLAIN_LINE_EVERY:
+            self._last_line = now
+            left = metrics["time/step"] * (self.total - step - 1)
+            self._line(f"step {step + 1}/{self.total}  {text}  {duration(left)} left")
+
+    def on_metrics(self, step: int, metrics: dict[str, float], timestamp_ms: int) -> None:
+        if "eval/nll" in metrics:
+            self.evaluation = f"  eval/nll {metrics['eval/nll']:.4f}"
+            self._line(f"eval at step {step}: {_numbers(metrics)}")
+
+    def on_message(self, text: str) -> None:
+        self._line(text)
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def on_end(self, result: RunResult) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+        self.console.print()
+        if result.status == "FINISHED":
+            self._closing_table(result)
+        else:
+            reason = result.error or result.reason or ""
+            self._line(f"{result.status} after {result.steps} steps: {reason}")
+        self._answers(result)
+        self._next(result)
+
+    def _closing_table(self, result: RunResult) -> None:
+        from rich.table import Table
+
+        self._line(f"{result.name}: {result.steps} steps in {duration(result.seconds)}")
+        table = Table()
+        for column in ("", "first", "last"):
+            table.add_column(column, justify="left" if not column else "right")
+        for metric in ("train/nll", "eval/nll", "eval/bpb"):
+            if metric in result.last:
+                table.add_row(metric, f"{result.first[metric]:.4f}", f"{result.last[metric]:.4f}")
+        self.console.print(table)
+        if result.reason:
+            self._line(result.reason)
+
+    def _answers(self, result: RunResult) -> None:
+        """The first prompt of one table that was answered before the first step and at the end."""
+        for name in ("answers", "prompts"):
+            before, after = result.tables.get(f"{name}@start"), result.tables.get(name)
+            # The same rows, where the last evaluation failed.
+            if before and after and after is not before and result.status == "FINISHED":
+                break
+        else:
+            return
+        first, last = before[0], after[0]
+        self.console.print("\n[bold]prompt[/bold]", end="  ")
+        self._line(_shorten(first["prompt"]))
+        for name, text in (
+            ("before", first["answer"]),
+            ("after", last["answer"]),
+            ("reference", first.get("reference")),
+        ):
+            if text is not None:
+                self.console.print(f"[bold]{name}[/bold]", end="  ")
+                self._line(_shorten(text))
+
+    def _next(self, result: RunResult) -> None:
+        directory = shlex.quote(str(self.directory))
+        lines = []
+        for record in _worth_showing(result.checkpoints, result.best):
+            mark = " (best)" if record is result.best else ""
+            lines.append((f"checkpoint {record.name}{mark}", record.sampler_path))
+        if result.status != "FINISHED" and result.checkpoints:
+            lines.append(("resume", f"python -m sft.resume {directory}"))
+        if result.status == "FINISHED":
+            lines.append(("talk to it", f'python -m sft.sample {directory} "your question"'))
+        if self.settings.tracking.uri:
+            lines.append(("view", self._how_to_view(self.settings.tracking.uri)))
+        lines.append(("reproduce", f"python -m sft.reproduce {directory}"))
+        self.console.print()
+        width = max(len(name) for name, _ in lines)
+        for name, text in lines:
+            self.console.print(f"[bold]{name:<{width}}[/bold]", end="  ")
+            self._line(text)
+
+    def _how_to_view(self, uri: str) -> str:
+        """The command that shows the store, or the address of one that shows itself."""
+        if uri.startswith(("http://", "https://")):
+            return re.sub(r"//[^/@]*@", "//", identity(uri))
+        default = uri == Settings().tracking.uri and not os.environ.get("MLFLOW_TRACKING_URI")
+        if default or "tracking.uri" in self.variables:
+            return "python -m sft.ui"
+        return f"python -m sft.ui --uri {shlex.quote(mask_urls(uri))}"
+
+
+def _worth_showing(
+    records: list[CheckpointRecord], best: CheckpointRecord | None
+) -> list[CheckpointRecord]:
+    return [record for record in records if record is records[-1] or record is best]
+
+
+def describe_tracking(settings: Settings, variables: Mapping[str, str]) -> str:
+    """Where results go, and which variable said so where no config did."""
+    tracking = settings.tracking
+    if tracking.uri is None:
+        return "none"
+    given = [variables[k] for k in ("tracking.uri", "tracking.experiment") if k in variables]
+    said = f", as {' and '.join(given)} say{'s' * (len(given) == 1)}" if given else ""
+    return f"{mask_urls(tracking.uri)}, experiment {tracking.experiment}{said}"
+
+
+def _describe_data(name: str, facts: dict[str, Any]) -> str:
+    data, held_out = facts.get("data"), facts.get("held_out")
+    if data is None:
+        return name
+    text = f"{name}: {data.datums:,} sequences, {data.tokens:,} tokens"
+    text += f", {data.trained_tokens:,} trained"
+    for count, word in ((data.dropped, "dropped"), (data.truncated, "cut at max_length")):
+        if count:
+            text += f", {count:,} {word}"
+    return f"{text}; held out: {held_out.datums:,}" if held_out else text
+
+
+def _describe_steps(settings: Settings, facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['steps']:,} of {settings.batch_size} sequences "
+        f"({facts['steps_per_epoch']:,} an epoch), "
+        f"peak lr {settings.lr:g}, {settings.schedule.kind}"
+    )
+
+
+def _numbers(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _shorten(text: str, limit: int = 300) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"

@@ -1,0 +1,42 @@
+"""The keys and values of one sequence, which its next tokens attend to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sft.local.engine.models import BaseModel
+
+
+class Cache:
+    """Keys and values of one sequence: [layers, 2, kv_heads, capacity, head_dim]."""
+
+    def __init__(self, base: BaseModel, capacity: int):
+        shape = (len(base.layers), 2, base.kv_heads, capacity, base.head_dim)
+        self._store = torch.empty(shape, dtype=base.dtype, device=base.device)
+        self.length = 0
+
+    def copy(self) -> Cache:
+        twin = Cache.__new__(Cache)
+        twin._store, twin.length = self._store.clone(), self.length
+        return twin
+
+    def reserve(self, more: int) -> None:
+        """Make room for `more` positions behind `length`."""
+        capacity = self._store.shape[3]
+        if self.length + more > capacity:
+            grown = max(self.length + more, 2 * capacity)
+            store = self._store.new_empty((*self._store.shape[:3], grown, self._store.shape[4]))
+            store[:, :, :, : self.length] = self._store[:, :, :, : self.length]
+            self._store = store
+
+    def put(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v [T, kv_heads, D] at `length`; returns all so far, [kv_heads, length + T, D].
+
+        `length` itself is moved on by the caller, once for all layers.
+        """
+        end = self.length + len(k)
+        store = self._store[layer]
+        store[0, :, self.length : end] = k.transpose(0, 1)
+        store[1, :, self.length : end] = v.transpose(0, 1)
+        return store[0, :, :end], store[1, :, :end]

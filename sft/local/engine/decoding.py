@@ -1,0 +1,158 @@
+"""Sampling with a key-value cache: prompts (`prefill`), then samples in joint steps.
+
+A step computes one token for a block of samples, whichever requests and adapters they belong to.
+The block's number of rows is fixed, or one of a few between which this machine's matrix products
+are seen to give equal rows; it is filled up with copies where there are fewer samples. So a row's
+numbers do not depend on how many others are in the block.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sft.local.engine import head, joining, network
+from sft.local.engine.lora import Run
+from sft.local.engine.models import BaseModel
+from sft.local.engine.packing import Pack
+from sft.local.engine.prefill import Prefill, Request, Stream, prefill
+from sft.local.engine.workers import Workers
+from sft.local.engine_api import EngineError, SampleResult
+
+SIZES = (4, 8, 16, 32)  # rows of a block, where they agree
+FIXED = 8  # rows of every block, where they do not
+ACTIVE = 64  # samples at a time; the others wait, so that their caches take no memory
+
+
+def step(base: BaseModel, streams: list[Stream], size: int) -> None:
+    """One more token for at most `size` streams, in one pass over a block of so many rows."""
+    rows = streams + [streams[-1]] * (size - len(streams))
+    for stream in streams:
+        stream.cache.reserve(1)
+    pack = Pack(
+        torch.tensor([stream.token for stream in rows], device=base.device),
+        torch.tensor([stream.cache.length for stream in rows], device=base.device),
+        [1] * size,
+        _adapter_runs(base, streams, size),
+    )
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.zeros_like(q)
+        for row, stream in enumerate(streams):
+            keys, values = stream.cache.put(layer, k[row : row + 1], v[row : row + 1])
+            # Query heads that share a key head are its rows: one kernel call, nothing repeated.
+            out[row] = functional.scaled_dot_product_attention(
+                q[row].view(1, base.kv_heads, -1, base.head_dim), keys[None], values[None],
+                scale=base.attention_scale,
+            ).view(base.heads, base.head_dim)  # fmt: skip
+        return out.flatten(1)
+
+    normal = network.hidden_states(base, pack, attend)
+    logits = head.logits_of(base, normal, pack.runs)
+    for row, stream in enumerate(streams):
+        stream.cache.length += 1
+        stream.token = stream.sampler.take(logits[row])
+
+
+def sample(
+    base: BaseModel,
+    requests: list[Request],
+    decode: Callable[[list[int]], str],
+    workers: Workers,
+) -> list[SampleResult | EngineError]:
+    """Answer checked requests on one base model, with as many samples in a step as there are."""
+
+    def start(group: list[int]) -> list[Prefill | EngineError]:
+        try:
+            return prefill(base, [requests[place] for place in group], decode)
+        except RuntimeError as error:  # out of memory, for one
+            if len(group) > 1:  # a request fails by itself alone
+                return [start([place])[0] for place in group]
+            return [EngineError(f"The sampling failed: {error}", user=False)]
+
+    sizes = block_sizes(base)
+    groups = joining.prompts(base, [len(work.prompt) for _, work in requests], workers)
+    prefills: dict[int, Prefill | EngineError] = {}
+    active: list[Stream] = []
+
+    def advance(room: int) -> None:
+        while len(active) > room:
+            active.sort(key=lambda stream: stream.adapter.key)
+            each = -(-len(active) // workers.count)
+            size = next((size for size in sizes if size >= each), sizes[-1])
+            blocks = [active[i : i + size] for i in range(0, len(active), size)]
+            for _ in workers.map(lambda block: step(base, block, size), blocks):  # noqa: B023
+                pass
+            active[:] = [stream for stream in active if not stream.sampler.done]
+
+    for group, started in zip(groups, workers.map(start, groups), strict=True):
+        prefills |= zip(group, started, strict=True)
+        for one in started:
+            if isinstance(one, Prefill):
+                active.extend(one.streams)
+                one.streams = []
+        advance(room=ACTIVE)
+    advance(room=0)
+    return [
+        one
+        if isinstance(one, EngineError)
+        else SampleResult(
+            [sampler.result() for sampler in one.samplers], one.prompt_logprobs, one.topk
+        )
+        for one in (prefills[place] for place in range(len(requests)))
+    ]
+
+
+@functools.cache
+def block_sizes(base: BaseModel) -> tuple[int, ...]:
+    """The sizes of blocks in which rows agree.
+
+    That is: a row comes out the same, bit for bit, in whichever block and wherever in it it
+    stands. Measured, since no library promises it: the product of each shape in the model and of a
+    few LoRA ranks, at both ends of blocks of each size, against the largest block.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def agree(inputs: int, multiply: Callable[[Tensor], list[Tensor]]) -> bool:
+        x = torch.randn(SIZES[-1], inputs, generator=generator).to(base.device, base.dtype)
+        whole = multiply(x)
+        return all(
+            torch.equal(y, all_rows[start : start + size])
+            for size in SIZES[:-1]
+            for start in (0, SIZES[-1] - size)
+            for y, all_rows in zip(multiply(x[start : start + size]), whole, strict=True)
+        )
+
+    def of_rank(weight: Tensor) -> Callable[[Tensor], list[Tensor]]:
+        return lambda x: [functional.linear(x, weight)]
+
+    products = {linear.modules: linear.products.forward for linear in base.linears[:4]}
+    products[base.linears[-1].modules] = base.linears[-1].products.forward
+    pairs = [(modules[0].inputs, multiply) for modules, multiply in products.items()]
+    hidden = base.embedding.shape[1]
+    for rank in (1, 8, 16, 32, 64):
+        for inputs, outputs in ((hidden, rank), (rank, hidden)):
+            weight = torch.randn(outputs, inputs, generator=generator)
+            pairs.append((inputs, of_rank(weight.to(base.device, base.dtype))))
+    with torch.no_grad():
+        equal = all(agree(inputs, multiply) for inputs, multiply in pairs)
+    return SIZES if equal else (FIXED,)
+
+
+def _adapter_runs(base: BaseModel, streams: list[Stream], size: int) -> list[Run]:
+    """One run over the whole block for each adapter, which scales the rows of others to zero.
+
+    So the LoRA products are of a fixed shape too, however many rows belong to each adapter.
+    """
+    scales: dict[str, torch.Tensor] = {}
+    adapters = {stream.adapter.key: stream.adapter for stream in streams}
+    for row, stream in enumerate(streams):
+        key = stream.adapter.key
+        if key not in scales:
+            scales[key] = torch.zeros(size, 1, device=base.device)
+        scales[key][row] = stream.adapter.scale
+    return [Run(0, size, adapters[key].views, scale) for key, scale in scales.items()]

@@ -1,0 +1,145 @@
+"""Pieces of several requests, or their prompts, joined into passes over the base model.
+
+A pass has costs of its own: it reads every weight, makes kernels for its number of rows and calls
+each of them. Joined pieces share it. Each sequence still goes through its own adapter, and the
+gradients and losses of each piece are its own in shape and order; only products with weights (those
+of the base model, and of the adapter where neighbours have the same one) and what is computed row
+by row run over many rows at once.
+
+On a GPU numbers then agree to rounding. On a CPU they must not change by a bit, so pieces are
+joined only where a row does not depend on those beside it: from 64 rows up, in matrices a multiple
+of 64 wide (the remainder of a vector loop rounds in other ways), by workers of one thread (more
+would divide the rows by their number), and where a trial on this very processor says so.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sft.local.engine import layer, network, packing
+from sft.local.engine.lora import Adapter, Run
+from sft.local.engine.models import BaseModel
+from sft.local.engine.passes import SMALLEST_PIECE, Piece, budget
+from sft.local.engine.workers import Workers
+from sft.local.engine_api import LoraSpec
+
+PASS_TOKENS = {"cpu": 896, "cuda": 16384}
+LEAST_ROWS = 64  # of a piece that is joined on a CPU
+MOST_PIECES = 6  # about, in a pass on a CPU: each has kernels of its own, which must all be kept
+WIDTH = 64  # what the widths of a model's matrices are multiples of, to be joined on a CPU
+UNEVEN = 1.05  # how much longer the longest pass may be for the sake of whole requests
+TRIAL = (64, 101, 83)  # rows of the sequences that are computed alone and together
+
+
+def join(queue: list[Piece], workers: Workers) -> list[list[Piece]]:
+    """Divide pieces into passes of one base model and one direction each.
+
+    About in their order, so that one adapter after another is done.
+    """
+    passes: list[list[int]] = []
+    joined: dict[tuple[int, bool], list[int]] = {}
+    for place, piece in enumerate(queue):
+        if may_be_joined(piece.adapter.base, piece.tokens, workers):
+            joined.setdefault((id(piece.adapter.base), piece.work.backward), []).append(place)
+        else:
+            passes.append([place])
+    for places in joined.values():
+        passes += _divide(queue, places, workers.count)
+    return [[queue[place] for place in one] for one in sorted(passes)]
+
+
+def prompts(base: BaseModel, lengths: list[int], workers: Workers) -> list[list[int]]:
+    """Divide prompts of these lengths into passes over `base`; returns the places in each."""
+    joined = [place for place, length in enumerate(lengths) if may_be_joined(base, length, workers)]
+    passes = [[place] for place in range(len(lengths)) if place not in set(joined)]
+    if joined:
+        chosen = [lengths[place] for place in joined]
+        most = _most(base, sum(chosen), len(chosen))
+        packs = packing.split(chosen, most, workers.count, SMALLEST_PIECE)
+        passes += [[joined[index] for index in pack] for pack in packs]
+    return sorted(passes)
+
+
+def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[int]]:
+    """Passes of about the same size, so that the workers end together.
+
+    Of whole requests where that is as even: their pieces share some products.
+    """
+    base = queue[places[0]].adapter.base
+    most = _most(base, sum(queue[place].tokens for place in places), len(places))
+    by_request: dict[int, list[int]] = {}
+    for place in places:
+        by_request.setdefault(queue[place].request, []).append(place)
+    apart = [[place] for place in places]
+    whole = []
+    for request in by_request.values():
+        fits = sum(queue[place].tokens for place in request) <= most
+        whole += [request] if fits else [[place] for place in request]
+
+    def passes(units: list[list[int]]) -> list[list[int]]:
+        sizes = [sum(queue[place].tokens for place in unit) for unit in units]
+        packs = packing.split(sizes, most, workers, SMALLEST_PIECE)
+        return [[place for index in pack for place in units[index]] for pack in packs]
+
+    def longest(passes: list[list[int]]) -> int:
+        return max(sum(queue[place].tokens for place in one) for one in passes)
+
+    of_requests, of_pieces = passes(whole), passes(apart)
+    even = longest(of_requests) <= UNEVEN * longest(of_pieces)
+    return of_requests if even else of_pieces
+
+
+def _most(base: BaseModel, tokens: int, pieces: int) -> int:
+    """How many tokens a pass may have, of so many in so many pieces."""
+    most = budget(base, PASS_TOKENS)
+    return min(most, MOST_PIECES * tokens // pieces) if base.device.type == "cpu" else most
+
+
+def may_be_joined(base: BaseModel, tokens: int, workers: Workers) -> bool:
+    """Whether a piece of so many tokens may be in one pass with others."""
+    if base.device.type != "cpu":
+        return True
+    if tokens < LEAST_ROWS or workers.threads > 1:
+        return False
+    if base.rows_stand_alone is None:
+        (base.rows_stand_alone,) = workers.map(rows_stand_alone, [base])
+    return base.rows_stand_alone
+
+
+def rows_stand_alone(base: BaseModel) -> bool:
+    """Whether a layer's rows come out the same bit for bit, forward and backward, in a larger pack.
+
+    To be called where passes are computed: with the same number of threads.
+    """
+    modules = [module for linear in base.linears[:-1] for module in linear.modules]
+    if any(module.inputs % WIDTH or module.outputs % WIDTH for module in modules):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    adapter = Adapter(base, LoraSpec(8, seed=0))
+    adapter.weights.uniform_(-0.1, 0.1, generator=generator)
+    shape = (sum(TRIAL), base.embedding.shape[1])
+    x, dy = (torch.randn(shape, generator=generator).to(base.dtype) for _ in range(2))
+    together = _layer(adapter, x, dy, TRIAL)
+    bounds = pairwise((0, *torch.tensor(TRIAL).cumsum(0).tolist()))
+    return all(
+        torch.equal(one, many[start:end])
+        for start, end in bounds
+        for one, many in zip(
+            _layer(adapter, x[start:end], dy[start:end], (end - start,)), together, strict=True
+        )
+    )
+
+
+def _layer(
+    adapter: Adapter, x: Tensor, dy: Tensor, lengths: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """The first layer's output and the gradient of its input."""
+    positions = packing.positions(list(lengths))
+    run = Run(0, len(x), adapter.compute(), adapter.scale)
+    pack = packing.Pack(positions, positions, list(lengths), [run])
+    context = network.context_of(adapter.base, pack, keep=True)
+    y, kept = layer.forward(context, 0, x)
+    return y, layer.backward(context, 0, kept, dy)

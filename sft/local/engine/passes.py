@@ -1,0 +1,133 @@
+"""Passes over a base model: from requests to packs, and from packs back to results.
+
+A request is cut into pieces by what it holds alone, so that its numbers do not depend on what else
+is queued. A pass computes one or several (`joining`), each through its own adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft.local.engine import network, packing
+from sft.local.engine.lora import Adapter, LoraViews, Run
+from sft.local.engine.models import BaseModel
+from sft.local.engine.packing import Pack
+from sft.local.engine.workers import Workers
+from sft.local.engine_api import TrainingSequence, Work
+
+PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}  # at most, in one
+LEAST_TOKENS = 256  # that a budget of tokens allows
+SMALLEST_PIECE = 64  # tokens worth a piece of their own where another worker is free
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Sequences of one request that are computed together; `indices` are theirs in it.
+
+    `place` is that of the piece among those of its request.
+    """
+
+    request: int
+    place: int
+    adapter: Adapter
+    work: Work
+    indices: list[int]
+
+    @property
+    def sequences(self) -> list[TrainingSequence]:
+        return [self.work.sequences[index] for index in self.indices]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(sequence.tokens) for sequence in self.sequences)
+
+
+@dataclass
+class PieceResult:
+    """float32 logprobs of each sequence, and the gradient of the piece's loss.
+
+    None for a forward, and where it is in that of the request's first piece.
+    """
+
+    logprobs: list[np.ndarray]
+    gradient: Tensor | None
+
+
+def pieces(request: int, adapter: Adapter, work: Work, workers: Workers) -> list[Piece]:
+    """Cut one request; the same request is always cut the same way."""
+    base = adapter.base
+    parts = packing.split(
+        [len(sequence.tokens) for sequence in work.sequences],
+        budget=budget(base, PIECE_TOKENS),
+        workers=workers.count,
+        smallest=SMALLEST_PIECE,
+    )
+    return [Piece(request, place, adapter, work, part) for place, part in enumerate(parts)]
+
+
+def budget(base: BaseModel, tokens: dict[str, int]) -> int:
+    """`tokens` of the base model's device; fewer for a large model, rather than to compute its
+    layers once more, but not very few."""
+    return min(tokens[base.device.type], max(network.tokens_kept(base), LEAST_TOKENS))
+
+
+def compute(group: list[Piece]) -> list[PieceResult]:
+    """One pass over the base model: forward, and backward where the requests ask for it."""
+    base = group[0].adapter.base
+    backward = group[0].work.backward
+    sequences = [sequence for piece in group for sequence in piece.sequences]
+    lengths = [len(sequence.tokens) for sequence in sequences]
+    gradients = _gradients(group) if backward else [(None, None)] * len(group)
+    runs, start = [], 0
+    loras: dict[int, list[LoraViews | None]] = {}  # one copy for all pieces of an adapter
+    for piece, (_, views) in zip(group, gradients, strict=True):
+        adapter = piece.adapter
+        if id(adapter) not in loras:
+            loras[id(adapter)] = adapter.compute()
+        lora = loras[id(adapter)]
+        runs.append(Run(start, start + piece.tokens, lora, adapter.scale, views))
+        start += piece.tokens
+    pack = Pack(
+        _joined([sequence.tokens for sequence in sequences], np.int64, base.device),
+        packing.positions(lengths).to(base.device),
+        lengths,
+        runs,
+    )
+    targets = _joined([sequence.targets for sequence in sequences], np.int64, base.device)
+    if backward:
+        weights = _joined([sequence.weights for sequence in sequences], np.float32, base.device)
+        logprobs = network.loss_backward(base, pack, targets, weights)
+    else:
+        logprobs = network.logprobs(base, pack, targets)
+    parts = iter(np.split(logprobs.cpu().numpy(), np.cumsum(lengths)[:-1]))
+    return [
+        PieceResult([next(parts) for _ in piece.indices], gradient)
+        for piece, (gradient, _) in zip(group, gradients, strict=True)
+    ]
+
+
+def _gradients(group: list[Piece]) -> list[tuple[Tensor | None, list[LoraViews | None]]]:
+    """A vector of zeros for each piece, and its views.
+
+    The first pieces of a request have one vector together (None but for the first of them): a pass
+    adds them in their order, so that the sum is that of pieces computed by themselves.
+    """
+    made: list[tuple[Tensor | None, list[LoraViews | None]]] = []
+    together = 0  # pieces in the last vector, if they are the first of their request
+    for piece, before in zip(group, [None, *group], strict=False):
+        if piece.place and before and (before.request, together) == (piece.request, piece.place):
+            made.append((None, made[-1][1]))
+            together += 1
+            continue
+        vector = torch.zeros_like(piece.adapter.weights)
+        made.append((vector, piece.adapter.layout.views(vector)))
+        together = 0 if piece.place else 1
+    return made
+
+
+def _joined(arrays: list[np.ndarray], dtype: type, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays).astype(dtype, copy=False)).to(device)

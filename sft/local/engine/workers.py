@@ -1,0 +1,79 @@
+"""Worker threads that compute packs side by side.
+
+On a CPU each worker multiplies with its own few threads: packs are independent, so cores never
+wait for each other inside a pack, and a pack's numbers cannot depend on what the other workers do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from sft.local.engine import memory
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+MAX_WORKERS = 8
+MAX_KERNELS = 200  # of one worker: those of a pass of six pieces (`joining`)
+MAX_CALLS = 32  # of one worker
+
+
+class Workers:
+    """A pool of `count` workers of `threads` each; `map` answers in the order of its items."""
+
+    def __init__(self, device: torch.device, threads: int | None = None):
+        cores = threads or len(os.sched_getaffinity(0))
+        self.count = min(cores, MAX_WORKERS) if device.type == "cpu" else 1
+        self.threads = max(1, cores // self.count)
+        if device.type == "cpu":
+            memory.keep_freed()
+            _keep_few_kernels(self.count)
+
+        def start() -> None:
+            torch.set_num_threads(self.threads)
+
+        self._pool = ThreadPoolExecutor(self.count, "engine-worker", initializer=start)
+        self._beside = ThreadPoolExecutor(1, "engine-beside", initializer=start)
+
+    def map(self, compute: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+        """Compute every item, in their order of start; yields answers in order as they come.
+
+        An item starts only when fewer than twice `count` answers wait to be taken, so that what
+        waits is bounded. Gradients are off. An exception comes out where its answer would.
+        """
+        waiting = []
+        items = iter(items)
+        while True:
+            for item in items:
+                waiting.append(self._pool.submit(_without_gradients, compute, item))
+                if len(waiting) >= 2 * self.count:
+                    break
+            if not waiting:
+                return
+            yield waiting.pop(0).result()
+
+    def beside(self, compute: Callable[[Item], Answer], item: Item) -> Answer:
+        """Compute one item at once, whatever the workers do, with the threads that one of them has:
+        sums over a vector depend on their number."""
+        return self._beside.submit(_without_gradients, compute, item).result()
+
+
+def _without_gradients(compute: Callable[[Item], Answer], item: Item) -> Answer:
+    with torch.no_grad():
+        return compute(item)
+
+
+def _keep_few_kernels(workers: int) -> None:
+    """Bound what oneDNN and torch keep of products of a shape seen before.
+
+    Every length of piece has its own kernels, and in torch's cache working memory as well, of about
+    a megabyte each. Of kernels those of the passes at work suffice (with fewer, each would be made
+    anew for every layer), of the other as many as a step of sampling comes by. Read when the first
+    product is made; a value that the user has set stands.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_KERNELS * workers))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(MAX_CALLS))

@@ -1,0 +1,203 @@
+"""A model's requests in the order of their seq_ids, and what of them one clock cycle takes.
+
+Requests arrive in any order (the SDK sends the first chunk of a batch last, so that a batch is
+taken together) and some arrive twice. A cycle takes the head of the queue up to and including the
+first optim_step, and the saves right behind it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sft.local.engine_api import AdamStep, AdapterState, EngineError, LoraSpec, TrainingSequence
+from sft.local.server.store import CheckpointPath
+
+
+@dataclass
+class Sampler:
+    """A sampling session: the base model, a checkpoint, or a snapshot to sample from."""
+
+    sampler_id: str
+    session_id: str
+    base_model: str
+    path: str | None = None  # of the checkpoint
+    is_snapshot: bool = False
+    is_resident: bool = False  # in the engine
+    is_closed: bool = False  # its session has ended
+    waiting: int = 0  # requests queued
+    last_used: float = 0.0  # monotonic seconds
+    clones: int = 0  # copies of the client in other processes
+    seen: set[int] = field(default_factory=set)  # seq_ids
+
+
+@dataclass
+class Create:
+    """A fresh adapter."""
+
+
+@dataclass
+class Load:
+    """A saved state into the adapter, which is made first where `creates` says so."""
+
+    path: CheckpointPath
+    optimizer: bool
+    creates: bool = False
+    base_model: str | None = None  # other than the checkpoint's; only where it creates
+    is_reading: bool = False
+    is_read: bool = False  # from disk, into one of these:
+    state: AdapterState | None = None
+    error: str | None = None
+
+
+@dataclass
+class Save:
+    """A named checkpoint on disk."""
+
+    path: CheckpointPath
+    ttl_seconds: int | None = None
+    user_metadata: dict[str, str] | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class Snapshot:
+    """An unnamed copy to sample from, in memory."""
+
+    sampler: Sampler
+
+
+@dataclass
+class Compute:
+    sequences: list[TrainingSequence]
+    backward: bool
+
+
+@dataclass
+class Step:
+    params: AdamStep
+
+
+@dataclass
+class Refused:
+    """A request that was found wanting when it came; it fails in its turn."""
+
+    message: str
+    breaks: bool  # whether the requests behind it depend on it
+
+
+Operation = Create | Load | Save | Snapshot | Compute | Step | Refused
+
+
+@dataclass
+class Request:
+    request_id: str
+    seq_id: int
+    kind: str  # for people: forward_backward, save_weights, ...
+    operation: Operation
+
+
+@dataclass
+class Slice:
+    """What one cycle does for one model, in this order."""
+
+    model: Model
+    before: list[Request] = field(default_factory=list)
+    work: list[Request] = field(default_factory=list)
+    step: Request | None = None
+    after: list[Request] = field(default_factory=list)
+
+    def requests(self) -> list[Request]:
+        step = [] if self.step is None else [self.step]
+        return self.before + self.work + step + self.after
+
+    def saves(self) -> int:
+        return sum(isinstance(request.operation, Save) for request in self.requests())
+
+
+@dataclass
+class Model:
+    """A training run that is alive: its queue, and why it is broken if it is."""
+
+    model_id: str
+    session_id: str
+    base_model: str
+    lora: LoraSpec | None  # None until a checkpoint has told
+    user_metadata: dict[str, str] | None = None
+    is_created: bool = False
+    broken: EngineError | None = None  # what the requests to come fail of
+    next_seq: int = 0
+    ready: deque[Request] = field(default_factory=deque)
+    early: dict[int, Request] = field(default_factory=dict)  # behind a gap
+    gap_since: float = 0.0  # monotonic seconds; meaningful while `early` holds something
+    last_request: float = field(default_factory=time.time)
+
+    def has_seen(self, seq_id: int) -> bool:
+        return seq_id < self.next_seq or seq_id in self.early
+
+    def add(self, request: Request) -> None:
+        """In its place by seq_id; one that was seen before must not come here."""
+        self.last_request = time.time()
+        if not self.early:
+            self.gap_since = time.monotonic()
+        self.early[request.seq_id] = request
+        while self.next_seq in self.early:
+            self.ready.append(self.early.pop(self.next_seq))
+            self.next_seq += 1
+            self.gap_since = time.monotonic()
+
+    def close_gap(self) -> None:
+        """Stops waiting for what never came; the model is broken from there."""
+        first = self.next_seq
+        message = (
+            f"request {first} of this model never arrived, and those behind it were not computed"
+        )
+        self.early[first] = Request(
+            f"{self.model_id}:{first}", first, "lost request", Refused(message, breaks=True)
+        )
+        for seq_id in sorted(self.early):
+            self.ready.append(self.early.pop(seq_id))
+            self.next_seq = seq_id + 1
+
+    def take(self, most_saves: int) -> Slice:
+        """Removes and returns the head of the queue, as much as one cycle may do.
+
+        Saves beyond `most_saves` stay where they are, and with them all that is behind.
+        """
+        part = Slice(self)
+        part.before = self._take_while(_is_control, most_saves)
+        part.work = self._take_while(_is_compute, 0)
+        if self.ready and isinstance(self.ready[0].operation, Step):
+            part.step = self.ready.popleft()
+        if part.work or part.step:
+            part.after = self._take_while(_is_save, most_saves - part.saves())
+        return part
+
+    def unread_load(self) -> Load | None:
+        """The load at the head of the queue, if its checkpoint has not been read yet."""
+        head = self.ready[0].operation if self.ready else None
+        return head if isinstance(head, Load) and not head.is_read else None
+
+    def _take_while(self, belongs: Callable[[Operation], bool], most_saves: int) -> list[Request]:
+        taken = []
+        while self.ready and belongs(operation := self.ready[0].operation):
+            if isinstance(operation, Save):
+                most_saves -= 1
+            if most_saves < 0 or isinstance(operation, Load) and not operation.is_read:
+                break
+            taken.append(self.ready.popleft())
+        return taken
+
+
+def _is_compute(operation: Operation) -> bool:
+    return isinstance(operation, Compute)
+
+
+def _is_save(operation: Operation) -> bool:
+    return isinstance(operation, Save | Snapshot)
+
+
+def _is_control(operation: Operation) -> bool:
+    return not isinstance(operation, Compute | Step)

@@ -1,0 +1,69 @@
+"""Tokenizers by the names that configs use: a Hub id, a folder, or the demo model."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from sft.errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def folder_or_name(name: str) -> str:
+    """The folder of the demo model where it is meant, else `name` itself."""
+    from sft.models import demo
+
+    return str(demo.folder()) if name == demo.NAME else name
+
+
+@functools.lru_cache(maxsize=16)
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer called `name`, from a folder, the Hub's cache on this machine, or the Hub.
+
+    No code of a repository is run. Raises `BadInput` where there is none to be had.
+    """
+    source = folder_or_name(name)
+    if Path(source).is_dir():
+        return _read(source, f"no tokenizer can be read from the folder {source}")
+    if name.startswith(("/", "./", "../", "~")):
+        raise BadInput(f"model.tokenizer: there is no folder {name}")
+    try:
+        return _read(source, "not in the cache", local_files_only=True)
+    except BadInput:
+        _check_hub(name)
+    return _read(source, f"the Hub has no tokenizer '{name}' to give")
+
+
+def _read(source: str, failure: str, **options: bool) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        # False, not unset: unset, transformers asks on the terminal.
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:  # whatever a broken file makes of the libraries that read it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"model.tokenizer: {failure}: {reason}") from error
+
+
+def _check_hub(name: str) -> None:
+    """Fail at once without a network: the Hub's client would try for a minute."""
+    from huggingface_hub import constants
+
+    scheme = urlsplit(constants.ENDPOINT).scheme
+    address = urlsplit(getproxies().get(scheme) or constants.ENDPOINT)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname, port), timeout=2.0).close()
+    except OSError as error:
+        raise BadInput(
+            f"model.tokenizer: '{name}' is neither a folder nor in the Hub's cache on this "
+            f"machine, and the Hub cannot be reached ({error})"
+        ) from error

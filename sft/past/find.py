@@ -1,0 +1,258 @@
+"""Finding a run by the word that a user gives for it, on this machine or in MLflow alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from sft.errors import BadInput
+from sft.files import read_yaml
+from sft.secrets import mask_urls
+from sft.tracking import moved_project
+from sft.tracking.store import (
+    DEFAULT_URI,
+    absolute,
+    check_uri,
+    open_client,
+    sqlite_file,
+    tracking_uri,
+)
+from sft.tracking.tracked_run import STATE_FILE, read_state
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SWEEPS = Path("outputs", "sweeps")
+WORDS = "a run directory, an MLflow run id, runs:/ID, or STUDY/NUMBER for a sweep's trial"
+MAX_CONFIG_BYTES = 5_000_000
+MAX_BATCHES_BYTES = 500_000_000
+
+
+@dataclass
+class Found:
+    """A run, by its directory where that is on this machine, and by its MLflow run otherwise."""
+
+    word: str
+    directory: Path | None = None
+    uri: str | None = None
+    run_id: str | None = None
+    config: Path | None = None
+    """A bare config.yaml: a run to be, without a past."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the config was written by a run on this machine, and so by its user."""
+        return self.directory is not None
+
+    @property
+    def name(self) -> str:
+        """What other runs call this one: its MLflow run id, or else its place."""
+        return self.run_id or str(self.directory or self.config)
+
+    @property
+    def source(self) -> str:
+        """Where the config comes from, for messages."""
+        if self.config or self.directory:
+            return str(self.config or self.directory / "config.yaml")
+        return f"config.yaml of run {self.run_id} in {mask_urls(self.uri or '')}"
+
+    def saved(self) -> dict[str, Any]:
+        """The saved config, as plain data. Raises `BadInput`."""
+        if self.config or self.directory:
+            return read_yaml(self.config or self.directory / "config.yaml")
+        return self._artifact("config.yaml", read_yaml) or {}
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json and mlflow.json say; empty where there is none."""
+        from sft.record.rundir import read_facts
+
+        if self.directory:
+            return read_state(self.directory).get("facts", {}) | read_facts(self.directory)
+        if self.config:
+            return {}
+        facts = self._artifact("run.json", lambda path: json.loads(path.read_text())) or {}
+        tags = self._client().get_run(self.run_id).data.tags
+        return {"digest": tags.get("sft.data_digest"), "status": tags.get("sft.status")} | facts
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping a step, as in metrics.jsonl, sorted by step.
+
+        From MLflow the value that was logged last counts, where a resumed run measured a step
+        twice.
+        """
+        from sft.record.metrics import read
+
+        if self.directory:
+            return read(self.directory / "metrics.jsonl")
+        if self.config:
+            return []
+        client = self._client()
+        rows: dict[int, dict[str, Any]] = {}
+        for name in client.get_run(self.run_id).data.metrics:
+            history = client.get_metric_history(self.run_id, name)
+            for metric in sorted(history, key=lambda m: m.timestamp):
+                row = rows.setdefault(metric.step, {"step": metric.step, "timestamp": 0})
+                row[name] = metric.value
+                row["timestamp"] = max(row["timestamp"], metric.timestamp)
+        return [rows[step] for step in sorted(rows)]
+
+    def batches(self) -> dict[int, str]:
+        """The digest of what each step was trained on, by step; empty where none is recorded."""
+        from sft.record.metrics import read
+        from sft.record.rundir import BATCHES_FILE
+
+        if self.directory:
+            rows = read(self.directory / BATCHES_FILE)
+        elif self.config:
+            rows = []
+        else:
+            rows = self._artifact(BATCHES_FILE, read, MAX_BATCHES_BYTES) or []
+        return {row["step"]: row["digest"] for row in rows}
+
+    def _client(self) -> MlflowClient:
+        return open_client(self.uri or DEFAULT_URI)
+
+    def _artifact(self, name: str, read: Any, limit: int = MAX_CONFIG_BYTES) -> Any:
+        """What `read` makes of the run's artifact `name`; None where it has none."""
+        import tempfile
+
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = self._client().get_run(self.run_id).info.artifact_uri
+        store = get_artifact_repository(moved(uri, self.uri or DEFAULT_URI), self.uri)
+        files = {file.path: file for file in store.list_artifacts()}
+        if name not in files:
+            if name == "config.yaml":
+                raise BadInput(f"{self.word}: the MLflow run has no config.yaml among its files")
+            return None
+        if (files[name].file_size or 0) > limit:
+            raise BadInput(f"{self.source}: {name} has more than {limit} bytes")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return read(Path(store.download_artifacts(name, folder)))
+            except BadInput as error:
+                raise BadInput(str(error).replace(folder + os.sep, f"{self.word}: ")) from None
+
+
+def find(word: str, uri: str | None = None) -> Found:
+    """The run that `word` names: a directory, a config.yaml, a run id, `runs:/ID`, `STUDY/NUMBER`.
+
+    `uri` is the MLflow store in which ids and trials are looked up (default:
+    `MLFLOW_TRACKING_URI`, then the default of `tracking.uri`). A run whose directory is on this
+    machine is taken from there. Raises `BadInput`.
+    """
+    path = Path(word)
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        own = path.name == "config.yaml" and (path.parent / "run.json").is_file()
+        return Found(word, directory=path.parent) if own else Found(word, config=path)
+    for candidate in (path, SWEEPS / word):
+        if (candidate / "config.yaml").is_file():
+            return _of_directory(word, candidate)
+    if path.is_dir():
+        raise BadInput(f"{word}: is no run directory: it has no config.yaml")
+    store = tracking_uri(uri)
+    run_id = re.fullmatch(r"(?:runs:/+)?([0-9a-fA-F]{32})(?:/.*)?", word)
+    trial = re.fullmatch(r"([^/]+)/(\d+)(?:-(\d+))?", word)
+    if not run_id and not trial:
+        raise BadInput(f"{word}: there is no such run; name {WORDS}")
+    client = _open(word, store)
+    found = run_id[1] if run_id else _trial(client, word, *trial.groups())
+    return _of_run(client, word, store, found)
+
+
+def run_directory(word: str, uri: str | None = None) -> Path:
+    """The run directory that `word` names, as `find` does. Raises `BadInput` where it is gone."""
+    found = find(word, uri)
+    if found.directory is None:
+        raise BadInput(f"{word}: its run directory is not on this machine")
+    return found.directory
+
+
+def _of_directory(word: str, directory: Path) -> Found:
+    state = read_state(directory)
+    uri = state.get("uri") and moved_project.store(directory, state["uri"])
+    return Found(word, directory, uri, state.get("run_id"))
+
+
+def _open(word: str, store: str) -> MlflowClient:
+    check_uri(store)
+    file = sqlite_file(store)
+    if file is not None and not file.exists():
+        raise BadInput(f"{word}: is no run directory, and there is no MLflow store at {file}")
+    return open_client(absolute(store))
+
+
+def _of_run(client: MlflowClient, word: str, store: str, run_id: str) -> Found:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        absent = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        what = "has no such run" if absent else "cannot be asked"
+        raise BadInput(f"{word}: {store} {what} ({error.message})") from None
+    named = run.data.tags.get("sft.run_dir")
+    directory = moved_project.run_directory(Path(named), store) if named else None
+    if directory and (directory / "config.yaml").is_file() and (directory / STATE_FILE).is_file():
+        # A store can name any folder: the folder has to know the run, too.
+        if _of_directory(word, directory).run_id == run_id:
+            return Found(word, directory, absolute(store), run_id)
+    return Found(word, None, absolute(store), run_id)
+
+
+def moved(artifact_uri: str, store: str) -> str:
+    """Where the artifacts are of an SQLite store that was copied together with its `mlartifacts`.
+
+    MLflow knows them by the absolute path that they had when the store was made; a copy has them
+    beside its database. Any other URI is returned as it is.
+    """
+    file = sqlite_file(store)
+    path = Path(unquote(urlsplit(artifact_uri).path))
+    if file is None or not artifact_uri.startswith("file:") or path.exists():
+        return artifact_uri
+    _, found, inner = path.as_posix().rpartition("/mlartifacts/")
+    here = file.parent / "mlartifacts" / inner
+    return here.as_uri() if found and ".." not in inner and here.is_dir() else artifact_uri
+
+
+def find_trials(study: str, uri: str | None = None) -> list[Found]:
+    """The trials of `study` in MLflow, by number. Raises `BadInput` where there are none."""
+    store = tracking_uri(uri)
+    client = _open(study, store)
+    runs = _search(client, f"{_tagged('study', study)} AND tags.`sweep.trial` LIKE '%'")
+    if not runs:
+        raise BadInput(f"{study}: there is no such sweep under {SWEEPS}/ or in {store}")
+    runs.sort(key=lambda run: int(run.data.tags["sweep.trial"]))
+    return [
+        _of_run(client, f"{study}/{run.data.tags['sweep.trial']}", store, run.info.run_id)
+        for run in runs
+    ]
+
+
+def _trial(client: MlflowClient, word: str, study: str, number: str, repeat: str | None) -> str:
+    query = f"{_tagged('study', study)} AND {_tagged('trial', number)}"
+    if repeat is not None:
+        query += f" AND {_tagged('repeat', repeat)}"
+    if not (runs := _search(client, query)):
+        raise BadInput(f"{word}: there is no such run directory and no such trial in MLflow")
+    return runs[0].info.run_id
+
+
+def _tagged(tag: str, value: str) -> str:
+    quoted = value.replace("'", "")
+    return f"tags.`sweep.{tag}` = '{quoted}'"
+
+
+def _search(client: MlflowClient, query: str) -> list[Any]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments, filter_string=query, max_results=1_000))
+    except MlflowException as error:
+        raise BadInput(f"the MLflow store cannot be asked: {error.message}") from None

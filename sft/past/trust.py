@@ -1,0 +1,75 @@
+"""A saved config that comes from elsewhere: what it may not do until the user says `--trust`.
+
+A config is data: reading it runs nothing. Acting on it may: an import path runs its module, a
+service URL is sent the user's key, a path is read or written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sft.config.evaluators import named_builders
+from sft.config.secrets import TEXTS, leaves
+from sft.errors import BadInput
+
+_PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|(?:^|[/\\])\.\.(?:[/\\]|$)")
+_URL = re.compile(r"^\w[\w+.-]*:/")
+
+
+def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = None) -> None:
+    """Raise `BadInput` where the config from `source` needs the user's trust.
+
+    It may not hold code or references, import anything, name a service, a tracking store other
+    than `store` (where the user found it) and the default, or a path of this machine.
+    """
+    reasons = list(_reasons(saved, store))
+    if reasons:
+        raise BadInput(
+            f"{source} is not from this machine, and {'; '.join(reasons[:5])}; "
+            "read it, and add --trust if you trust who wrote it"
+        )
+
+
+def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
+    from sft.config.schema import Service
+    from sft.past.find import DEFAULT_URI
+    from sft.secrets import identity
+    from sft.tracking.store import absolute
+
+    dataset = saved.get("dataset")
+    if isinstance(dataset, Mapping) and ("builder" in dataset or dataset.get("kind") == "custom"):
+        yield f"dataset.builder would import {dataset.get('builder')!r}"
+    for path in named_builders(saved):
+        yield f"evaluators.builder would import {path!r}"
+    allowed = {
+        "service.root": {Service().root},
+        "service.base_url": set(),
+        "tracking.uri": {DEFAULT_URI} | ({identity(store)} if store else set()),
+    }
+    for key, value in leaves(saved):
+        if re.search(r"(?:^|\.)_\w+_(?:\.|$)", key):
+            yield f"{key} would name code"
+        if not isinstance(value, str):
+            continue
+        if key in allowed:
+            if allowed[key].isdisjoint({value, identity(value), absolute(value)}):
+                yield f"{key} is {value!r}"
+        elif "${" in value:
+            yield f"{key} holds a reference, {value!r}"
+        elif not key.startswith(TEXTS) and _reaches(value):
+            yield f"{key} names a place, {value!r}"
+
+
+def _reaches(value: str) -> bool:
+    """Whether a text can lead to a file or a host: a path, a URL, or a name that exists here."""
+    if value.startswith("tinker://"):
+        return False
+    if _PATH.search(value) or _URL.match(value) or re.search(r"\.(jsonl?|csv|parquet)$", value):
+        return True
+    try:
+        return bool(value) and Path(value).exists()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,372 @@
+"""The connection to a Tinker service: one session and one training client, made off the loop.
+
+Creating an SDK client blocks for round trips, so that all of it happens in threads; the calls of
+the training loop itself return at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sft.config.secrets import fill
+from sft.errors import BadInput, nearest
+from sft.run.training_queue import NeverWorked
+from sft.secrets import mask_urls
+
+if TYPE_CHECKING:
+    import tinker
+
+    from sft.config.training import Config
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 10.0
+"""For the service to hear that a session has ended; it ends one that says nothing by itself."""
+
+
+AWAY = (408, 429, 502, 503, 504)
+"""Statuses of a service that is busy or away for a while; others will come again."""
+
+
+class ServiceLost(Exception):
+    """The service no longer knows this session or does not answer: resume from a checkpoint."""
+
+
+@contextmanager
+def explained(base_url: str | None) -> Iterator[None]:
+    """Turn the SDK's errors of reaching a service into `BadInput` and `ServiceLost`."""
+    import tinker
+
+    where = f"the service at {mask_urls(base_url)}" if base_url else "hosted Tinker"
+    try:
+        yield
+    except (tinker.AuthenticationError, tinker.PermissionDeniedError) as error:
+        raise BadInput(f"{where} refused the key: {error}; check TINKER_API_KEY") from error
+    except (tinker.APIConnectionError, tinker.APIStatusError) as error:
+        raise ServiceLost(f"cannot reach {where}: {error}") from error
+    except tinker.APIError:
+        raise
+    except tinker.TinkerError as error:  # no key, or one of another form
+        raise BadInput(
+            f"no key for {where}: {error} Set TINKER_API_KEY, or train on this machine "
+            "with service=local."
+        ) from error
+
+
+@dataclass
+class Service:
+    """What a service says without a session: the models that it trains, its checkpoints."""
+
+    rest: tinker.RestClient
+    base_url: str | None
+
+    @classmethod
+    async def reach(cls, base_url: str | None) -> Service:
+        """Connect to the service. Raises `BadInput` where the key is missing or refused, and
+        where nothing answers at the URL."""
+        import tinker
+        from tinker.lib.base_url import resolve_base_url
+
+        from sft.service import proxies
+        from sft.service.child import api_key
+
+        base_url = base_url and fill(base_url, "service.base_url")
+        url = resolve_base_url(base_url)
+        proxies.exempt_loopback(url)
+        proxies.sdk_without_proxies(url)
+        await asyncio.to_thread(_probe, url)
+        try:
+            with explained(base_url):
+                rest = await asyncio.to_thread(
+                    lambda: tinker.RestClient(base_url=base_url, api_key=api_key(base_url))
+                )
+        except ServiceLost as error:
+            raise BadInput(f"service: {error}") from error
+        return cls(rest, base_url)
+
+    async def check(self, model_name: str, max_length: int | None) -> None:
+        """Refuse a model that the service does not train, or sequences that it cannot hold.
+
+        Raises `BadInput`.
+        """
+        try:
+            with explained(self.base_url):
+                answer = await self.rest.get_server_capabilities()
+        except ServiceLost as error:  # nothing has begun that could be resumed
+            raise BadInput(f"service: {error}") from error
+        models = {
+            model.model_name: model.max_context_length
+            for model in answer.supported_models
+            if model.model_name and model.trainable is not False
+        }
+        where = f"the service at {self.base_url}" if self.base_url else "hosted Tinker"
+        if model_name not in models:
+            offer = ", ".join(sorted(models)) or "none"
+            raise BadInput(
+                f"model.name: {where} does not train '{model_name}'"
+                f"{nearest(model_name, list(models))}; it trains: {offer}"
+            )
+        context = models[model_name]
+        if context and max_length and max_length > context:
+            raise BadInput(
+                f"max_length: {max_length} tokens do not fit '{model_name}', "
+                f"whose context on {where} is {context}; use max_length={context} or less"
+            )
+
+    async def weights_info(self, path: str) -> tinker.types.WeightsInfoResponse | None:
+        """What the service knows of the checkpoint at `path`, None where it has none such."""
+        import tinker
+
+        try:
+            return await self.rest.get_weights_info_by_tinker_path(path)
+        except (tinker.NotFoundError, tinker.BadRequestError):
+            return None
+
+    async def delete(self, path: str) -> None:
+        """Delete a checkpoint; one that is already gone is fine."""
+        import tinker
+
+        try:
+            await self.rest.delete_checkpoint_from_tinker_path(path)
+        except tinker.NotFoundError:
+            pass
+
+
+def _probe(url: str) -> None:
+    """Fail at once where nothing listens: the SDK would try for five minutes."""
+    import httpx
+
+    from sft.service.proxies import is_loopback, proxies
+
+    direct = is_loopback(url)
+    through = "" if direct or not proxies() else f", asked through {' or '.join(proxies())}"
+    try:
+        httpx.get(f"{url}/api/v1/healthz", timeout=10.0, trust_env=not direct)
+    except (ImportError, ValueError) as error:  # a kind of proxy that httpx cannot use
+        raise BadInput(f"service: {url} cannot be{through}: {error}") from error
+    except (httpx.ConnectError, httpx.ProxyError) as error:
+        raise BadInput(
+            f"service: nothing answers at {url}{through} ({error}); check the URL and the "
+            "network, or train on this machine with service=local"
+        ) from error
+    except httpx.TimeoutException:
+        pass  # slow is not absent: the SDK waits
+
+
+@dataclass
+class Connection:
+    """A session with the service. `close` ends it."""
+
+    service: tinker.ServiceClient
+    api: Service
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, api: Service) -> AsyncIterator[Connection]:
+        """A session for as long as it is needed. Raises what `open` raises."""
+        connection = await cls.open(api)
+        status = "errored"
+        try:
+            yield connection
+            status = "success"
+        finally:
+            await connection.close(status)
+
+    @classmethod
+    async def open(cls, api: Service) -> Connection:
+        """Start a session. Raises `BadInput` and `ServiceLost` as `explained` says."""
+        import tinker
+
+        from sft.service.child import api_key
+
+        def start() -> tinker.ServiceClient:
+            service = tinker.ServiceClient(base_url=api.base_url, api_key=api_key(api.base_url))
+            service.holder  # noqa: B018 - the session starts here
+            return service
+
+        with explained(api.base_url):
+            service = await asyncio.to_thread(start)
+        service.holder.get_loop().set_exception_handler(_log_what_nobody_awaits)
+        return cls(service, api)
+
+    async def create(self, config: Config, metadata: dict[str, str]) -> tinker.TrainingClient:
+        """A training client on fresh LoRA weights, or on `config.load_checkpoint_path`'s."""
+        import tinker
+
+        optimizer = tinker.types.DimuonOptimizerConfig() if config.optimizer == "dimuon" else None
+        try:
+            if config.load_checkpoint_path:
+                return await self._from_weights(config, metadata, optimizer)
+            submit = self.service.create_lora_training_client
+            return await await_client(
+                lambda: submit(
+                    base_model=config.model_name,
+                    rank=config.lora_rank,
+                    seed=config.lora_seed,
+                    train_mlp=config.train_mlp,
+                    train_attn=config.train_attn,
+                    train_unembed=config.train_unembed,
+                    user_metadata=metadata,
+                    optimizer=optimizer,
+                )
+            )
+        except tinker.RequestFailedError as error:
+            raise _model_refused(config, error) from error
+
+    async def _from_weights(
+        self, config: Config, metadata: dict[str, str], optimizer: Any
+    ) -> tinker.TrainingClient:
+        path = config.load_checkpoint_path
+        info = await self.api.weights_info(path)
+        if info is None:
+            raise BadInput(f"load_checkpoint_path: the service has no checkpoint {path}")
+        if info.lora_rank is not None and info.lora_rank != config.lora_rank:
+            raise BadInput(
+                f"lora.rank: {path} has rank {info.lora_rank}, not {config.lora_rank}; "
+                f"use lora.rank={info.lora_rank}"
+            )
+        submit = self.service.create_training_client_from_state
+        return await await_client(lambda: submit(path, user_metadata=metadata, optimizer=optimizer))
+
+    async def resume(self, state_path: str, metadata: dict[str, str]) -> tinker.TrainingClient:
+        """A training client that goes on from a saved state, optimizer included."""
+        submit = self.service.create_training_client_from_state_with_optimizer
+        return await await_client(lambda: submit(state_path, user_metadata=metadata))
+
+    async def close(self, status: str) -> None:
+        """End the session with `success`, `errored` or `interrupted`. Raises nothing: whatever the
+        service says to it, what was computed is there."""
+        try:
+            await asyncio.wait_for(self.service.close(status).result_async(), CLOSE_SECONDS)
+        except Exception as error:
+            logger.debug("the session was not closed: %s", error)
+
+
+def _log_what_nobody_awaits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The exception handler of the SDK's own event loop, which all its clients share.
+
+    Requests that a run has given up still fail, each in a task that nobody awaits any more. asyncio
+    would print the traceback of every one; the error that counts was raised where it was awaited.
+    """
+    if "exception" in context and ("future" in context or "task" in context):
+        logger.debug("a request that was given up", exc_info=context["exception"])
+    else:
+        loop.default_exception_handler(context)
+
+
+async def await_client(submit: Callable[[], Any]) -> Any:
+    """The client that `submit()` promises; the blocking part of submitting runs in a thread."""
+    return await (await asyncio.to_thread(submit))
+
+
+def _model_refused(config: Config, error: Exception) -> Exception:
+    """A refusal that the user can mend becomes `BadInput`, anything else stays what it is."""
+    from tinker.types import RequestErrorCategory
+
+    if getattr(error, "category", None) is RequestErrorCategory.User:
+        return BadInput(
+            f"the service refuses to train '{config.model_name}' with lora.rank="
+            f"{config.lora_rank}: {words_of(error)}"
+        )
+    return error
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says, in one line, without what the SDK says about itself around it."""
+    import tinker
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, tinker.APIStatusError) and isinstance(error.body, dict):
+        detail = error.body.get("detail") or error.body.get("message")
+        text = f"{detail} (status {error.status_code})" if detail else text
+    if isinstance(error, tinker.RequestFailedError):
+        text = text.removeprefix("Request failed: ").partition(" for self.request_id=")[0]
+    return text
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether `error` means that the session is gone or the service out of reach."""
+    import tinker
+    from tinker.lib.retryable_exception import RetryableException
+
+    for cause in _causes(error):
+        if isinstance(cause, tinker.RequestFailedError | NeverWorked):
+            return False  # the service has answered
+        if isinstance(cause, ServiceLost | RetryableException | tinker.APIConnectionError):
+            return True
+        if isinstance(cause, tinker.APIStatusError):
+            return cause.status_code in (404, 408, 409, 410, 429) or cause.status_code >= 500
+    return False
+
+
+def is_the_services(error: BaseException) -> bool:
+    """Whether the service has failed at a request by its own fault: from a checkpoint it may do."""
+    import tinker
+    from tinker.types import RequestErrorCategory
+
+    failed = [c for c in _causes(error) if isinstance(c, tinker.RequestFailedError)]
+    return bool(failed) and failed[0].category is RequestErrorCategory.Server
+
+
+def is_from(error: BaseException, base_url: str | None) -> bool:
+    """Whether an error that `is_lost` is true of came from the service at `base_url`: an evaluator
+    may have asked another one."""
+    import tinker
+    from tinker.lib.base_url import resolve_base_url
+
+    ours = urlsplit(resolve_base_url(base_url)).netloc.rpartition("@")[2]
+    for cause in _causes(error):
+        if isinstance(cause, tinker.APIConnectionError | tinker.APIStatusError):
+            asked = urlsplit(str(cause.request.url)).netloc
+            return asked in (ours, "localhost")  # the SDK's word for no request in particular
+    return True
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that the service answered with; None where it did not, or with none."""
+    import tinker
+
+    codes = [c.status_code for c in _causes(error) if isinstance(c, tinker.APIStatusError)]
+    return codes[0] if codes else None
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first error inside nested task groups: the others follow from it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, what it was raised from, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__
+
+
+def optimizer_parameters(config: Config, learning_rate: float) -> Any:
+    """What `optim_step` takes: the SDK's parameters of the run's optimizer."""
+    import tinker
+
+    if config.optimizer == "dimuon":
+        return tinker.types.DimuonParams(
+            learning_rate=learning_rate,
+            beta1=config.adam_beta1,
+            grad_clip_norm=config.grad_clip_norm,
+        )
+    return tinker.AdamParams(
+        learning_rate=learning_rate,
+        beta1=config.adam_beta1,
+        beta2=config.adam_beta2,
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        grad_clip_norm=config.grad_clip_norm,
+    )

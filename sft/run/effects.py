@@ -1,0 +1,121 @@
+"""Settings that cannot have their effect: bad input where a run would be another one than was
+asked for, else a sentence to read before it starts. A default is never complained of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sft.errors import BadInput
+
+if TYPE_CHECKING:
+    from sft.config.schema import Settings
+    from sft.config.training import Config
+    from sft.run.plan import Plan
+
+
+def check(config: Config, plan: Plan) -> list[str]:
+    """What of `config` has no effect on the run that `plan` describes, a sentence each.
+
+    Raises `BadInput` on an adapter of nothing, on a warm-up that never reaches the peak learning
+    rate, and on early stopping without an evaluation to stop by.
+    """
+    steps = plan.total_steps
+    check_adapter(config.train_attn, config.train_mlp, config.train_unembed)
+    if config.warmup_steps > steps:
+        raise BadInput(
+            f"schedule.warmup_steps: {config.warmup_steps} is more than the {steps} steps of this "
+            "run, which would never reach its peak learning rate; use fewer, or more epochs"
+        )
+    if config.early_stopping_patience and plan.held_out is None:
+        raise BadInput(
+            f"early_stopping.patience: {config.early_stopping_patience} evaluations cannot be "
+            "waited for, since nothing is held out; set dataset.eval_size, or patience=0"
+        )
+    return [*_of_length(config, plan), *_of_evaluations(config, plan), *_of_saves(config, steps)]
+
+
+def check_adapter(train_attn: bool, train_mlp: bool, train_unembed: bool) -> None:
+    """Refuse an adapter that would train nothing. Raises `BadInput`."""
+    if not (train_attn or train_mlp or train_unembed):
+        raise BadInput(
+            "lora: trains nothing; set lora.train_attn, lora.train_mlp or lora.train_unembed"
+        )
+
+
+def _of_length(config: Config, plan: Plan) -> Iterator[str]:
+    if config.max_steps and config.max_steps > plan.total_steps:
+        epochs = -(-config.max_steps // len(plan.data))
+        yield (
+            f"max_steps={config.max_steps}: the data ends after {plan.total_steps} steps; "
+            f"epochs={epochs} would give that many"
+        )
+
+    per_epoch = len(plan.data)
+    if config.num_epochs > 1 and plan.total_steps <= per_epoch * (config.num_epochs - 1):
+        yield (
+            f"epochs={config.num_epochs}: max_steps={config.max_steps} ends the run in epoch "
+            f"{-(-plan.total_steps // per_epoch)}"
+        )
+
+
+def _of_evaluations(config: Config, plan: Plan) -> Iterator[str]:
+    steps = plan.total_steps
+    for key, every, evaluators in (
+        ("eval_every", config.eval_every, plan.evaluators),
+        ("evaluators.every", config.infrequent_eval_every, plan.infrequent),
+    ):
+        if every and not evaluators:
+            yield f"{key}={every}: there is nothing to evaluate" + (
+                "" if plan.held_out else "; dataset.eval_size holds out a part of the data"
+            )
+        elif every >= steps > 0 and evaluators:
+            yield f"{key}={every}: the run has {steps} steps, and is evaluated at both ends only"
+    held_out = plan.held_out_sequences
+    if config.held_out_answers > 1 and config.held_out_answers > held_out:
+        yield (
+            f"evaluators.held_out_answers={config.held_out_answers}: {held_out or 'nothing'} "
+            "is held out"
+        )
+    patience = config.early_stopping_patience
+    every = config.eval_every
+    evaluations = 1 + ((steps - 1) // every if every else 0)
+    if patience and evaluations <= patience:
+        yield (
+            f"early_stopping.patience={patience}: the run has {evaluations} evaluation"
+            f"{'s' * (evaluations > 1)} before its end, too few to stop early by; set a smaller "
+            "eval_every"
+        )
+
+
+def _of_saves(config: Config, steps: int) -> Iterator[str]:
+    for key, every in (
+        ("save_every", config.save_every),
+        ("checkpoint.rolling_every", config.rolling_save_every),
+    ):
+        if every >= steps > 0:
+            yield f"{key}={every}: the run has {steps} steps, and is saved at its end only"
+    if not (config.save_every or config.save_every_tokens or config.save_every_seconds):
+        for key, value in (
+            ("checkpoint.keep", config.keep_checkpoints),
+            ("checkpoint.ttl_seconds", config.ttl_seconds),
+        ):
+            if value:
+                yield f"{key}={value}: there are no periodic checkpoints; set save_every"
+
+
+def of_settings(settings: Settings) -> list[str]:
+    """The same for what no training loop sees."""
+    defaults, found = type(settings)(), []
+    if settings.evaluators.temperature and not settings.evaluators.prompts:
+        found.append(
+            f"evaluators.temperature={settings.evaluators.temperature:g}: is of the answers to "
+            "evaluators.prompts, and there are none"
+        )
+    for name in ("root", "dtype"):
+        value = getattr(settings.service, name)
+        if settings.service.kind != "local" and value != getattr(defaults.service, name):
+            found.append(f"service.{name}={value}: is for service=local alone")
+    if settings.tracking.uri is None and settings.tracking.experiment != "sft":
+        found.append(f"tracking.experiment={settings.tracking.experiment}: nothing is tracked")
+    return found

@@ -1,0 +1,164 @@
+"""What a run is about to do, known once its data has been read: before anything is created."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sft.errors import BadInput
+from sft.evaluators import (
+    Evaluator,
+    NLLEvaluator,
+    SamplingEvaluator,
+    check_names,
+    held_out_prompts,
+)
+from sft.record import fingerprints
+from sft.record.metrics import TRAINING_METRICS
+from sft.run.batches import steps_in_total
+
+if TYPE_CHECKING:
+    from sft.config.training import Config
+    from sft.types import SupervisedDataset
+
+
+@dataclass
+class Plan:
+    """Data, steps and evaluators of one run."""
+
+    data: SupervisedDataset
+    held_out: SupervisedDataset | None
+    total_steps: int
+    max_length: int | None
+    evaluators: list[Evaluator]
+    infrequent: list[Evaluator]
+    notes: list[str]
+    """What the user should know of what is measured; told at the start."""
+    trained_parameters: int | None = None
+    code: dict[str, str] = field(default_factory=dict)
+    """Digests of the files of a builder of the user's own, by module."""
+    model: dict[str, str] | None = None
+    """Digests of the model's files by name, where they are on this machine."""
+
+    @classmethod
+    async def make(cls, config: Config) -> Plan:
+        """Read the data and build the evaluators, in a thread. Raises `BadInput`."""
+        return await asyncio.to_thread(cls._make, config)
+
+    @classmethod
+    def _make(cls, config: Config) -> Plan:
+        data, held_out = config.dataset_builder()
+        total_steps = steps_in_total(data, config.num_epochs, config.max_steps)
+        if total_steps == 0:
+            raise BadInput("the data gives no batch to train on")
+        evaluators = [build() for build in config.evaluator_builders]
+        notes: list[str] = []
+        infrequent = [build() for build in config.infrequent_evaluator_builders]
+        if held_out is not None:
+            evaluators.insert(0, NLLEvaluator(held_out))
+            if config.held_out_answers and hasattr(config.dataset_builder, "common_config"):
+                infrequent.append(answers := _answers(config, held_out))
+                notes = _notes(answers)
+        check_names(evaluators + infrequent)
+        common = getattr(config.dataset_builder, "common_config", None)
+        return cls(
+            data=data,
+            held_out=held_out,
+            total_steps=total_steps,
+            max_length=getattr(common, "max_length", None),
+            evaluators=evaluators,
+            infrequent=infrequent,
+            notes=notes,
+            trained_parameters=common and _trained_parameters(config, common),
+            code=fingerprints.code_of(
+                config.dataset_builder,
+                *config.evaluator_builders,
+                *config.infrequent_evaluator_builders,
+            ),
+            model=fingerprints.model_files(config.model_name),
+        )
+
+    def origin(self) -> dict[str, Any]:
+        """What tells whether a later run of the same config is made from the same things."""
+        return {
+            "digest": getattr(self.data, "digest", None),
+            "held_out_digest": getattr(self.held_out, "digest", None),
+            "has_held_out": self.held_out is not None,
+            "code": self.code,
+            "model": self.model,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What hooks are told: sizes, digest and what the datasets count of themselves."""
+        return {
+            "steps": self.total_steps,
+            "steps_per_epoch": len(self.data),
+            "digest": getattr(self.data, "digest", None),
+            "data": getattr(self.data, "statistics", None),
+            "held_out": getattr(self.held_out, "statistics", None),
+            "held_out_digest": getattr(self.held_out, "digest", None),
+            "trained_parameters": self.trained_parameters,
+        }
+
+    @property
+    def held_out_sequences(self) -> int:
+        """How many sequences are held out, where the dataset counts them; else its batches."""
+        if self.held_out is None:
+            return 0
+        counted = getattr(self.held_out, "statistics", None)
+        return getattr(counted, "datums", None) or len(self.held_out)
+
+    def metrics(self) -> set[str] | None:
+        """What the run will measure; None where an evaluator does not say what it does."""
+        every = [getattr(e, "metrics", None) for e in [*self.evaluators, *self.infrequent]]
+        if any(names is None for names in every):
+            return None
+        return {name for names in [TRAINING_METRICS, *every] for name in names}
+
+    def due(self, config: Config, step: int) -> list[Evaluator]:
+        """The evaluators that measure the weights after `step` updates."""
+        edge = step in (0, self.total_steps)
+        frequent = edge or (config.eval_every and step % config.eval_every == 0)
+        every = config.infrequent_eval_every
+        infrequent = edge or (every and step % every == 0)
+        return (self.evaluators if frequent else []) + (self.infrequent if infrequent else [])
+
+
+def _trained_parameters(config: Config, common: Any) -> int | None:
+    from sft.models.lora_size import trained_parameters
+    from sft.models.tokenizers import folder_or_name
+
+    return trained_parameters(
+        folder_or_name(common.model_name_for_tokenizer),
+        config.lora_rank,
+        config.train_attn,
+        config.train_mlp,
+        config.train_unembed,
+    )
+
+
+def _answers(config: Config, held_out: SupervisedDataset) -> SamplingEvaluator:
+    common = config.dataset_builder.common_config
+    tokenizer, renderer = config.dataset_builder.tokenizer, config.dataset_builder.renderer
+    stop = renderer.stop_sequences()
+    max_tokens = min(config.held_out_answer_tokens, common.max_length or 1 << 30)
+    return SamplingEvaluator(
+        prompts=held_out_prompts(held_out, config.held_out_answers, tokenizer, stop, max_tokens),
+        tokenizer=tokenizer,
+        stop=stop,
+        max_tokens=max_tokens,
+        seed=config.seed,
+    )
+
+
+def _notes(answers: SamplingEvaluator) -> list[str]:
+    """What the user should know of the held-out answers."""
+    compared = sum(prompt.compared for prompt in answers.prompts)
+    if compared == len(answers.prompts):
+        return []
+    return [
+        f"eval/exact_match is of {compared} of the {len(answers.prompts)} held-out answers: the "
+        f"others' references are longer than evaluators.max_tokens={answers.max_tokens}, or have "
+        "no end (cut at max_length), so that no answer could match them"
+    ]

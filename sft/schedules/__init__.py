@@ -1,0 +1,11 @@
+"""The learning rate over the steps of a run."""
+
+from sft.schedules.base import Schedule
+from sft.schedules.constant import Constant
+from sft.schedules.cosine import Cosine
+from sft.schedules.linear import Linear
+
+SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "constant": Constant}
+"""By the name that `schedule=NAME` and `train.Config.lr_schedule` know them by."""
+
+__all__ = ["SCHEDULES", "Schedule"]

@@ -1,0 +1,197 @@
+"""Tokenised conversations on disk: made once, shared by every run of the same data, memory-mapped.
+
+An entry is a folder `tokens/KEY` in the cache (`$SFT_CACHE`, else `$XDG_CACHE_HOME/sft`, else
+`~/.cache/sft`, else a private temporary folder). KEY is a digest of the data, the renderer's
+fingerprint, `max_length` and `train_on_what`; what only chooses among the sequences or scales
+their weights (the held-out split, batches, `reduction`) is not in it. An entry is complete or not
+there: it is made in a scratch folder under a lock and renamed. One that has not been used for
+`UNUSED_DAYS` is deleted when another is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sft.errors import BadInput
+from sft.files import cache_folder, make_once
+from sft.rendering.base import Messages, Renderer
+from sft.tokens.pool import CHUNK, Pool, Recipe, chunk_file, processes, schema
+
+if TYPE_CHECKING:
+    from sft.tokens.table import TokenTable
+
+FORMAT = 3
+"""Of an entry and of what is tokenised; raise it where either changes."""
+
+UNUSED_DAYS = 30
+
+
+class Source(Protocol):
+    """Conversations that can be read more than once, in the same order."""
+
+    name: str
+
+    def key(self) -> str:
+        """Changes when the conversations do. Cheap: it does not look at every one of them."""
+        ...
+
+    def where(self, number: int) -> str:
+        """The place of a conversation, for error messages."""
+        ...
+
+    def conversations(self) -> Iterator[tuple[int, Messages]]:
+        """Each conversation with its number. Raises `BadInput` for one that is not sound."""
+        ...
+
+
+def tokenised(
+    source: Source, recipe: Recipe, renderer: Renderer, *, parallel: bool = True
+) -> TokenTable:
+    """The sequences of `source`, from the cache, tokenising them first if need be.
+
+    `renderer` is what `recipe` makes, or, not `parallel`, any other: large data is then tokenised
+    in this process alone.
+
+    Safe to call from several processes and threads at once: one tokenises, the others wait.
+
+    Raises:
+        BadInput: a conversation is not sound, or the cache cannot be written.
+    """
+    entry = cache_folder() / "tokens" / _key(source, recipe, renderer)
+    try:
+        if (table := _open(entry)) is None:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            _delete_unused(entry.parent)
+            make_once(entry, lambda folder: _make(folder, source, recipe, renderer, parallel))
+            table = _open(entry)
+        if table is None:
+            raise OSError(f"{entry.name} was written and cannot be read")
+        return table
+    except OSError as error:
+        raise BadInput(
+            f"the token cache {entry.parent} cannot be used: {error.strerror or error}; "
+            "set SFT_CACHE to a folder with space"
+        ) from error
+
+
+def _key(source: Source, recipe: Recipe, renderer: Renderer) -> str:
+    parts = [
+        FORMAT,
+        source.key(),
+        renderer.fingerprint(),
+        recipe.max_length,
+        recipe.train_on_what,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _open(entry: Path) -> TokenTable | None:
+    """The table in `entry`; None where there is none. One that cannot be read is deleted."""
+    import pyarrow
+
+    from sft.tokens.table import TokenTable
+
+    try:
+        os.utime(entry)
+        return TokenTable.open(entry)
+    except FileNotFoundError:
+        return None
+    except pyarrow.ArrowInvalid:  # torn: the machine went down before it was on disk
+        shutil.rmtree(entry, ignore_errors=True)
+        return None
+
+
+def _delete_unused(folder: Path) -> None:
+    """Delete what nobody has touched for long."""
+    oldest = time.time() - UNUSED_DAYS * 86_400
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, parallel: bool) -> None:
+    """Write `tokens.arrow` and `conversations.arrow` into `folder`."""
+    # Braces in a file's name are not places of the format.
+    escaped = source.where(0).replace("{", "{{").replace("}", "}}")
+    recipe = replace(recipe, where=escaped.removesuffix("0") + "{}")
+    digests: list[Any] = []
+    with Pool(folder, recipe, renderer, processes() if parallel else 1) as pool:
+        chunks = 0
+        for chunk in _chunks(source):
+            digests.append(_write_chunk(chunk_file(folder, chunks, "jsonl"), chunk, source))
+            pool.put(chunks)
+            chunks += 1
+        if not chunks:
+            raise BadInput(f"{source.name}: holds no conversation")
+        pool.finish()
+    _join(folder, chunks)
+    _write_digests(folder / "conversations.arrow", digests)
+
+
+def _chunks(source: Source) -> Iterator[list[tuple[int, Any]]]:
+    chunk: list[tuple[int, Any]] = []
+    for item in source.conversations():
+        chunk.append(item)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _write_chunk(path: Path, chunk: list[tuple[int, Any]], source: Source) -> Any:
+    """Write a chunk's conversations; returns a digest of each, uint64.
+
+    The digest is of the messages alone: two rows that differ in an id are the same conversation.
+    """
+    import numpy as np
+
+    digests = np.empty(len(chunk), dtype=np.uint64)
+    encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+    with open(path, "wb") as file:
+        for index, (number, messages) in enumerate(chunk):
+            try:
+                text = encoder.encode(messages).encode("utf-8")
+            except UnicodeEncodeError:
+                raise BadInput(
+                    f"{source.where(number)}: holds half of a surrogate pair, which is not text"
+                ) from None
+            digest = hashlib.blake2b(text, digest_size=8).digest()
+            digests[index] = int.from_bytes(digest, "little")
+            file.write(b"[%d,%b]\n" % (number, text))
+    return digests
+
+
+def _join(folder: Path, chunks: int) -> None:
+    """Copy the chunks, in order, into one file that can be mapped."""
+    import pyarrow as pa
+
+    with (
+        pa.OSFile(str(folder / "tokens.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, schema()) as writer,
+    ):
+        for index in range(chunks):
+            path = chunk_file(folder, index, "arrow")
+            with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as reader:
+                for batch in reader:
+                    writer.write_batch(batch)
+            path.unlink()
+
+
+def _write_digests(path: Path, digests: list[Any]) -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    batch = pa.record_batch({"digest": pa.array(np.concatenate(digests))})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)

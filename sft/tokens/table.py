@@ -1,0 +1,179 @@
+"""Tokenised sequences in a memory-mapped Arrow file, and the datasets that are cut from them."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.errors import BadInput
+from sft.tokens.datums import datum
+from sft.types import DataStatistics, SupervisedDataset
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tinker
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Sequences of all conversations of a source, in its order. Only counts are in memory."""
+
+    batches: list[Any]
+    """Arrow record batches, mapped; see `sft.tokens.pool.schema`."""
+    starts: list[int]
+    """The first row of each batch."""
+    digests: np.ndarray
+    """uint64 [conversations]: equal for conversations that are the same."""
+    conversation: np.ndarray
+    """int64 [rows]: the conversation that a row belongs to."""
+    lengths: np.ndarray
+    """int64 [rows]: tokens, 0 for a sequence that was dropped."""
+    trained_tokens: np.ndarray
+    trained_bytes: np.ndarray
+    truncated: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenTable:
+        """Map the files in `folder`. Raises `OSError`."""
+        import numpy as np
+        import pyarrow as pa
+
+        reader = pa.ipc.open_file(pa.memory_map(str(folder / "tokens.arrow")))
+        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+
+        def column(name: str) -> np.ndarray:
+            parts = [batch[name].to_numpy(zero_copy_only=False) for batch in batches]
+            return np.concatenate(parts)
+
+        digests = pa.ipc.open_file(pa.memory_map(str(folder / "conversations.arrow"))).read_all()
+        sizes = [batch.num_rows for batch in batches]
+        return cls(
+            batches=batches,
+            starts=np.cumsum([0, *sizes[:-1]]).tolist(),
+            digests=digests["digest"].to_numpy(),
+            conversation=np.cumsum(column("conversations"), dtype=np.int64) - 1,
+            lengths=np.concatenate([np.diff(batch["tokens"].offsets) for batch in batches]),
+            trained_tokens=column("trained_tokens"),
+            trained_bytes=column("trained_bytes"),
+            truncated=column("truncated"),
+        )
+
+    def sequence(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens int32 [T] (a view of the file) and the mask bool [T] of those that carry loss."""
+        index = bisect.bisect_right(self.starts, row) - 1
+        batch, offset = self.batches[index], row - self.starts[index]
+        tokens = batch["tokens"][offset].values.to_numpy()
+        return tokens, batch["trained"][offset].values.to_numpy(zero_copy_only=False)
+
+    def select(self, conversations: np.ndarray) -> tuple[np.ndarray, DataStatistics, str]:
+        """The rows of some conversations (bool [conversations]) that are not dropped, with
+        statistics and a digest of those conversations, in their order."""
+        import numpy as np
+
+        mine = conversations[self.conversation]
+        kept = mine & (self.lengths > 0)
+        statistics = DataStatistics(
+            conversations=int(conversations.sum()),
+            datums=int(kept.sum()),
+            dropped=int((mine & ~kept).sum()),
+            truncated=int(self.truncated[kept].sum()),
+            tokens=int(self.lengths[kept].sum()),
+            trained_tokens=int(self.trained_tokens[kept].sum()),
+            trained_bytes=int(self.trained_bytes[kept].sum()),
+        )
+        chosen = np.ascontiguousarray(self.digests[conversations], dtype="<u8")
+        digest = hashlib.blake2b(chosen.tobytes(), digest_size=16).hexdigest()
+        return np.flatnonzero(kept), statistics, digest
+
+
+class TokenisedDataset(SupervisedDataset):
+    """Batches of sequences that are tokenised already. The last batch may be short.
+
+    Args:
+        table: where the sequences are.
+        conversations: bool [conversations of the table], those of this dataset.
+        batch_size: sequences a batch.
+        reduction: `mean` or `none`, see `sft.tokens.datums.datum`.
+        special_tokens: ids of tokens that are no text.
+    """
+
+    def __init__(
+        self,
+        table: TokenTable,
+        conversations: np.ndarray,
+        batch_size: int,
+        reduction: str,
+        special_tokens: frozenset[int] = frozenset(),
+    ):
+        self.table = table
+        self.batch_size = batch_size
+        self.reduction = reduction
+        self.special_tokens = special_tokens
+        self.rows, self.statistics, self.digest = table.select(conversations)
+        self.order = self.rows
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def set_epoch(self, seed: int = 0) -> None:
+        self.order = self.rows[permutation(len(self.rows), seed)]
+
+    def get_batch(self, index: int) -> list[tinker.Datum]:
+        return [
+            datum(*self.table.sequence(row), self.reduction) for row in self._rows(index).tolist()
+        ]
+
+    def num_bytes(self, index: int) -> int:
+        """UTF-8 bytes of the trained text of batch `index`."""
+        return int(self.table.trained_bytes[self._rows(index)].sum())
+
+    def _rows(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+
+
+def permutation(size: int, seed: int) -> np.ndarray:
+    """An order of 0 … size - 1 that is the same for a seed (0 or more) on every machine."""
+    import numpy as np
+
+    # RandomState, whose stream NumPy promises never to change; a Generator's may.
+    words = [(seed >> shift) & 0xFFFFFFFF for shift in range(0, max(seed.bit_length(), 1), 32)]
+    return np.random.RandomState(words).permutation(size)
+
+
+def held_out(digests: np.ndarray, size: int, split_seed: int, whole: bool = False) -> np.ndarray:
+    """Choose `size` different conversations to hold out: a mask bool [conversations].
+
+    `whole` allows all of them, where the training data is another split. Which ones depends on
+    their content and `split_seed` alone, not on their order or number beside them, so that adding
+    rows to a file hardly changes its held-out set.
+
+    Raises:
+        BadInput: there are not as many, or nothing would be left to train on.
+    """
+    import numpy as np
+
+    unique, first = np.unique(digests, return_index=True)
+    if size > len(unique) - (not whole):
+        raise BadInput(
+            f"dataset.eval_size: {size} conversations cannot be held out of {len(digests)}"
+            + (f" ({len(unique)} different ones)" if len(unique) < len(digests) else "")
+            + "; set a smaller number"
+        )
+    mask = np.zeros(len(digests), dtype=bool)
+    mask[first[np.argsort(_mixed(unique, split_seed), kind="stable")[:size]]] = True
+    return mask
+
+
+def _mixed(values: np.ndarray, seed: int) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014), on uint64."""
+    import numpy as np
+
+    z = values + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

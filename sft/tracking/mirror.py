@@ -1,0 +1,355 @@
+"""One run directory and its MLflow run: bring what the first holds into the second.
+
+`Mirror.sync` may be stopped by an error at any request and called again: everything it sends can
+be sent twice without a change, and what it creates is looked up before it is created again.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.record.checkpoints import CheckpointFile, CheckpointRecord
+from sft.record.metrics import read
+from sft.secrets import mask_urls
+from sft.tracking import begin, models, values
+from sft.tracking.store import Store, is_permanent
+from sft.tracking.tracked_run import TrackedRun
+from sft.tracking.view import dress
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger("sft.tracking")
+
+MAX_PENDING = 10_000
+"""Rows kept in memory while a store is away; beyond them metrics.jsonl is read again."""
+METRICS_PER_BATCH = 1_000
+FILE_ATTEMPTS = 3
+"""Failures after which a run goes on without its files in MLflow."""
+OF_AN_END = {"sft.error", "sft.reason", "sft.verdict"}
+"""Tags that say how a run ended: they do not outlast a life that another one goes on from."""
+MLFLOW_STATUS = {"PRUNED": "KILLED"}
+"""MLflow has no PRUNED; FINISHED stays for runs that reached their end. The word is in a tag."""
+
+
+@dataclass
+class Mirror:
+    """What one run sends. Hooks fill it on their thread; one writer thread empties it."""
+
+    run: TrackedRun
+    rows: deque[tuple[int, int, dict[str, float]]] = field(default_factory=deque)
+    """(step, timestamp in ms, metrics) that are in metrics.jsonl and not yet sent."""
+    whole_file: bool = False
+    """Everything in metrics.jsonl is to be sent, again or for the first time."""
+    begun: bool = False
+    """Parameters, tags and files were sent by this process."""
+    new_checkpoints: bool = True
+    new_files: bool = True
+    """config.yaml, run.json, tables: sent once everything else is."""
+    end: dict[str, Any] | None = None
+    """`status`, `error`, `reason` and `time` (ms) once the run has ended."""
+    closed: bool = False
+    """The end was sent: nothing is left to do."""
+    _refused: set[str] = field(default_factory=set)
+    _file_failures: int = 0
+    _busy: bool = False
+
+    @property
+    def directory(self) -> Path:
+        return self.run.directory
+
+    @property
+    def store(self) -> Store:
+        return self.run.store
+
+    # --- what the hook says happened -------------------------------------------------------------
+
+    def measured(self, step: int, timestamp_ms: int, metrics: dict[str, float]) -> None:
+        """A row is in metrics.jsonl."""
+        self.rows.append((step, timestamp_ms, dict(metrics)))
+
+    def measured_before(self) -> None:
+        """metrics.jsonl holds rows that another process wrote."""
+        self.whole_file = True
+
+    def saved(self, record: CheckpointRecord) -> None:
+        """`record` is in checkpoints.jsonl; its MLflow model id will be entered in it."""
+        self.run.records[record.name] = record
+        self.new_checkpoints = True
+
+    def wrote_a_file(self) -> None:
+        """There is a new table, or a new one of the other files of the run directory."""
+        self.new_files = True
+
+    def ended(self, status: str, error: str | None, reason: str | None, seconds: float) -> None:
+        """The run has ended, at `seconds` since 1970."""
+        self.new_checkpoints = self.new_files = True
+        self.end = {"status": status, "error": error, "reason": reason, "time": int(seconds * 1000)}
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything waits to be sent."""
+        return not self.closed and bool(
+            self.rows
+            or self.whole_file
+            or not self.begun
+            or self.new_checkpoints
+            or self.new_files
+            or self.end
+            or self._busy
+        )
+
+    def sync(self) -> None:
+        """Send all that is pending. Raises what the store raises when it does not answer."""
+        self._busy = True
+        try:
+            self._sync()
+        finally:
+            self._busy = False
+
+    def _sync(self) -> None:
+        client = self.store.client()
+        if not self.begun:
+            self._ensure_run(client)
+            self._begin(client)
+            self.begun = True
+        if self.whole_file:
+            self._send_file(client)
+        self._send_rows(client)
+        if self.new_checkpoints:
+            self.new_checkpoints = False
+            with self._again("new_checkpoints"):
+                self._send_checkpoints(client)
+        if self.new_files:
+            self.new_files = False
+            with self._again("new_files"):
+                self._send_files(client)
+        if self.end and not self.rows and not self.new_checkpoints and not self.new_files:
+            self._send_end(client)
+
+    def forget_rows_beyond(self, limit: int = MAX_PENDING) -> None:
+        """Keep memory bounded while the store is away."""
+        if len(self.rows) > limit:
+            self.whole_file = True
+            self.rows.clear()
+
+    # --- the run itself -------------------------------------------------------------------------
+
+    def _ensure_run(self, client: MlflowClient) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if self.run.run_id is not None:
+            try:
+                run = client.get_run(self.run.run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                run = None
+                if not self.run.state.get("unsure"):
+                    self._warn("run", f"has no run {self.run.run_id} any more; a new one is made")
+            if run is not None:
+                of_run = {"run_id": self.run.run_id, "experiment_id": run.info.experiment_id}
+                self.run.save(**of_run, ended=False, unsure=False)
+                return
+            self.run.state |= {"key": uuid.uuid4().hex, "models": {}, "unsure": False}
+            self.run.run_id = None
+        experiment_id = self._experiment(client)
+        found = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.`sft.key` = '{self.run.state['key']}'",
+            max_results=1,
+        )
+        if not found:
+            self.run.save(run_id=None)
+            start = self.run.facts.get("started")
+            run = client.create_run(
+                experiment_id,
+                start_time=int(start * 1000) if start else int(time.time() * 1000),
+                run_name=self.run.name,
+                tags={"sft.key": self.run.state["key"], "mlflow.user": _user()},
+            )
+        else:
+            run = found[0]
+        self.run.run_id = run.info.run_id
+        self.run.save(run_id=self.run.run_id, experiment_id=experiment_id)
+
+    def _experiment(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(self.run.experiment)
+        if found is None:
+            try:
+                client.create_experiment(
+                    self.run.experiment, self.store.artifact_location(self.run.experiment)
+                )
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = client.get_experiment_by_name(self.run.experiment)
+        if found.lifecycle_stage == "deleted":
+            self._warn("experiment", f"has deleted the experiment {self.run.experiment}; restored")
+            client.restore_experiment(found.experiment_id)
+        dress(client, found)
+        return found.experiment_id
+
+    def _begin(self, client: MlflowClient) -> None:
+        """Parameters, tags, description and the data."""
+        client.update_run(self.run.run_id, status="RUNNING")
+        there = client.get_run(self.run.run_id).data
+        with self._unless_refused("parameters"):
+            if changed := begin.send_parameters(self.run, client, there.params):
+                self._warn("parameters", f"keeps the first values of {', '.join(changed)}")
+        tags = begin.tags(self.run)
+        if self.run.resumed_at is not None:
+            steps = there.tags.get("sft.resumed_at", "").split(", ")
+            steps += [str(self.run.resumed_at)] if steps[-1] != str(self.run.resumed_at) else []
+            tags["sft.resumed_at"] = ", ".join(step for step in steps if step)
+        for tag in OF_AN_END & there.tags.keys():
+            client.delete_tag(self.run.run_id, tag)
+        self._set_tags(client, tags)
+        with self._unless_refused("data"):
+            begin.send_dataset(self.run, client)
+
+    # --- metrics --------------------------------------------------------------------------------
+
+    def _send_file(self, client: MlflowClient) -> None:
+        self.rows.clear()
+        self.whole_file = False
+        with self._again("whole_file"):
+            rows = [(r["step"], r["timestamp"], r) for r in read(self.directory / "metrics.jsonl")]
+            while rows:
+                del rows[: self._send_batch(client, rows)]
+
+    def _send_rows(self, client: MlflowClient) -> None:
+        while self.rows:
+            for _ in range(self._send_batch(client, list(self.rows))):
+                self.rows.popleft()
+
+    def _send_batch(self, client: MlflowClient, rows: list[tuple[int, int, dict]]) -> int:
+        """Send as many of the first `rows` as one request takes; returns how many."""
+        from mlflow.entities import Metric
+
+        batch: list[Metric] = []
+        count = 0
+        for step, timestamp, row in rows:
+            metrics = [Metric(k, v, timestamp, step) for k, v in values.numbers(row).items()]
+            if count and len(batch) + len(metrics) > METRICS_PER_BATCH:
+                break
+            batch += metrics[:METRICS_PER_BATCH]
+            count += 1
+        with self._unless_refused("metrics"):
+            client.log_batch(self.run.run_id, metrics=batch)
+        return count
+
+    # --- checkpoints, tables, end ---------------------------------------------------------------
+
+    def _send_checkpoints(self, client: MlflowClient) -> None:
+        with self._unless_refused("checkpoints"):
+            self._set_tags(
+                client, models.send_checkpoints(self.run, client, begin.dataset(self.run))
+            )
+
+    def _send_files(self, client: MlflowClient) -> None:
+        """Files go where artifacts are kept, which may fail where the store itself answers."""
+        try:
+            begin.send_files(self.run, client)
+            models.send_tables(self.directory, client, self.run.run_id)
+        except Exception as error:
+            self._file_failures += 1
+            if not is_permanent(error) and self._file_failures < FILE_ATTEMPTS:
+                raise
+            self._warn("files", f"has no place for the files of {self.directory}: {error}")
+
+    def _record_models(self) -> None:
+        """Write the ended run's model ids into its checkpoints.jsonl: the loop is done with it."""
+        file = CheckpointFile(self.directory / "checkpoints.jsonl")
+        ids = {name: model["id"] for name, model in self.run.state["models"].items()}
+        if any(record.mlflow_model_id != ids.get(record.name) for record in file.records):
+            for record in file.records:
+                record.mlflow_model_id = ids.get(record.name)
+            file.update()
+
+    def _send_end(self, client: MlflowClient) -> None:
+        end = self.end or {}
+        status = end["status"]
+        tags = {
+            "sft.status": status,
+            "sft.error": end.get("error"),
+            "sft.reason": end.get("reason"),
+        }
+        with self._unless_refused("end"):
+            self._set_tags(client, {k: v for k, v in tags.items() if v} | self.run.tags)
+            client.set_terminated(
+                self.run.run_id, MLFLOW_STATUS.get(status, status), end_time=end.get("time")
+            )
+        self._record_models()
+        self.run.save(ended=True)
+        self.closed = True
+
+    def _set_tags(self, client: MlflowClient, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        if tags:
+            entities = [RunTag(values.name(k), values.tag(str(v))) for k, v in tags.items()]
+            client.log_batch(self.run.run_id, tags=entities)
+
+    # --- what goes wrong ------------------------------------------------------------------------
+
+    def _again(self, flag: str) -> _Again:
+        return _Again(self, flag)
+
+    def _unless_refused(self, what: str) -> _UnlessRefused:
+        return _UnlessRefused(self, what)
+
+    def _warn(self, what: str, text: str) -> None:
+        """Say once a run and subject what MLflow would not take."""
+        if what not in self._refused:
+            self._refused.add(what)
+            logger.warning("MLflow at %s %s", mask_urls(self.store.uri), mask_urls(text))
+
+
+@dataclass
+class _Again:
+    """Set the mirror's flag again when its work fails: a later sync starts it over."""
+
+    mirror: Mirror
+    flag: str
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            setattr(self.mirror, self.flag, True)
+
+
+@dataclass
+class _UnlessRefused:
+    """Pass over what MLflow will never accept, with a warning: the rest must not wait for it."""
+
+    mirror: Mirror
+    what: str
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception) and is_permanent(error):
+            message = str(error).strip().splitlines()[0][:300]
+            self.mirror._warn(
+                self.what, f"refuses {self.what} of {self.mirror.directory}: {message}"
+            )
+            return True
+        return False
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -1,0 +1,156 @@
+"""Checkpoints as MLflow's logged models, and tables as its table artifacts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.record.checkpoints import CheckpointRecord, best, read
+from sft.tracking import values as values
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from sft.tracking.tracked_run import TrackedRun
+
+MODEL_PARAMETERS = ("model.name", "lr", "lora.rank", "batch_size", "dataset.kind", "dataset.path")
+"""Settings that the list of models shows as columns."""
+
+
+def send_checkpoints(
+    run: TrackedRun, client: MlflowClient, dataset: tuple[str, str] | None
+) -> dict[str, str]:
+    """Make MLflow's models those of checkpoints.jsonl; returns the run's tags that name them.
+
+    A model is external: its weights stay on the Tinker service, its tags hold the `tinker://`
+    paths. One whose checkpoint was replaced or deleted goes.
+    """
+    file = run.directory / "checkpoints.jsonl"
+    records = read(file) if file.exists() else []
+    models = run.state.setdefault("models", {})
+    for record in records:
+        known = models.get(record.name)
+        if known is None or known["state_path"] != record.state_path:
+            known = {"id": _create(run, client, record), "state_path": record.state_path}
+            models[record.name] = known
+            run.save()
+        if record.evaluation and known.get("evaluation") != record.evaluation:
+            _send_evaluation(run, client, known["id"], record, dataset)
+            known["evaluation"] = record.evaluation
+            run.save()
+        if record.name in run.records:
+            run.records[record.name].mlflow_model_id = known["id"]
+    for name in models.keys() - {record.name for record in records}:
+        client.delete_logged_model(models[name]["id"])
+        del models[name]
+        run.save()
+    return _tags(records)
+
+
+def _tags(records: list[CheckpointRecord]) -> dict[str, str]:
+    """Where the last and the best checkpoint are."""
+    tags = {}
+    lowest = best(records)
+    for word, record in (("last", records[-1] if records else None), ("best", lowest)):
+        if record is not None:
+            tags[f"sft.{word}_checkpoint"] = record.sampler_path
+            tags[f"sft.{word}_state"] = record.state_path
+            tags[f"sft.{word}_step"] = str(record.step)
+    if records and records[-1].final:
+        tags["sft.final_checkpoint"] = records[-1].sampler_path
+    return tags
+
+
+def _create(run: TrackedRun, client: MlflowClient, record: CheckpointRecord) -> str:
+    """The id of the model for `record`: an earlier attempt's, where its answer was lost."""
+    from mlflow.entities import LoggedModelOutput
+
+    experiment_id = run.state["experiment_id"]
+    there = client.get_run(run.run_id)
+    found = client.search_logged_models(
+        [experiment_id],
+        filter_string=(
+            f"source_run_id = '{run.run_id}' AND tags.`sft.state_path` = '{record.state_path}'"
+        ),
+        max_results=1,
+    )
+    if found:
+        model = found[0]
+    else:
+        settings = dict(values.flatten(run.settings))
+        shown = {key: settings[key] for key in MODEL_PARAMETERS if settings.get(key) is not None}
+        model = client.create_logged_model(
+            experiment_id,
+            name=values.model_name(f"{run.name or run.directory.name}-{record.name}"),
+            source_run_id=run.run_id,
+            model_type="LoRA adapter",
+            tags={
+                "mlflow.model.isExternal": "true",
+                "sft.checkpoint": record.name,
+                "sft.kind": record.kind,
+                "sft.state_path": record.state_path,
+                "sft.sampler_path": record.sampler_path,
+                "sft.epoch": str(record.epoch),
+                "sft.tokens": str(record.tokens),
+            },
+            params={key: values.text(value) for key, value in shown.items()},
+        )
+    client.finalize_logged_model(model.model_id, "READY")
+    if model.model_id not in {output.model_id for output in there.outputs.model_outputs}:
+        client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, record.step)])
+    return model.model_id
+
+
+def _send_evaluation(
+    run: TrackedRun,
+    client: MlflowClient,
+    model_id: str,
+    record: CheckpointRecord,
+    dataset: tuple[str, str] | None,
+) -> None:
+    """The record's metrics, tied to the model and the data it was measured on.
+
+    MLflow adds them to the run's metrics, too; under the timestamp that metrics.jsonl has for
+    the step they are the same points and change nothing.
+    """
+    from mlflow.entities import Metric
+
+    from sft.record.metrics import read as read_metrics
+
+    rows = {row["step"]: row for row in read_metrics(run.directory / "metrics.jsonl")}
+    timestamp = rows.get(record.step, {}).get("timestamp", record.timestamp)
+    data = {"dataset_name": dataset[0], "dataset_digest": dataset[1]} if dataset else {}
+    metrics = [
+        Metric(key, value, timestamp, record.step, model_id=model_id, **data)
+        for key, value in values.numbers(record.evaluation or {}).items()
+    ]
+    client.log_batch(run.run_id, metrics=metrics)
+
+
+def write_table(directory: Path, name: str, step: int, rows: list[dict[str, Any]]) -> None:
+    """Add a table to the run directory's tables/NAME.jsonl, one line a step."""
+    folder = directory / "tables"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{values.model_name(name)}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "rows": rows}, default=str) + "\n")
+
+
+def send_tables(directory: Path, client: MlflowClient, run_id: str) -> None:
+    """Each file of tables/ as one artifact that MLflow's UI shows as a table, with its step."""
+    names = []
+    for file in sorted((directory / "tables").glob("*.jsonl")):
+        by_step = {}
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # cut short by a crash
+                break
+            by_step[entry["step"]] = entry["rows"]
+        rows = [{"step": step, **row} for step in sorted(by_step) for row in by_step[step]]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        data = [[row.get(column) for column in columns] for row in rows]
+        client.log_dict(run_id, {"columns": columns, "data": data}, f"{file.stem}.json")
+        names.append({"path": f"{file.stem}.json", "type": "table"})
+    if names:
+        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(names))

@@ -1,0 +1,176 @@
+"""What a study found, in a few lines, each difference with what it is worth."""
+
+import shlex
+from typing import Any
+
+from sft.record.durations import duration
+from sweeps.display import shown
+from sweeps.findings.importance import Importance
+from sweeps.findings.results import Compared, Result, Results
+from sweeps.prior.warm_start import RANK
+
+
+def answer(results: Results, found: Importance | str | None = None) -> list[str]:
+    """The answer of a study in a few lines; `found` is its importance."""
+    best = results.best()
+    if best is None:
+        return ["no trial is complete yet", *_problems(results)]
+    lines: list[str] = []
+    if len(results.metrics) > 1:
+        lines.append(f"Pareto front of {', '.join(results.metrics)} ({_worth(results)}):")
+        for trial in results.front():
+            values = ", ".join(f"{value:.4g}" for value in trial.values)
+            lines.append(f"  trial {trial.number}: {values} with {shown(trial.params)}")
+    what = f"trial with the {results.word} {results.metrics[0]}"
+    what = "best trial" if len(results.metrics) == 1 else what
+    lines += [*_described(results, best, what), *_doubts(results, best)]
+    if len(results.metrics) == 1:
+        lines += _ranks(results, best)
+    if isinstance(found, str):
+        lines.append(f"importance of the parameters: {found}")
+    return [*lines, _totals(results), *_problems(results)]
+
+
+def _described(results: Results, trial: Result, what: str) -> list[str]:
+    """A trial with its value, the run of it that can be sampled, and the command for that run."""
+    metric = results.metrics[0]
+    count = len(trial.repeats)
+    repeated = f" (mean of {count} repeats, 95% interval {trial.interval})" if count else ""
+    lines = [
+        f"{what}: {trial.number}, {metric} {trial.values[0]:.4f}{repeated} with "
+        f"{shown(trial.params) or 'nothing varied'}"
+    ]
+    choose = min if results.minimize else max
+    repeat = choose(range(count), key=trial.repeats.__getitem__) if count else 0
+    run = trial.runs[repeat] if repeat < len(trial.runs) else {}
+    whose = f" (repeat {repeat}: {metric} {trial.repeats[repeat]:.4f})" if count else ""
+    if run.get("sampler"):
+        lines.append(f"  checkpoint:  {run['sampler']}{whose}")
+    if lower := run.get("lowest"):
+        lines.append(
+            f"  on the way:  {lower['sampler']} (step {lower['step']}: eval/nll "
+            f"{lower['eval/nll']:.4f}, its lowest)"
+        )
+    lines.append(f"  train again: {train_again(trial, repeat if count else None)}{whose}")
+    return lines
+
+
+def train_again(trial: Result, repeat: int | None = None) -> str:
+    """The command that trains a trial's configuration, or that very repeat, as a single run."""
+    seeds = {}
+    if repeat is not None and repeat < len(trial.runs):
+        seeds = {key: trial.runs[repeat][key] for key in ("seed", "lora.seed")}
+    shared = [word for word in trial.command if word.lstrip("+").partition("=")[0] not in seeds]
+    values = [f"{name}={_typed(value)}" for name, value in (trial.params | seeds).items()]
+    return f"python -m sft {shlex.join([*shared, *values])}"
+
+
+def _worth(results: Results) -> str:
+    if any(trial.repeats for trial in results.complete):
+        return "means of repeats, without their intervals: a point near the front may lie on it"
+    return "one run each: the data cannot tell a point near the front from one on it"
+
+
+def _doubts(results: Results, best: Result) -> list[str]:
+    """Whether the best trial is better than the others, as far as the data can tell."""
+    metric = results.metrics[0]
+    others = [results.against(best, trial) for trial in results.complete if trial is not best]
+    if not others:
+        return []
+    if any(compared.interval is None for compared in others):
+        return [
+            f"  one run each: the data cannot tell whether its {metric} is better than the others' "
+            "or luck; hydra.sweeper.repeats=3 could"
+        ]
+    untold = [compared for compared in others if compared.interval.low <= 0]
+    worse = len(others) - len(untold)
+    lines = [f"  {worse} of the {len(others)} other trials are worse (95% intervals)"]
+    if untold:
+        numbers = ", ".join(str(compared.trial.number) for compared in untold[:8])
+        more = ", …" if len(untold) > 8 else ""
+        lines[0] += f"; it cannot be told from trial{'s'[: len(untold) - 1]} {numbers}{more}"
+    lines[0] += "; that it was picked among them is not counted"
+    return lines
+
+
+def _ranks(results: Results, best: Result) -> list[str]:
+    """The smallest rank that will do, and how sure that is."""
+    ranks = results.by_rank()
+    if len(ranks) < 2:
+        return []
+    rank_of_best = best.params.get(RANK)
+    if any(r.interval is None for r in ranks if r.trial is not best):
+        return _ranks_by_thumb(results, ranks, rank_of_best)
+    lines = []
+    words = {"worse": "worse", "unknown": "the data cannot tell", "as good": "as good to 0.5%"}
+    for r in ranks:
+        if r.trial is not best:
+            pairs = "paired by seed" if r.trial.seeds == best.seeds != [] else "seeds not the same"
+            lines.append(
+                f"rank {r.trial.params[RANK]}: {r.behind:.4f} behind rank {rank_of_best} (95% "
+                f"interval {r.interval}, {len(r.trial.repeats)} repeats, {pairs}): "
+                f"{words[r.verdict]}"
+            )
+    lines.append(_of_the_picked([r.trial for r in ranks]))
+    for verdict, what in (
+        ("as good", "smallest rank as good as the best to within 0.5%, cheaper to serve"),
+        ("unknown", "smallest rank that is not shown to be worse (nor to be as good)"),
+    ):
+        for r in ranks:
+            if r.verdict == verdict and r.trial.params[RANK] < rank_of_best:
+                lines.append(f"{what}: {r.trial.params[RANK]}")
+                return lines + _described(results, r.trial, "its best trial")
+    return lines
+
+
+def _of_the_picked(trials: list[Result]) -> str:
+    """What the intervals of ranks leave out: each is of the best trial of its rank so far."""
+    others = [{k: v for k, v in trial.params.items() if k != RANK} for trial in trials]
+    words = "each rank by its best trial so far, and that it was picked as such is not counted"
+    if any(other != others[0] for other in others):
+        at = "; ".join(
+            f"{trial.params[RANK]} with {shown(other)}"
+            for trial, other in zip(trials, others, strict=True)
+        )
+        words += f"; they differ in more than rank: {at}"
+    return f"({words})"
+
+
+def _ranks_by_thumb(results: Results, ranks: list[Compared], rank_of_best: Any) -> list[str]:
+    small = next(r for r in ranks if abs(r.behind) <= r.margin)
+    rank, thumb = small.trial.params[RANK], "a rule of thumb: one run each cannot tell ranks apart"
+    if rank == rank_of_best:
+        return [f"no smaller rank comes within 0.5% (±{small.margin:.4f}) of rank {rank} ({thumb})"]
+    return [
+        f"smallest rank within 0.5% (±{small.margin:.4f}) of the best, cheaper to serve: {rank}, "
+        f"{small.behind:.4f} behind ({thumb})",
+        *_described(results, small.trial, "its best trial"),
+    ]
+
+
+def _typed(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _totals(results: Results) -> str:
+    seconds = sum(trial.seconds for trial in results.trials)
+    cost = ""
+    if results.price is not None:
+        cost = f", cost {results.tokens * results.price / 1e6:.2f}"
+    saved = sum(results.saved().values())
+    spared = f", {saved:,} tokens spared by ending trials early" if saved else ""
+    return (
+        f"{len(results.trials)} trials: {results.tokens:,} tokens, {seconds / 3600:.2f} hours of "
+        f"training ({duration(seconds)}, trials side by side){cost}{spared}"
+    )
+
+
+def _problems(results: Results) -> list[str]:
+    """What happened to the trials that did not come to their end."""
+    return [
+        f"trial {trial.number}: {trial.state} ({trial.error})"
+        for trial in results.trials
+        if trial.error and trial.state in ("failed", "diverged")
+    ]

@@ -1,0 +1,293 @@
+"""The figures of a study, drawn with matplotlib; each function returns a figure or None."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sft.record.metrics import UNITS
+from sweeps.findings.importance import Importance
+from sweeps.findings.results import Result, Results
+from sweeps.prior.warm_start import RANK, RATE
+
+GREY = "#8a8a8a"
+BLUE = "#2a6fbb"
+RED = "#c0392b"
+MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
+
+
+def _figure(title: str, width: float = 6.0, height: float = 3.8) -> tuple[Figure, Any]:
+    """Small in inches and dense, so that its words can be read on a narrow page, too."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=180)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.grid(True, color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _named(metric: str) -> str:
+    """A metric with its unit, for an axis."""
+    return f"{metric} ({UNITS[metric]})" if metric in UNITS else metric
+
+
+def _shades(values: list[Any]) -> dict[Any, Any]:
+    """Light to dark along an order."""
+    from matplotlib import colormaps
+
+    shades = colormaps["viridis_r"]
+    last = max(1, len(values) - 1)
+    return {value: shades(0.15 + 0.8 * i / last) for i, value in enumerate(values)}
+
+
+def by_rate(results: Results) -> Figure | None:
+    """Final value against learning rate, a line per rank."""
+    trials = [t for t in results.trials if RATE in t.params and (t.values or t.curve)]
+    if not results.complete or len({t.params[RATE] for t in trials}) < 2:
+        return None
+    figure, axes = _figure(f"{results.metrics[0]} against learning rate")
+    ranks = sorted({t.params.get(RANK) for t in trials}, key=lambda r: (r is not None, r))
+    colours = _shades(ranks)
+    top = _limit(axes, results)
+    for rank in ranks:
+        done = sorted(
+            (t.params[RATE], t.values[0]) for t in trials if t.params.get(RANK) == rank and t.values
+        )
+        label = f"rank {rank}" if rank is not None else "final"
+        points = [(rate, min(value, top)) for rate, value in done]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), "-o", color=colours[rank],
+                  label=label, markersize=5, linewidth=1.6)  # fmt: skip
+        for trial in trials:
+            if trial.params.get(RANK) == rank and trial.repeats:
+                # Beside each other, in the order of the ranks: they would hide one another.
+                x = trial.params[RATE] * 1.03 ** (ranks.index(rank) + 1)
+                axes.plot([x] * len(trial.repeats), [min(v, top) for v in trial.repeats], ".",
+                          color=colours[rank], markersize=4)  # fmt: skip
+            if trial.params.get(RANK) == rank and not trial.values:
+                _early(axes, trial, colours[rank], top)
+    best = results.best()
+    axes.plot(best.params[RATE], best.values[0], "*", color=RED, markersize=13, zorder=5)
+    axes.annotate(f"  {best.values[0]:.4f}", (best.params[RATE], best.values[0]), fontsize=9)
+    axes.set_xscale("log")
+    repeated = any(trial.repeats for trial in trials)
+    axes.set_xlabel("peak learning rate" + (" (small dots: the repeats of each mean)" * repeated))
+    axes.set_ylabel(_named(results.metrics[0]))
+    axes.legend(
+        handles=[*axes.get_legend_handles_labels()[0], *_legend(trials, results.word)], fontsize=8
+    )
+    return figure
+
+
+def _early(axes: Any, trial: Result, colour: Any, top: float) -> None:
+    """A trial that ended early, at its last report (at the top where that is far off)."""
+    marker, face = MARKS.get(trial.state, ("o", "none"))
+    value = list(trial.curve.values())[-1]
+    y = top if trial.state == "diverged" or not math.isfinite(value) else min(value, top)
+    style = {"color": face} if marker == "x" else {"mfc": face, "mec": colour}
+    axes.plot(trial.params[RATE], y, marker, linestyle="", markersize=6, **style)
+
+
+def _legend(trials: list[Result], word: str) -> list[Line2D]:
+    handles = [Line2D([], [], marker="*", color=RED, linestyle="", markersize=11, label=word)]
+    if any(t.state == "pruned" for t in trials):
+        handles.append(Line2D([], [], marker="o", mfc="none", mec=GREY, linestyle="",
+                              label="pruned (last report)"))  # fmt: skip
+    if any(t.state == "diverged" for t in trials):
+        handles.append(Line2D([], [], marker="x", color=RED, linestyle="", label="diverged"))
+    return handles
+
+
+def _limit(axes: Any, results: Results) -> float:
+    """Keeps the few worst values from flattening the rest; returns the upper limit."""
+    values = sorted(v for t in results.complete for v in t.repeats or t.values[:1])
+    low, middle, high = values[0], values[len(values) // 2], values[-1]
+    top = min(high, middle + 4 * (middle - low)) if middle > low and results.minimize else high
+    margin = 0.08 * ((top - low) or abs(low) or 1.0)
+    axes.set_ylim(low - margin, top + 1.5 * margin)
+    return top + margin * 0.5
+
+
+def curves(results: Results) -> Figure | None:
+    """The first metric by training step, a line per trial."""
+    trials = [t for t in results.trials if len(t.curve) > 1]
+    if not trials:
+        return None
+    figure, axes = _figure(f"{results.metrics[0]} while training")
+    best = results.best()
+    rates = sorted({t.params.get(RATE, 0) for t in trials})
+    colours = _shades(rates)
+    for trial in trials:
+        is_best = best is not None and trial.number == best.number
+        axes.plot(
+            list(trial.curve),
+            list(trial.curve.values()),
+            "-" if trial.state == "complete" else "--",
+            color=RED if is_best else colours[trial.params.get(RATE, 0)],
+            linewidth=2.4 if is_best else 1.1,
+            zorder=3 if is_best else 2,
+        )
+    _look_at_the_end(axes, trials)
+    handles = [Line2D([], [], color=colours[r], label=f"lr {r:.2g}") for r in _ends(rates) if r]
+    handles.append(Line2D([], [], color=RED, linewidth=2.4, label=results.word))
+    if any(t.state != "complete" for t in trials):
+        handles.append(Line2D([], [], color=GREY, linestyle="--", label="ended early"))
+    axes.legend(handles=handles, fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("training step")
+    axes.set_ylabel(_named(results.metrics[0]))
+    return figure
+
+
+def _look_at_the_end(axes: Any, trials: list[Result]) -> None:
+    """Leaves out of sight what would flatten the rest: the untrained model and divergence."""
+    after = [list(t.curve.values())[1:] for t in trials if t.state != "diverged"]
+    values = [value for curve in after for value in curve if math.isfinite(value)]
+    if values:
+        low, high = min(values), max(curve[0] for curve in after if curve)
+        start = max(list(trial.curve.values())[0] for trial in trials)
+        if high < start <= low + 3 * (high - low):
+            high = start
+        margin = 0.05 * ((high - low) or abs(low) or 1.0)
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _ends(values: list[Any]) -> list[Any]:
+    """First, middle and last of many; a few as they are."""
+    if len(values) <= 5:
+        return values
+    return list(dict.fromkeys([values[0], values[len(values) // 2], values[-1]]))
+
+
+def shares(found: Importance | str | None) -> Figure | None:
+    """How much of the variation each parameter explains, beside what chance would."""
+    if not isinstance(found, Importance):
+        return None
+    figure, axes = _figure(found.title, height=1.9 + 0.45 * len(found.shares))
+    names = list(found.shares)[::-1]
+    bars = axes.barh(names, [found.shares[name] for name in names], color=BLUE, height=0.6)
+    axes.bar_label(bars, fmt=" {:.0%}", fontsize=9)
+    if found.noise is not None:
+        noise, label = [found.noise[name] for name in names], "what noise between seeds would give"
+        axes.plot(noise, names, "|", color=RED, markersize=16, markeredgewidth=1.8, label=label)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.16), frameon=False)
+    axes.set_xlim(0, 1.1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.grid(False, axis="y")
+    figure.supxlabel(f"{found.caption.rstrip('.')}.", fontsize=8, x=0.02, ha="left")
+    return figure
+
+
+def parallel(results: Results) -> Figure | None:
+    """Parallel coordinates: a line per complete trial through its parameters to its value."""
+    from matplotlib import colormaps
+
+    names = [n for n in results.space if len({str(t.params.get(n)) for t in results.complete}) > 1]
+    if len(results.complete) < 2 or not names:
+        return None
+    figure, axes = _figure("", width=max(6.0, 1.6 + 1.6 * (len(names) + 1)))
+    axes.grid(False)
+    scales = [_scale([t.params[n] for t in results.complete]) for n in names]
+    values = [t.values[0] for t in results.complete]
+    scales.append(_scale(values))
+    order = sorted(results.complete, key=lambda t: t.values[0], reverse=results.minimize)
+    for place, trial in enumerate(order):
+        points = [s(v) for s, v in zip(scales, [*(trial.params[n] for n in names), trial.values[0]],
+                                       strict=True)]  # fmt: skip
+        is_best = place == len(order) - 1
+        shade = colormaps["Blues"](0.4 + 0.6 * place / max(1, len(order) - 1))
+        axes.plot(range(len(points)), points, color=RED if is_best else shade,
+                  linewidth=2.4 if is_best else 1.3)  # fmt: skip
+    for i, (name, scale) in enumerate(zip([*names, results.metrics[0]], scales, strict=True)):
+        axes.plot([i, i], [-0.03, 1.03], color="#444444", linewidth=0.8)
+        for value in scale.ticks:
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            axes.annotate(f"{text} ", (i, scale(value)), ha="right", va="center", fontsize=8)
+        axes.annotate(name, (i, 1.06), ha="center", fontsize=9)
+    axes.set_xlim(-0.4, len(names) + 0.1)
+    axes.set_ylim(-0.05, 1.14)
+    axes.axis("off")
+    axes.set_title(
+        f"Parameters and what came of them ({results.word} in red)", loc="left", fontsize=11
+    )
+    return figure
+
+
+class _scale:  # noqa: N801 - used like a function
+    """Values to 0..1: numbers by size (log where they span a decade), others by their order."""
+
+    def __init__(self, values: list[Any]):
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        self._order = None if numbers else sorted({str(v) for v in values})
+        if self._order is not None:
+            self.ticks: list[Any] = list(dict.fromkeys(values))
+            return
+        low, high = min(values), max(values)
+        self._log = low > 0 and high / low >= 10
+        self._low, self._high = self._number(low), self._number(high)
+        distinct = sorted(set(values))
+        self.ticks = distinct if len(distinct) <= 6 else [low, high]
+
+    def _number(self, value: float) -> float:
+        return math.log(value) if self._log else float(value)
+
+    def __call__(self, value: Any) -> float:
+        if self._order is not None:
+            return self._order.index(str(value)) / max(1, len(self._order) - 1)
+        span = self._high - self._low
+        return (self._number(value) - self._low) / span if span else 0.5
+
+
+def savings(results: Results) -> Figure | None:
+    """Tokens trained and, for trials that ended early, tokens spared."""
+    saved = results.saved()
+    if not sum(saved.values()):
+        return None
+    trials = [t for t in results.trials if t.tokens]
+    total = sum(saved.values())
+    share = total / (total + results.tokens)
+    figure, axes = _figure(f"Ending trials early spared {total:,} tokens ({share:.0%})")
+    numbers = [t.number for t in trials]
+    axes.bar(numbers, [t.tokens for t in trials], color=BLUE, label="trained")
+    axes.bar(
+        numbers, [saved.get(t.number, 0) for t in trials], bottom=[t.tokens for t in trials],
+        color="none", edgecolor=GREY, linestyle="--", linewidth=0.8, label="spared",
+    )  # fmt: skip
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("trial")
+    axes.set_ylabel("tokens")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def pareto(results: Results) -> Figure | None:
+    """The first two metrics of each trial, with the front."""
+    if len(results.metrics) < 2 or not results.complete:
+        return None
+    figure, axes = _figure("Pareto front")
+    axes.plot(*zip(*[t.values[:2] for t in results.complete], strict=True), "o", color=GREY)
+    front = sorted(t.values[:2] for t in results.front())
+    axes.plot(*zip(*front, strict=True), "-o", color=BLUE, label="front")
+    for trial in results.front():
+        axes.annotate(f" {trial.number}", trial.values[:2], fontsize=8)
+    axes.set_xlabel(_named(results.metrics[0]))
+    axes.set_ylabel(_named(results.metrics[1]))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def every(results: Results, found: Importance | str | None) -> dict[str, Figure]:
+    """All figures that the study has data for, by file name; `found` is its importance."""
+    drawers: dict[str, Callable[[], Figure | None]] = {
+        "learning_rate": lambda: by_rate(results),
+        "learning_curves": lambda: curves(results),
+        "importance": lambda: shares(found),
+        "parallel_coordinates": lambda: parallel(results),
+        "tokens_saved": lambda: savings(results),
+        "pareto_front": lambda: pareto(results),
+    }
+    drawn = {name: draw() for name, draw in drawers.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -1,0 +1,209 @@
+"""Knowing where to start: an Optuna sampler whose first proposals come from published sweeps.
+
+The first trial is the cell of least expected excess. Each next one is the cell most likely to
+settle what a sweep is for: a trial within half a percent of the best, then the smallest rank
+that is so. After `PROPOSALS` trials, or once little is left to settle, another sampler
+(`hydra.sweeper.sampler`) goes on from the trials there are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.prior.published import Cell
+from sweeps.prior.response import Prior
+from sweeps.samplers import other_trials
+
+RATE, RANK = "lr", "lora.rank"
+TOLERANCE = 0.005  # log NLL: as good as the best
+PROPOSALS = 10  # TPE, which goes on, starts from as many trials
+SETTLED = 0.05  # a cell less likely than this to settle anything is not worth a trial
+SURFACES = 400  # drawn from the posterior for each proposal
+
+
+class WarmStart(BaseSampler):
+    """Proposes learning rate and rank from `prior`, everything else (and later) from `base`.
+
+    Args:
+        base: sampler of the parameters that the prior knows nothing of, and of later trials.
+        prior: the published knowledge.
+        parameters: billions of parameters of the model, None if unknown.
+        rank: the LoRA rank where the sweep does not search it.
+        seed: of the draws; a trial's proposal depends on it, its number and the other trials.
+        source: where the knowledge comes from, for people.
+    """
+
+    def __init__(
+        self,
+        base: BaseSampler,
+        prior: Prior,
+        parameters: float | None,
+        rank: int,
+        seed: int,
+        source: str = "",
+    ):
+        self._source = source
+        self._base = base
+        self._prior = prior
+        self._parameters = parameters
+        self._rank = rank
+        self._seed = seed
+
+    def reseed_rng(self) -> None:
+        self._base.reseed_rng()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial):
+        return self._base.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ):
+        values = self._base.sample_relative(study, trial, search_space)
+        if RATE not in search_space or study.directions != [StudyDirection.MINIMIZE]:
+            return values
+        cell = self.propose(study, trial, search_space)
+        if cell is not None:
+            known = {RATE: cell[0], RANK: cell[1]}
+            values = values | {name: known[name] for name in known if name in search_space}
+        return values
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        return self._base.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study, trial, state, values) -> None:
+        self._base.after_trial(study, trial, state, values)
+
+    def describe(self, space: dict[str, BaseDistribution]) -> list[str]:
+        """What the prior holds before the first trial, in a few lines."""
+        candidates = cells(space, self._rank)
+        expected = self._prior.expected(candidates, self._parameters)
+        rate, rank = candidates[int(expected.argmin())]
+        size = f"{self._parameters:g}B parameters" if self._parameters else "size not known"
+        by_rate = [
+            f"{lr:g} {100 * excess:.1f}%"
+            for (lr, r), excess in zip(candidates, expected, strict=True)
+            if r == rank
+        ]
+        by_rank = [
+            f"{r} {100 * excess:.1f}%"
+            for (lr, r), excess in zip(candidates, expected, strict=True)
+            if lr == rate
+        ]
+        every = max(1, len(by_rate) // 8)
+        return [
+            f"warm start ({size}) from {self._source}",
+            f"  first trial: lr={rate:g}, rank {rank}",
+            f"  expected NLL above the best by lr: {', '.join(by_rate[::every])}",
+            *([f"  and by rank: {', '.join(by_rank)}"] if len(by_rank) > 1 else []),
+            "  hydra.sweeper.warm_start=null switches this off, a JSON file replaces it",
+        ]
+
+    def propose(
+        self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
+    ) -> Cell | None:
+        """The cell for `trial`; None where the prior has nothing more to say."""
+        known = self._known(other_trials(study, trial))
+        started = len(known.finished) + len(known.running)
+        if started >= PROPOSALS or any(nll <= 0 for _, nll in known.finished):
+            return None
+        candidates = cells(space, self._rank)
+        covered = marks(candidates, [c for c, _ in known.finished] + known.running)
+        excluded = covered | marks(candidates, known.excluded)
+        if excluded.all():
+            return None
+        if not started:
+            scores = -self._prior.expected(candidates, self._parameters)
+        else:
+            rng = np.random.default_rng([self._seed, trial.number])
+            surfaces = self._prior.sample(
+                candidates, known.finished, self._parameters, rng, SURFACES
+            )
+            scores = chances(surfaces, [rank for _, rank in candidates], covered)
+            if scores[~excluded].max() < SETTLED:
+                return None
+        return candidates[int(np.where(excluded, -math.inf, scores).argmax())]
+
+    def _known(self, trials: Sequence[FrozenTrial]) -> "_Known":
+        known = _Known([], [], [])
+        for trial in trials:
+            rate = trial.params.get(RATE)
+            if rate is None:
+                continue
+            cell = (float(rate), int(trial.params.get(RANK, self._rank)))
+            if trial.state == TrialState.COMPLETE:
+                known.finished.append((cell, trial.value))
+            elif trial.user_attrs.get("diverged"):
+                known.finished.append((cell, math.inf))
+            elif trial.state == TrialState.RUNNING:
+                known.running.append(cell)
+            else:  # failed, or pruned: a report from the middle of training is no final value
+                known.excluded.append(cell)
+        return known
+
+
+@dataclass
+class _Known:
+    """What the other trials of a study say of the cells."""
+
+    finished: list[tuple[Cell, float]]  # with the final NLL, inf where training diverged
+    running: list[Cell]
+    excluded: list[Cell]  # not to be proposed again, though nothing is known of them
+
+
+def chances(surfaces: np.ndarray, ranks: Sequence[int], covered: np.ndarray) -> np.ndarray:
+    """[cells]: the probability that a trial there settles what is not settled yet.
+
+    Args:
+        surfaces: [draws, cells] excess NLL, draws of the posterior.
+        ranks: [cells].
+        covered: [cells], True where a trial is finished or under way.
+    """
+    good = surfaces <= surfaces.min(axis=1, keepdims=True) + TOLERANCE
+    rank = np.asarray(ranks, float)
+    smallest = np.where(good, rank, np.inf).min(axis=1, keepdims=True)
+    frugal = good & (rank == smallest)
+    has_good = good[:, covered].any(axis=1, keepdims=True)
+    has_frugal = frugal[:, covered].any(axis=1, keepdims=True)
+    return np.mean((good & ~has_good) | (frugal & has_good & ~has_frugal), axis=0)
+
+
+def cells(space: dict[str, BaseDistribution], rank: int) -> list[Cell]:
+    """The (rate, rank) pairs that a prior may propose out of `space`: all of its choices, a
+    log-spaced grid of its intervals."""
+    rates = _values(space[RATE], per_decade=10)
+    ranks = _values(space[RANK], per_decade=1 / math.log10(2)) if RANK in space else [rank]
+    return [(float(rate), int(rank)) for rank in ranks for rate in rates]
+
+
+def marks(candidates: Sequence[Cell], tried: Sequence[Cell]) -> np.ndarray:
+    """[candidates], True at the one closest (on log axes) to a tried cell."""
+    points = np.log(candidates)
+    marked = np.zeros(len(candidates), bool)
+    for cell in tried:
+        marked[np.abs(points - np.log(cell)).sum(axis=1).argmin()] = True
+    return marked
+
+
+def _values(distribution: BaseDistribution, per_decade: float) -> list[float]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    first, last = math.ceil(per_decade * math.log10(low)), math.floor(per_decade * math.log10(high))
+    # Preferred numbers (1, 1.3, 1.6, 2, … or the powers of two), as a person would write them.
+    grid = [float(f"{10 ** (k / per_decade):.2g}") for k in range(first, last + 1)]
+    values = {min(max(value, low), high) for value in [low, *grid, high]}
+    if step is not None and (step != 1 or isinstance(distribution, IntDistribution)):
+        values = {min(high, low + step * round((value - low) / step)) for value in values}
+    return sorted(values)

@@ -1,0 +1,167 @@
+"""Where a study lives, and what it remembers of the sweep that began it.
+
+By default OUTPUTS/sweeps/STUDY/study.journal, one JSON object a line; else any Optuna storage by
+URL. Trials' run directories lie beside the journal (for a URL: in the same place), by number.
+"""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from sft.config.secrets import fill
+from sft.errors import BadInput
+
+ROOT = Path("outputs/sweeps")
+JOURNAL = "study.journal"
+FACTS = "sweep"  # the study's user attribute that holds what it remembers
+ATTEMPTS = 20  # at a database in which another process makes the same tables
+
+
+class FileLock:
+    """Serialises writers with flock, which the kernel releases however a process ends.
+
+    Optuna's own locks are files that a killed process leaves behind, for half a minute. A line
+    that a killed writer left unfinished is cut off before the next one is written.
+    """
+
+    def __init__(self, journal: Path):
+        self._journal = journal
+        self._file: Any = None
+
+    def acquire(self) -> bool:
+        self._file = open(f"{self._journal}.lock", "a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._cut_unfinished_line()
+        return True
+
+    def release(self) -> None:
+        self._file.close()
+
+    def _cut_unfinished_line(self) -> None:
+        if not self._journal.exists():
+            return
+        with open(self._journal, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            keep = end
+            while keep:
+                start = max(0, keep - 4096)
+                file.seek(start)
+                newline = file.read(keep - start).rfind(b"\n")
+                if newline >= 0:
+                    keep = start + newline + 1
+                    break
+                keep = start
+            if keep < end:
+                file.truncate(keep)
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """The storage at an Optuna URL, or the journal in `folder`. Raises BadInput."""
+    if url is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = folder / JOURNAL
+        return JournalStorage(JournalFileBackend(str(journal), FileLock(journal)))
+    url = fill(url, "hydra.sweeper.storage")
+    try:
+        return _open_database(url)
+    except ImportError as error:
+        raise BadInput(
+            f"hydra.sweeper.storage={url}: its driver is not installed "
+            f"({error}); pip install {_driver(url)}."
+        ) from error
+    except Exception as error:  # SQLAlchemy's, by driver
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"hydra.sweeper.storage={url}: cannot be opened ({reason}); "
+            "expected an Optuna storage URL such as sqlite:///studies.db or "
+            "postgresql://USER@HOST/DATABASE."
+        ) from error
+
+
+def _open_database(url: str) -> BaseStorage:
+    """Optuna makes the tables that it does not see; another process may do so at that moment."""
+    from sqlalchemy.exc import DBAPIError, IntegrityError
+
+    failures = 0
+    while True:
+        try:
+            return optuna.storages.get_storage(url)
+        except DBAPIError as error:
+            failures += 1
+            made = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not made or failures == ATTEMPTS:
+                raise
+        time.sleep(0.05)
+
+
+def open_study(
+    name: str, storage: BaseStorage, directions: list[str], **parts: Any
+) -> optuna.Study:
+    """The study called `name`, made where there is none. Raises BadInput where it exists with
+    other directions."""
+    study = optuna.create_study(
+        study_name=name, storage=storage, directions=directions, load_if_exists=True, **parts
+    )
+    there = [direction.name.lower() for direction in study.directions]
+    if there != directions:
+        raise BadInput(
+            f"hydra.sweeper.study_name={name}: the study has direction {', '.join(there)}, the "
+            f"sweep {', '.join(directions)}; name another study."
+        )
+    return study
+
+
+def load_study(word: str, url: str | None = None, root: Path = ROOT) -> tuple[optuna.Study, Path]:
+    """An existing study by name or folder, and the folder of its trials. Raises BadInput."""
+    folder = Path(word) if Path(word).is_dir() else root / word
+    name = folder.name
+    if url is None and not (folder / JOURNAL).exists():
+        known = sorted(p.parent.name for p in root.glob(f"*/{JOURNAL}"))
+        raise BadInput(
+            f"{word}: no study of that name under {root}; there "
+            + (f"are {', '.join(known)}." if known else "are none. With a URL, add --storage.")
+        )
+    try:
+        return optuna.load_study(study_name=name, storage=open_storage(url, folder)), folder
+    except KeyError as error:
+        raise BadInput(f"{word}: the storage {url or folder} holds no study '{name}'.") from error
+
+
+def remember(study: optuna.Study, facts: dict[str, Any]) -> None:
+    """Write down what the sweep is about, or refuse to go on where it was about something else.
+
+    Raises BadInput that shows each difference.
+    """
+    known = study.user_attrs.get(FACTS)
+    if known is None:
+        study.set_user_attr(FACTS, facts)
+        return
+    different = [
+        f"{key} was {_short(known.get(key))}, now {_short(facts.get(key))}"
+        for key in dict.fromkeys([*known, *facts])
+        if known.get(key) != facts.get(key)
+    ]
+    if different:
+        raise BadInput(
+            f"hydra.sweeper.study_name={study.study_name}: the study is about something else: "
+            f"{'; '.join(different)}. Name another study, or go on as it began."
+        )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}"
+    return "not set" if value is None else str(value)
+
+
+def _driver(url: str) -> str:
+    dialect = url.partition(":")[0]
+    if "+" in dialect:
+        return dialect.partition("+")[2]
+    return {"postgresql": "psycopg2-binary", "mysql": "mysqlclient"}.get(dialect, dialect)
