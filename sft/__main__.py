@@ -40,7 +40,7 @@ def _with_hydra(argv: list[str]) -> int:
         check_overrides,
         from_environment,
         masked_arguments,
-        register_resolver,
+        register,
         settle,
         translate,
     )
@@ -68,7 +68,7 @@ def _with_hydra(argv: list[str]) -> int:
         return run(settle(config), overrides=overrides, variables=from_environment(config))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed and swallowed
-    register_resolver()
+    register()
     shown = io.StringIO() if _only_shows(argv) else None
     try:
         with redirect_stdout(shown) if shown else nullcontext():
