@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         if not {"--help", "-h"}.isdisjoint(argv):
-            from sft.config.compose import help_text
+            from sft.config.help import help_text
 
             print(help_text(), end="")
             return 0
