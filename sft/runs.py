@@ -14,10 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sft import tracking
 from sft.command.main import command, new_parser
 from sft.display.tables import aligned
 from sft.errors import BadInput
 from sft.past.listing import COLUMNS, FOLDER, Listed, close, find_runs, listed
+from sft.record.rundir import read_facts
 
 FLUSH_SECONDS = 60.0
 
@@ -48,9 +50,6 @@ def send(directories: Sequence[Path], uri: str | None = None) -> int:
 
     A store that the run recorded and that can never work is passed over with a sentence.
     """
-    from sft import tracking
-    from sft.record.rundir import read_facts
-
     count = 0
     for directory in directories:
         if read_facts(directory).get("status") == "RUNNING":

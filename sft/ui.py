@@ -28,12 +28,12 @@ START_SECONDS = 120
 
 
 @command("sft.ui")
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit code."""
     parser = new_parser("sft.ui", __doc__.splitlines()[0])
     parser.add_argument("--uri", help="the store (default: as for runs)")
     parser.add_argument("--port", type=int, help=f"default {PORT}, or a free one where it is taken")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     uri = tracking_uri(options.uri)
     check_uri(uri)
     if uri.startswith(("http:", "https:")):

@@ -59,7 +59,7 @@ class Signals:
     @contextmanager
     def heeded(self) -> Iterator[None]:
         """While inside, signals come here. Before `told` they raise `KeyboardInterrupt`."""
-        before: dict[int, Any] = {}
+        before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in NUMBERS:
                 handler = signal.getsignal(number)

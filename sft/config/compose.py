@@ -39,7 +39,7 @@ def settle(composed: Any) -> Settings:
 
     register()
     try:
-        raw = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        raw: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise translate(error) from error
     return check(raw)
@@ -84,8 +84,8 @@ def from_environment(composed: Any) -> dict[str, str]:
     found = {}
     variables = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}
     for name, variable in variables.items():
-        node = OmegaConf.to_container(composed.tracking, resolve=False).get(name)
-        if str(node).startswith("${sft.env:") and os.environ.get(variable):
+        node: Any = OmegaConf.to_container(composed.tracking, resolve=False)
+        if str(node.get(name)).startswith("${sft.env:") and os.environ.get(variable):
             found[f"tracking.{name}"] = variable
     return found
 

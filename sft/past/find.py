@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from sft.errors import BadInput
 from sft.files import read_yaml
+from sft.record.metrics import read
+from sft.record.rundir import BATCHES_FILE, read_facts
 from sft.secrets import mask_urls
 from sft.tracking import moved_project
 from sft.tracking.store import (
@@ -55,22 +57,25 @@ class Found:
         return self.run_id or str(self.directory or self.config)
 
     @property
+    def _file(self) -> Path | None:
+        """The config on this machine."""
+        return self.config or (self.directory and self.directory / "config.yaml")
+
+    @property
     def source(self) -> str:
         """Where the config comes from, for messages."""
-        if self.config or self.directory:
-            return str(self.config or self.directory / "config.yaml")
+        if file := self._file:
+            return str(file)
         return f"config.yaml of run {self.run_id} in {mask_urls(self.uri or '')}"
 
     def saved(self) -> dict[str, Any]:
         """The saved config, as plain data. Raises `BadInput`."""
-        if self.config or self.directory:
-            return read_yaml(self.config or self.directory / "config.yaml")
+        if file := self._file:
+            return read_yaml(file)
         return self._artifact("config.yaml", read_yaml) or {}
 
     def facts(self) -> dict[str, Any]:
         """What run.json and mlflow.json say; empty where there is none."""
-        from sft.record.rundir import read_facts
-
         if self.directory:
             return read_state(self.directory).get("facts", {}) | read_facts(self.directory)
         if self.config:
@@ -85,8 +90,6 @@ class Found:
         From MLflow the value that was logged last counts, where a resumed run measured a step
         twice.
         """
-        from sft.record.metrics import read
-
         if self.directory:
             return read(self.directory / "metrics.jsonl")
         if self.config:
@@ -103,9 +106,6 @@ class Found:
 
     def batches(self) -> dict[int, str]:
         """The digest of what each step was trained on, by step; empty where none is recorded."""
-        from sft.record.metrics import read
-        from sft.record.rundir import BATCHES_FILE
-
         if self.directory:
             rows = read(self.directory / BATCHES_FILE)
         elif self.config:
@@ -158,11 +158,12 @@ def find(word: str, uri: str | None = None) -> Found:
     store = tracking_uri(uri)
     run_id = re.fullmatch(r"(?:runs:/+)?([0-9a-fA-F]{32})(?:/.*)?", word)
     trial = re.fullmatch(r"([^/]+)/(\d+)(?:-(\d+))?", word)
-    if not run_id and not trial:
-        raise BadInput(f"{word}: there is no such run; name {WORDS}")
-    client = _open(word, store)
-    found = run_id[1] if run_id else _trial(client, word, *trial.groups())
-    return _of_run(client, word, store, found)
+    if run_id:
+        return _of_run(_open(word, store), word, store, run_id[1])
+    if trial:
+        client = _open(word, store)
+        return _of_run(client, word, store, _trial(client, word, *trial.groups()))
+    raise BadInput(f"{word}: there is no such run; name {WORDS}")
 
 
 def run_directory(word: str, uri: str | None = None) -> Path:

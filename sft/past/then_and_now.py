@@ -114,8 +114,8 @@ def surroundings(then: Mapping[str, Any], now: Mapping[str, Any], *, local: bool
     if before or after:
         absent = "that run recorded no digest of it"
         both = before.keys() & after.keys()  # what else of a package is loaded is no difference
-        parts = [{name: code[name] for name in both} for code in (before, after)]
-        seen.files("the dataset builder's code", *parts, absent)
+        was, now_is = ({name: code[name] for name in both} for code in (before, after))
+        seen.files("the dataset builder's code", was, now_is, absent)
     for group, what in (("packages", "packages"), ("platform", "machine")):
         before, after = then.get(group) or {}, now.get(group) or {}
         keys = [key for key in sorted(before | after) if (group, key) != ("platform", "torch")]
