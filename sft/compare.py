@@ -63,7 +63,7 @@ def _newest(count: int) -> list[Found]:
 
 
 def _trials(study: str, uri: str | None) -> list[Found]:
-    """The trials of `study` in order, from its folder, or from MLflow where that is gone."""
+    """The trials of `study` in order, from its folder, or from MLflow if that is gone."""
     folder = SWEEPS / study if (SWEEPS / study).is_dir() else Path(study)
     if folder.is_dir():
         directories = [f.parent for f in folder.glob("*/config.yaml")]
@@ -101,7 +101,7 @@ def _letter(index: int) -> str:
 
 
 def _print_table(header: Sequence[str], rows: dict[str, list[str]]) -> None:
-    """One line a key, or one line a run where the runs are too many for the width of a page."""
+    """One line a key, or one line a run if the runs are too many for the width of a page."""
     cells = [["", *header], *([key, *map(_short, values)] for key, values in rows.items())]
     lines = aligned(cells)
     if max(map(len, lines)) > 100 and len(header) > len(rows):

@@ -101,7 +101,7 @@ def export(
 def check_adapter(folder: Path, rank: int | None = None) -> int:
     """Check that the PEFT adapter in `folder` is whole and finite; the number of its tensors.
 
-    Raises `BadInput` where a file is missing or torn, a matrix has no partner or another rank, or
+    Raises `BadInput` if a file is missing or torn, a matrix has no partner or another rank, or
     a value is not finite.
     """
     import numpy

@@ -36,7 +36,7 @@ class Example:
     tokens: int
     trained: int
     cut: bool
-    """Whether it reaches `max_length`, so that its end may be missing."""
+    """Whether it reaches `max_length`, so its end may be missing."""
 
 
 @dataclass
@@ -124,7 +124,7 @@ def title(number: int, example: Example) -> str:
 
 
 def show(shown: Preview) -> None:
-    """Print to the terminal, or as plain text where there is none."""
+    """Print to the terminal, or as plain text if there is none."""
     from rich.console import Console
     from rich.text import Text
 

@@ -204,7 +204,7 @@ def _look(
 ) -> Seen:
     """What is as it was, what is not, and what cannot be told. Raises `BadInput` on other data.
 
-    A variation may well train on other data, and says so where its overrides do not.
+    A variation may well train on other data, and says so if its overrides do not.
     """
     seen = Seen()
     code: dict[str, str] = {}

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def send(directories: Sequence[Path], uri: str | None = None) -> int:
-    """Bring to MLflow what it lacks of the ended runs; the exit code, 1 where it does not answer.
+    """Bring to MLflow what it lacks of the ended runs; the exit code, 1 if it does not answer.
 
     A store that the run recorded and that can never work is passed over with a sentence.
     """
@@ -69,7 +69,7 @@ def send(directories: Sequence[Path], uri: str | None = None) -> int:
 
 
 def show(runs: Sequence[Listed]) -> None:
-    """Print the table, newest first; the path comes last, so that nothing is cut."""
+    """Print the table, newest first; the path comes last, so nothing is cut."""
     if not runs:
         print(f"no runs under {FOLDER}/ yet: `python -m sft` makes one")
         return

@@ -103,7 +103,7 @@ def sample(
 ) -> str:
     """The answer to one user message by the weights at `sampler_path`; None: the base model.
 
-    Raises `BadInput` where the service or the checkpoint is not to be had.
+    Raises `BadInput` if the service or the checkpoint is not to be had.
     """
     import tinker
 

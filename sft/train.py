@@ -6,7 +6,7 @@
 
 Steps are pipelined: `forward_backward` and `optim_step` of a step go out together, the next step
 before the last one is awaited, and saving, evaluating and logging happen beside them. `main`
-holds no process-wide state, so that many runs live in one process and in a notebook.
+holds no process-wide state, so many runs live in one process and in a notebook.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def main(
     `config.log_path` holds an unfinished run, that run is continued from its last confirmed
     checkpoint.
 
-    Raises `BadInput` before anything is created where the data, the model or the directory
+    Raises `BadInput` before anything is created if the data, the model or the directory
     cannot be used.
     """
     # A missing key is said before minutes of reading; a service of one's own starts after them.

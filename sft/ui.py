@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def free_port(wanted: int | None) -> int:
-    """`wanted`, or 5000, or a free port where 5000 is taken.
+    """`wanted`, or 5000, or a free port if 5000 is taken.
 
-    Raises `BadInput` where the `wanted` port is taken.
+    Raises `BadInput` if the `wanted` port is taken.
     """
     for port in [wanted] if wanted else [PORT, 0]:
         with socket.socket() as probe:

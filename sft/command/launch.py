@@ -134,7 +134,7 @@ def service_of(settings: Settings) -> Callable[[], AbstractContextManager[str]] 
 
 
 def _first_missing(path: Path) -> Path | None:
-    """The topmost folder that making `path` would make; None where it is there already."""
+    """The topmost folder that making `path` would make; None if it is there already."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     return missing[-1] if missing else None
 

@@ -148,7 +148,7 @@ OTHER_NAMES = {
 
 
 def nearest_key(name: str, valid: list[str]) -> str:
-    """`"; did you mean 'lora.rank'?"`: by another name that people know, by its last part where
+    """`"; did you mean 'lora.rank'?"`: by another name that people know, by its last part if
     that is a key's (`rank`), or by its letters."""
     last = name.rpartition(".")[2]
     same_last = sorted({key for key in valid if key.rpartition(".")[2] == last and key != name})

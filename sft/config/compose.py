@@ -105,7 +105,7 @@ def masked_arguments(arguments: list[str]) -> list[str]:
             return word
         try:
             url = OverridesParser.create().parse_override(word).value()
-        except HydraException:  # said where overrides are checked
+        except HydraException:  # said when overrides are checked
             return word
         if not isinstance(url, str) or mask_urls(url) == url:
             return word
@@ -223,7 +223,7 @@ def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -
 
 
 def key_names() -> dict[str, bool]:
-    """Every key that some choice of groups has; True where it holds keys of the user's own."""
+    """Every key that some choice of groups has; True if it holds keys of the user's own."""
     names = {name: isinstance(value, dict | list) for name, value in keys()}
     schemas = {group: list(kinds.values()) for group, kinds in kinds_of_groups().items()}
     for group, kinds in schemas.items():

@@ -37,7 +37,7 @@ MAX_BATCHES_BYTES = 500_000_000
 
 @dataclass
 class Found:
-    """A run, by its directory where that is on this machine, and by its MLflow run otherwise."""
+    """A run, by its directory if that is on this machine, and by its MLflow run otherwise."""
 
     word: str
     directory: Path | None = None
@@ -75,7 +75,7 @@ class Found:
         return self._artifact("config.yaml", read_yaml) or {}
 
     def facts(self) -> dict[str, Any]:
-        """What run.json and mlflow.json say; empty where there is none."""
+        """What run.json and mlflow.json say; empty if there is none."""
         if self.directory:
             return read_state(self.directory).get("facts", {}) | read_facts(self.directory)
         if self.config:
@@ -87,7 +87,7 @@ class Found:
     def rows(self) -> list[dict[str, Any]]:
         """One mapping a step, as in metrics.jsonl, sorted by step.
 
-        From MLflow the value that was logged last counts, where a resumed run measured a step
+        From MLflow the value that was logged last counts, if a resumed run measured a step
         twice.
         """
         if self.directory:
@@ -105,7 +105,7 @@ class Found:
         return [rows[step] for step in sorted(rows)]
 
     def batches(self) -> dict[int, str]:
-        """The digest of what each step was trained on, by step; empty where none is recorded."""
+        """The digest of what each step was trained on, by step; empty if none is recorded."""
         if self.directory:
             rows = read(self.directory / BATCHES_FILE)
         elif self.config:
@@ -118,7 +118,7 @@ class Found:
         return open_client(self.uri or DEFAULT_URI)
 
     def _artifact(self, name: str, read: Any, limit: int = MAX_CONFIG_BYTES) -> Any:
-        """What `read` makes of the run's artifact `name`; None where it has none."""
+        """What `read` makes of the run's artifact `name`; None if it has none."""
         import tempfile
 
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -167,7 +167,7 @@ def find(word: str, uri: str | None = None) -> Found:
 
 
 def run_directory(word: str, uri: str | None = None) -> Path:
-    """The run directory that `word` names, as `find` does. Raises `BadInput` where it is gone."""
+    """The run directory that `word` names, as `find` does. Raises `BadInput` if it is gone."""
     found = find(word, uri)
     if found.directory is None:
         raise BadInput(f"{word}: its run directory is not on this machine")
@@ -222,7 +222,7 @@ def moved(artifact_uri: str, store: str) -> str:
 
 
 def find_trials(study: str, uri: str | None = None) -> list[Found]:
-    """The trials of `study` in MLflow, by number. Raises `BadInput` where there are none."""
+    """The trials of `study` in MLflow, by number. Raises `BadInput` if there are none."""
     store = tracking_uri(uri)
     client = _open(study, store)
     runs = _search(client, f"{_tagged('study', study)} AND tags.`sweep.trial` LIKE '%'")

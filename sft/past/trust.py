@@ -24,7 +24,7 @@ _URL = re.compile(r"^\w[\w+.-]*:/")
 
 
 def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = None) -> None:
-    """Raise `BadInput` where the config from `source` needs the user's trust.
+    """Raise `BadInput` if the config from `source` needs the user's trust.
 
     It may not hold code or references, import anything, name a service, a tracking store other
     than `store` (where the user found it) and the default, or a path of this machine.

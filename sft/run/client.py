@@ -1,6 +1,6 @@
 """The connection to a Tinker service: one session and one training client, made off the loop.
 
-Creating an SDK client blocks for round trips, so that all of it happens in threads; the calls of
+Creating an SDK client blocks for round trips, so all of it happens in threads; the calls of
 the training loop itself return at once.
 """
 
@@ -61,8 +61,8 @@ class Service:
 
     @classmethod
     async def reach(cls, base_url: str | None) -> Service:
-        """Connect to the service. Raises `BadInput` where the key is missing or refused, and
-        where nothing answers at the URL."""
+        """Connect to the service. Raises `BadInput` if the key is missing or refused, and
+        if nothing answers at the URL."""
         import tinker
         from tinker.lib._auth_token_provider import resolve_auth_provider
         from tinker.lib.base_url import resolve_base_url
@@ -114,7 +114,7 @@ class Service:
             )
 
     async def weights_info(self, path: str) -> tinker.types.WeightsInfoResponse | None:
-        """What the service knows of the checkpoint at `path`, None where it has none such."""
+        """What the service knows of the checkpoint at `path`, None if it has none."""
         import tinker
 
         try:
@@ -133,7 +133,7 @@ class Service:
 
 
 def _probe(url: str) -> None:
-    """Fail at once where nothing listens: the SDK would try for five minutes."""
+    """Fail at once if nothing listens: the SDK would try for five minutes."""
     import httpx
 
     direct = proxies.is_loopback(url)

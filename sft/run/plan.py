@@ -106,7 +106,7 @@ class Plan:
 
     @property
     def held_out_sequences(self) -> int:
-        """How many sequences are held out, where the dataset counts them; else its batches."""
+        """How many sequences are held out, if the dataset counts them; else its batches."""
         if self.held_out is None:
             return 0
         counted = getattr(self.held_out, "statistics", None)

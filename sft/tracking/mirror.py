@@ -257,7 +257,7 @@ class Mirror:
             )
 
     def _send_files(self, client: MlflowClient) -> None:
-        """Files go where artifacts are kept, which may fail where the store itself answers."""
+        """Files go where artifacts are kept, which may fail although the store itself answers."""
         try:
             begin.send_files(self.run, client)
             models.send_tables(self.run, client)

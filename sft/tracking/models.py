@@ -64,7 +64,7 @@ def _tags(records: list[CheckpointRecord]) -> dict[str, str]:
 
 
 def _create(run: TrackedRun, client: MlflowClient, record: CheckpointRecord) -> str:
-    """The id of the model for `record`: an earlier attempt's, where its answer was lost."""
+    """The id of the model for `record`: an earlier attempt's, if its answer was lost."""
     from mlflow.entities import LoggedModelOutput
 
     experiment_id = run.state["experiment_id"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def home(directory: Path, settings: Settings) -> Path:
     """The working folder that the relative paths of the run in `directory` are meant from.
 
-    Raises `BadInput` where the folder of the run's local service is nowhere, though the run has
+    Raises `BadInput` if the folder of the run's local service is nowhere, though the run has
     checkpoints: a service on an empty folder would begin again.
     """
     directory = directory.absolute()
