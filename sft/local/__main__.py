@@ -7,9 +7,14 @@ import asyncio
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sft.local import signals
+
+if TYPE_CHECKING:  # numpy: not for --help
+    from sft.local.engine_api import Engine
 
 KEY_VARIABLE = "SFT_SERVICE_KEY"
 
@@ -76,7 +81,7 @@ def main() -> int:
         return 130
 
 
-def run(options: argparse.Namespace, make_engine, **core_options) -> int:
+def run(options: argparse.Namespace, make_engine: Callable[[], Engine]) -> int:
     """Serves what `make_engine` returns until it is told to end."""
     from sft.local.server.core import Core
     from sft.local.server.server import (
@@ -113,7 +118,7 @@ def run(options: argparse.Namespace, make_engine, **core_options) -> int:
             for sentence in warnings:
                 print(f"warning: {sentence}", file=sys.stderr, flush=True)
             announcement = Announcement(url, key, options.models, options.dtype, warnings)
-            core = Core(engine, Store(root), **core_options)
+            core = Core(engine, Store(root))
             await serve(core, bound, announcement, root, ending=ending, on_ready=greet)
 
         asyncio.run(main())

@@ -141,13 +141,13 @@ def test_rows_of_narrow_matrices_are_not_joined_on_a_cpu(folder):
 def test_rows_are_not_joined_where_one_depends_on_those_beside_it(folder, monkeypatch):
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
     monkeypatch.setattr(joining, "WIDTH", 1)
-    base, forward = engine._base("tiny"), layer.forward
+    base, forward = engine._base("tiny"), layer.forward_kept
 
     def dependent(context, index, x):
         y, kept = forward(context, index, x)
         return y + 1e-6 * len(x), kept
 
-    monkeypatch.setattr(layer, "forward", dependent)
+    monkeypatch.setattr(layer, "forward_kept", dependent)
     assert not joining.rows_stand_alone(base)
 
 

@@ -115,7 +115,8 @@ class Explicit:
         return dq, dk.transpose(0, 1), dv.transpose(0, 1)
 
 
-Attended = Fused | Explicit
+# The rows that one kernel took, and what its backward needs.
+Attended = tuple[slice, Fused | Explicit]
 
 
 def forward(
@@ -125,50 +126,52 @@ def forward(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     kept: list[Attended] = []
     for start, end in sequences.parts:
-        parts = q[start:end], k[start:end], v[start:end]
+        rows = slice(start, end)
         short = q.device.type == "cpu" and end - start <= EXPLICIT_TOKENS
+        kernel: Fused | Explicit
         if short and sequences.starts is None:
-            one, attended = _explicit(*parts, scale, keep)
+            one, kernel = _explicit(q[rows], k[rows], v[rows], scale, keep)
         else:
-            one, attended = _fused(*parts, sequences, scale, keep)
-        out[start:end] = one
+            one, kernel = _fused(q[rows], k[rows], v[rows], sequences, scale, keep)
+        out[rows] = one
         if keep:
-            kept.append(attended)
+            kept.append((rows, kernel))
     return out.flatten(1), kept
 
 
-def backward(
-    kept: list[Attended], dout: Tensor, sequences: Sequences, dqkv: tuple[Tensor, ...]
-) -> None:
+def backward(kept: list[Attended], dout: Tensor, dqkv: tuple[Tensor, ...]) -> None:
     """dout [N, heads, D]; writes the gradients of q, k, v into `dqkv`, shaped like them."""
-    for (start, end), part in zip(sequences.parts, kept, strict=True):
-        for target, value in zip(dqkv, part.backward(dout[start:end]), strict=True):
-            target[start:end] = value
+    for rows, kernel in kept:
+        for target, value in zip(dqkv, kernel.backward(dout[rows]), strict=True):
+            target[rows] = value
 
 
 def _fused(
     q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float, keep: bool
-) -> tuple[Tensor, Attended]:
-    """One sequence, or all of a pack where `sequences` has their starts."""
-    leaves = [part.detach().requires_grad_(keep) for part in (q, k, v)]
+) -> tuple[Tensor, Fused]:
+    """One sequence, or all of a pack if `sequences` has their starts."""
+    q, k, v = (part.detach().requires_grad_(keep) for part in (q, k, v))
     grouped = k.shape[1] != q.shape[1]
     with torch.set_grad_enabled(keep):
         if sequences.starts is None:
             out = functional.scaled_dot_product_attention(
-                *(leaf.transpose(0, 1)[None] for leaf in leaves),
+                q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None],
                 is_causal=True, scale=scale, enable_gqa=grouped,
             )[0].transpose(0, 1)  # fmt: skip
         else:
             from torch.nn.attention.varlen import varlen_attn
 
-            out = varlen_attn(
-                *leaves, sequences.starts, sequences.starts, sequences.longest, sequences.longest,
+            attended = varlen_attn(
+                q, k, v,
+                sequences.starts, sequences.starts, sequences.longest, sequences.longest,
                 scale=scale, window_size=(-1, 0), enable_gqa=grouped,  # causal
             )  # fmt: skip
-    return out.detach(), Fused(*leaves, out)
+            assert isinstance(attended, Tensor)  # a pair only if more is asked for
+            out = attended
+    return out.detach(), Fused(q, k, v, out)
 
 
-def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, keep: bool) -> tuple[Tensor, Attended]:
+def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, keep: bool) -> tuple[Tensor, Explicit]:
     length, heads, kv_heads = len(q), q.shape[1], k.shape[1]
     k, v = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
     # In float32 from the scores to the softmax: bfloat16 scores would be off by percents.

@@ -9,7 +9,7 @@ numbers do not depend on how many others are in the block.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def sample(
 ) -> list[SampleResult | EngineError]:
     """Answer checked requests on one base model, with as many samples in a step as there are."""
 
-    def start(group: list[int]) -> list[Prefill | EngineError]:
+    def start(group: list[int]) -> Sequence[Prefill | EngineError]:
         try:
             return prefill(base, [requests[place] for place in group], decode)
         except RuntimeError as error:  # out of memory, for one
@@ -132,7 +132,9 @@ def block_sizes(base: BaseModel) -> tuple[int, ...]:
 
     products = {linear.modules: linear.products.forward for linear in base.linears[:4]}
     products[base.linears[-1].modules] = base.linears[-1].products.forward
-    pairs = [(modules[0].inputs, multiply) for modules, multiply in products.items()]
+    pairs: list[tuple[int, Callable[[Tensor], list[Tensor]]]] = [
+        (modules[0].inputs, multiply) for modules, multiply in products.items()
+    ]
     hidden = base.embedding.shape[1]
     for rank in (1, 8, 16, 32, 64):
         for inputs, outputs in ((hidden, rank), (rank, hidden)):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from sft.local.engine_api import (
     Work,
 )
 
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 _LOADING_TOKENIZER = threading.Lock()
 SLOW_BFLOAT16 = (
     "bfloat16 is slower than float32 on this machine: choose the dtype float32, or auto, unless "
@@ -43,7 +46,7 @@ class _Served:
     folder: Path
     config: dict
     base: BaseModel | None = None
-    tokenizer: object = field(default=None, repr=False)
+    decode: Callable[[list[int]], str] | None = field(default=None, repr=False)  # its tokenizer's
 
 
 class TorchEngine:
@@ -162,7 +165,7 @@ class TorchEngine:
         self._samplers.pop(sampler_id, None)
 
     def sample(self, work: list[SampleWork]) -> list[SampleResult | EngineError]:
-        results: list[SampleResult | EngineError | None] = [None] * len(work)
+        results: dict[int, SampleResult | EngineError] = {}
         by_model: dict[str, list[int]] = {}
         for index, one in enumerate(work):
             try:
@@ -179,9 +182,8 @@ class TorchEngine:
             answers = decoding.sample(
                 self._base(name), requests, self._decoder(name), self._workers
             )
-            for index, answer in zip(indices, answers, strict=True):
-                results[index] = answer
-        return results
+            results |= zip(indices, answers, strict=True)
+        return [results[index] for index in range(len(work))]
 
     # -- what is served
 
@@ -211,11 +213,11 @@ class TorchEngine:
         def decode(tokens: list[int]) -> str:
             # Two threads that import transformers at once can find half of it.
             with _LOADING_TOKENIZER:
-                if served.tokenizer is None:
+                if served.decode is None:
                     from transformers import AutoTokenizer
 
-                    served.tokenizer = AutoTokenizer.from_pretrained(served.source)
-            return served.tokenizer.decode(tokens)
+                    served.decode = AutoTokenizer.from_pretrained(served.source).decode
+            return served.decode(tokens)
 
         return decode
 
@@ -243,14 +245,14 @@ def _compute(group: list[passes.Piece]) -> list[passes.PieceResult | EngineError
     """One pass; where it fails, one for each of its pieces: a request fails by itself alone."""
     results = _guarded(passes.compute)(group)
     if not isinstance(results, EngineError):
-        return results
+        return [*results]
     return [results] if len(group) == 1 else [_compute([piece])[0] for piece in group]
 
 
-def _guarded(compute: Callable) -> Callable:
+def _guarded(compute: Callable[[Item], Answer]) -> Callable[[Item], Answer | EngineError]:
     """`compute` with its failures as answers, so that one request's failure is its own."""
 
-    def guarded(item):
+    def guarded(item: Item) -> Answer | EngineError:
         try:
             return compute(item)
         except EngineError as error:

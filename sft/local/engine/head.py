@@ -55,7 +55,7 @@ def loss_backward(
             (logits,), hidden = linear.forward(unembedding, index, x, part)
             result[rows], gradient = _cross_entropy(logits, targets[rows], weights[rows])
             dnormal[rows] = linear.backward(unembedding, index, x, hidden, [gradient], part)
-        if total is not None:
+        if total is not None and own is not None:
             total.add_(own)
     return result, dnormal
 

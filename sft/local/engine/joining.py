@@ -140,6 +140,6 @@ def _layer(
     positions = packing.positions(list(lengths))
     run = Run(0, len(x), adapter.compute(), adapter.scale)
     pack = packing.Pack(positions, positions, list(lengths), [run])
-    context = network.context_of(adapter.base, pack, keep=True)
-    y, kept = layer.forward(context, 0, x)
+    context = network.context_of(adapter.base, pack)
+    y, kept = layer.forward_kept(context, 0, x)
     return y, layer.backward(context, 0, kept, dy)

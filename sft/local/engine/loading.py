@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depen
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 
 Get = Callable[[str], Tensor]
+Read = tuple[Kind, tuple[Module, ...], Plain]  # a `Linear` with the weights as they were read
 
 
 def find(name: str, source: str) -> tuple[Path, dict]:
@@ -51,18 +51,23 @@ def load(
 ) -> BaseModel:
     """Read the weights of a model that `find` has found."""
     get, has = _weights(name, folder, dtype, device)
-    layers, linears = [], []
-    for index in range(config["num_hidden_layers"]):
-        layers.append(_layer(f"model.layers.{index}.", get, has, linears))
+    read: list[Read] = []
+    layers = [
+        _layer(f"model.layers.{index}.", get, has, read)
+        for index in range(config["num_hidden_layers"])
+    ]
     embedding = get("model.embed_tokens.weight")
     tied = config.get("tie_word_embeddings", False) or not has("lm_head.weight")
     unembedding = embedding if tied else get("lm_head.weight")
     module = Module("lm_head", unembedding.shape[1], unembedding.shape[0])
-    linears.append(Linear("unembed", (module,), Plain((unembedding,), (None,))))
-    parameters = sum(m.inputs * m.outputs for linear in linears for m in linear.modules)
+    read.append(("unembed", (module,), Plain((unembedding,), (None,))))
+    parameters = sum(m.inputs * m.outputs for _, modules, _ in read for m in modules)
     make = products.way(device, dtype, parameters)
-    for index, linear in enumerate(linears):  # one by one: the plain weights go on the way
-        linears[index] = replace(linear, products=make(linear.products))
+    linears: list[Linear] = []
+    read.reverse()
+    while read:  # one by one: the plain weights go on the way
+        kind, modules, plain = read.pop()
+        linears.append(Linear(kind, modules, make(plain)))
     head_dim = config.get("head_dim") or (
         128 if config["model_type"] == "qwen3"
         else config["hidden_size"] // config["num_attention_heads"]
@@ -89,8 +94,8 @@ def load(
     )
 
 
-def _layer(prefix: str, get: Get, has: Callable[[str], bool], linears: list[Linear]) -> Layer:
-    """Read one layer; its projections are appended to `linears`."""
+def _layer(prefix: str, get: Get, has: Callable[[str], bool], read: list[Read]) -> Layer:
+    """Read one layer; its projections are appended to `read`."""
 
     def linear(kind: Kind, *names: str) -> int:
         paths = [prefix + name for name in names]
@@ -101,8 +106,8 @@ def _layer(prefix: str, get: Get, has: Callable[[str], bool], linears: list[Line
         )
         biased = has(f"{paths[0]}.bias")
         biases = tuple(get(f"{path}.bias") if biased else None for path in paths)
-        linears.append(Linear(kind, modules, Plain(weights, biases)))
-        return len(linears) - 1
+        read.append((kind, modules, Plain(weights, biases)))
+        return len(read) - 1
 
     qwen3 = has(f"{prefix}self_attn.q_norm.weight")
     return Layer(
@@ -112,8 +117,11 @@ def _layer(prefix: str, get: Get, has: Callable[[str], bool], linears: list[Line
         down=linear("mlp", "mlp.down_proj"),
         norm_attn=get(f"{prefix}input_layernorm.weight"),
         norm_mlp=get(f"{prefix}post_attention_layernorm.weight"),
-        norm_q=get(f"{prefix}self_attn.q_norm.weight") if qwen3 else None,
-        norm_k=get(f"{prefix}self_attn.k_norm.weight") if qwen3 else None,
+        norm_qk=(
+            (get(f"{prefix}self_attn.q_norm.weight"), get(f"{prefix}self_attn.k_norm.weight"))
+            if qwen3
+            else None
+        ),
     )
 
 

@@ -43,6 +43,11 @@ class LoraViews:
             mine.add_(theirs)
 
 
+def views_of(views: list[LoraViews | None] | None, index: int) -> LoraViews | None:
+    """Those of linear `index`, if there are views and the adapter sits on it."""
+    return None if views is None else views[index]
+
+
 @dataclass
 class Run:
     """Consecutive rows of a pack that go through one adapter.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 
 def keep_freed() -> None:
@@ -27,6 +28,6 @@ def hand_back() -> None:
         malloc_trim(0)
 
 
-def _glibc(name: str):
+def _glibc(name: str) -> Callable[..., int] | None:
     # None with musl, too
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -48,8 +48,7 @@ class Layer:
     down: int
     norm_attn: Tensor
     norm_mlp: Tensor
-    norm_q: Tensor | None  # [head_dim], Qwen3 alone
-    norm_k: Tensor | None
+    norm_qk: tuple[Tensor, Tensor] | None  # [head_dim] each, Qwen3 alone
 
 
 @dataclass(eq=False)

@@ -54,7 +54,7 @@ def adamw(adapter: Adapter, step: AdamStep) -> dict[str, float]:
         )
     if 0 < step.grad_clip_norm < norm:
         gradient.mul_(step.grad_clip_norm / norm)
-    if adapter.exp_avg is None:
+    if adapter.exp_avg is None or adapter.exp_avg_sq is None:
         adapter.exp_avg = torch.zeros_like(adapter.weights)
         adapter.exp_avg_sq = torch.zeros_like(adapter.weights)
     adapter.step += 1

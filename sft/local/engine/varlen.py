@@ -71,7 +71,7 @@ def _attend(
     """Forward and backward: the output and the gradients of q, k and v."""
     out, kept = attention.forward(q, k, v, sequences, scale, keep=True)
     gradients = tuple(torch.empty_like(part) for part in (q, k, v))
-    attention.backward(kept, dout, sequences, gradients)
+    attention.backward(kept, dout, gradients)
     return [out, *gradients]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -45,10 +45,10 @@ class Workers:
         An item starts only when fewer than twice `count` answers wait to be taken, so that what
         waits is bounded. Gradients are off. An exception comes out where its answer would.
         """
-        waiting = []
-        items = iter(items)
+        waiting: list[Future[Answer]] = []
+        left = iter(items)
         while True:
-            for item in items:
+            for item in left:
                 waiting.append(self._pool.submit(_without_gradients, compute, item))
                 if len(waiting) >= 2 * self.count:
                     break

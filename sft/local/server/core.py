@@ -12,7 +12,8 @@ import contextlib
 import itertools
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 from tinker import types
 from tinker.proto import tinker_public_pb2 as pb
@@ -62,7 +63,7 @@ class Core:
         self._tasks: set[asyncio.Task] = set()
 
     @contextlib.asynccontextmanager
-    async def running(self):
+    async def running(self) -> AsyncIterator[None]:
         """Serves within; on leaving, what was handed to the disk is finished."""
         for loop in (self.scheduler.run, self.sampling.run, self._clean):
             self._spawn(_again_and_again(loop))
@@ -77,8 +78,8 @@ class Core:
 
     def create_model(self, request: types.CreateModelRequest) -> types.UntypedAPIFuture:
         return self._open_model(
-            request, request.base_model, operations.lora_spec(request),
-            "create_model", operations.create(request, self.infos),
+            self.sessions.get(request.session_id), request, request.base_model,
+            operations.lora_spec(request), "create_model", operations.create(request, self.infos),
         )  # fmt: skip
 
     def compute(
@@ -120,7 +121,8 @@ class Core:
         operation = operations.load(request, self.infos)
         if request.session_id is not None and request.model_seq_id is not None:
             base_model = request.base_model or ""  # the checkpoint's, once it has been read
-            return self._open_model(request, base_model, None, "load_weights", operation)
+            session = self.sessions.get(request.session_id)
+            return self._open_model(session, request, base_model, None, "load_weights", operation)
         if request.model_id is None:
             raise wire.BadRequest("expected model_id and seq_id, or session_id and model_seq_id")
         return self._submit(request.model_id, request.seq_id, "load_weights", operation)
@@ -128,7 +130,7 @@ class Core:
     def get_info(self, model_id: str) -> types.GetInfoResponse:
         model = self.sessions.model(model_id)
         info = self.infos.get(model.base_model)
-        if not model.is_created or info is None:
+        if not model.is_created or model.lora is None or info is None:
             raise wire.BadRequest(f"model {model_id} was not created: {model.broken or 'not yet'}")
         data = types.ModelData(model_name=info.name, tokenizer_id=info.tokenizer_id)
         return types.GetInfoResponse(
@@ -143,6 +145,7 @@ class Core:
 
     def _open_model(
         self,
+        session: Session,
         request: types.CreateModelRequest | types.LoadWeightsRequest,
         base_model: str,
         lora: LoraSpec | None,
@@ -150,7 +153,6 @@ class Core:
         operation: Operation,
     ) -> types.UntypedAPIFuture:
         """A new model with its first request, of seq_id 0."""
-        session = self.sessions.get(request.session_id)
         model_id = f"{session.session_id}:train:{request.model_seq_id}"
         if model_id not in session.models:
             metadata = request.user_metadata
@@ -236,7 +238,9 @@ class Core:
 
     async def _drop(self, models: list[str], samplers: list[str]) -> None:
         async with self._busy:
-            jobs: list[tuple[Callable, str]] = [(self.engine.drop_adapter, m) for m in models]
+            jobs: list[tuple[Callable[[str], None], str]] = [
+                (self.engine.drop_adapter, m) for m in models
+            ]
             jobs += [(self.engine.drop_sampler, sampler) for sampler in samplers]
             for call, name in jobs:
                 with contextlib.suppress(EngineError):
@@ -255,7 +259,7 @@ class Core:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(self.store.expire)
 
-    def _spawn(self, coroutine) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -22,7 +22,7 @@ class Reply:
     media_type: str = "application/json"
 
     @staticmethod
-    def of(**values) -> Reply:
+    def of(**values: object) -> Reply:
         return Reply(json.dumps(values, allow_nan=False).encode())
 
     @staticmethod
@@ -39,6 +39,11 @@ class Future:
     reply: Reply | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
     fetched: float | None = None  # when first
+
+    @property
+    def size(self) -> int:
+        """Bytes of the result, 0 while there is none."""
+        return 0 if self.reply is None else len(self.reply.body)
 
 
 class UnknownRequest(Exception):
@@ -125,4 +130,4 @@ class Futures:
 
     def _forget(self, future: Future) -> None:
         del self._futures[future.request_id]
-        self._bytes -= len(future.reply.body)
+        self._bytes -= future.size

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sft.local.engine_api import AdapterState, Engine, EngineError, SampleWork
+from sft.local.engine_api import AdapterState, Engine, EngineError, SampleResult, SampleWork
 from sft.local.server import wire
 from sft.local.server.futures import Futures
 from sft.local.server.queues import Sampler
@@ -102,7 +102,8 @@ class Sampling:
         most = LARGEST_BATCH
         if trained:  # forward and backward cost two to three times a forward
             most = max(SMALLEST_BATCH, min(most, 2 * trained))
-        batch, tokens = [], 0
+        batch: list[SampleRequest] = []
+        tokens = 0
         while self._queue and (not batch or tokens + self._queue[0].cost <= most):
             request = self._queue.popleft()
             if self._futures.is_pending(request.request_id):  # its session may have ended
@@ -118,7 +119,7 @@ class Sampling:
                 ready.append(request)
             except (EngineError, StoreError) as error:
                 self._futures.fail(request.request_id, str(error))
-        results = []
+        results: list[SampleResult | EngineError] = []
         if ready:
             async with self._busy:
                 try:

@@ -10,16 +10,26 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
-from sft.local.engine_api import AdamStep, AdapterState, Answers, Engine, EngineError, Work
+from sft.local.engine_api import (
+    AdamStep,
+    AdapterState,
+    Answers,
+    Engine,
+    EngineError,
+    LoraSpec,
+    Work,
+)
 from sft.local.server import wire
 from sft.local.server.futures import Futures, Reply
 from sft.local.server.queues import (
     Create,
     Load,
     Model,
+    Operation,
     Refused,
     Request,
     Sampler,
@@ -137,15 +147,15 @@ class Scheduler:
                 self._fail(model, request, result, breaks=request.operation.backward)
             else:
                 self._futures.resolve(request.request_id, wire.training_reply(result))
-        for (model, request), result in zip(steps, answers.steps, strict=True):
-            if not self._may_run(model, request):
+        for (model, stepped), taken in zip(steps, answers.steps, strict=True):
+            if not self._may_run(model, stepped):
                 continue  # its gradient has failed just now
-            if isinstance(result, EngineError):
-                self._fail(model, request, result, breaks=True)
+            if isinstance(taken, EngineError):
+                self._fail(model, stepped, taken, breaks=True)
             else:
                 # JSON has no word for what a diverged step measures.
-                finite = {name: value for name, value in result.items() if math.isfinite(value)}
-                self._futures.resolve(request.request_id, Reply.of(metrics=finite))
+                finite = {name: value for name, value in taken.items() if math.isfinite(value)}
+                self._futures.resolve(stepped.request_id, Reply.of(metrics=finite))
 
     async def _run(self, work: list[Work], steps: list[AdamStep]) -> Answers:
         """One result or EngineError for each, also where the call fails as a whole."""
@@ -156,7 +166,7 @@ class Scheduler:
 
     # What creates, loads and saves ---------------------------------------------------------
 
-    async def _control(self, model: Model, requests: list[Request]) -> None:
+    async def _control(self, model: Model, requests: Sequence[Request[Operation]]) -> None:
         for request in requests:
             operation = request.operation
             breaks = not isinstance(operation, Save | Snapshot)
@@ -169,12 +179,12 @@ class Scheduler:
             except EngineError as error:
                 self._fail(model, request, error, breaks)
 
-    async def _control_one(self, model: Model, request: Request) -> None:
+    async def _control_one(self, model: Model, request: Request[Operation]) -> None:
         operation = request.operation
         if isinstance(operation, Refused):
             raise EngineError(operation.message)
         elif isinstance(operation, Create):
-            await self._create(model, model.lora)
+            await self._create(model, operation.lora)
             reply = Reply.of(model_id=model.model_id, type="create_model")
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Load):
@@ -191,17 +201,17 @@ class Scheduler:
         elif isinstance(operation, Save):
             optimizer = operation.path.kind == "weights"
             state = await self._threads.compute(self._engine.state, model.model_id, optimizer)
-            self._begin_write(model, request, state)
+            self._begin_write(model, request, operation, state)
 
-    async def _create(self, model: Model, lora) -> None:
+    async def _create(self, model: Model, lora: LoraSpec) -> None:
         create = self._engine.create_adapter
         await self._threads.compute(create, model.model_id, model.base_model, lora)
         model.is_created = True
 
     async def _load(self, model: Model, load: Load) -> None:
-        if load.error is not None:
-            raise EngineError(load.error)
-        state, load.state = load.state, None
+        state, load.found = load.found, None  # not kept in memory beside the adapter
+        if not isinstance(state, AdapterState):
+            raise EngineError(str(state))
         if load.optimizer and state.optimizer is None:
             raise EngineError(f"{load.path} holds no optimizer state: load its weights alone")
         if load.creates:
@@ -215,18 +225,18 @@ class Scheduler:
     def _begin_read(self, load: Load) -> None:
         async def read() -> None:
             try:
-                load.state = await reading
+                load.found = await reading
             except StoreError as error:
-                load.error = str(error)
-            load.is_read = True
+                load.found = error
 
         if not load.is_reading:
             load.is_reading = True
             reading = self._threads.write(self._store.read, load.path, load.optimizer)
             self._keep(self._reads, read())
 
-    def _begin_write(self, model: Model, request: Request, state: AdapterState) -> None:
-        save: Save = request.operation
+    def _begin_write(
+        self, model: Model, request: Request[Operation], save: Save, state: AdapterState
+    ) -> None:
         writing = self._threads.write(
             self._store.write, save.path, state,
             ttl_seconds=save.ttl_seconds, user_metadata=save.user_metadata,
@@ -249,7 +259,7 @@ class Scheduler:
 
         self._keep(self._writes, write())
 
-    def _keep(self, tasks: set[asyncio.Task], coroutine) -> None:
+    def _keep(self, tasks: set[asyncio.Task], coroutine: Coroutine[Any, Any, None]) -> None:
         """Run `coroutine` as one of `tasks`; the next cycle begins once it is none of them."""
 
         def ended(task: asyncio.Task) -> None:
@@ -262,7 +272,7 @@ class Scheduler:
 
     # What fails ----------------------------------------------------------------------------
 
-    def _may_run(self, model: Model, request: Request) -> bool:
+    def _may_run(self, model: Model, request: Request[Operation]) -> bool:
         """Fails the request instead if one that it depends on has failed."""
         if model.broken is not None:
             self._futures.fail(
@@ -278,7 +288,9 @@ class Scheduler:
             self._futures.fail(request.request_id, message, user=False)
         part.model.broken = part.model.broken or EngineError(message, user=False)
 
-    def _fail(self, model: Model, request: Request, error: EngineError, breaks: bool) -> None:
+    def _fail(
+        self, model: Model, request: Request[Operation], error: EngineError, breaks: bool
+    ) -> None:
         self._futures.fail(request.request_id, error.message, error.user)
         if breaks and model.broken is None:
             reason = f"{request.kind} (request {request.seq_id}): {error.message.rstrip('.')}"

@@ -56,7 +56,7 @@ class Announcement:
 class Ending:
     """How to end the process: at once, until `serve` has something to see to first."""
 
-    end: Callable[[], None] = lambda: os._exit(0)
+    end: Callable[[], object] = lambda: os._exit(0)
 
     def when_unused(self, root: Path) -> None:
         """Ends once nobody holds ROOT/users.lock, which from then on stays locked."""
@@ -153,8 +153,9 @@ async def serve(
 class _Server(uvicorn.Server):
     """Leaves signals to `serve`."""
 
-    def capture_signals(self):
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 @contextlib.contextmanager

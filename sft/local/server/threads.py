@@ -10,9 +10,12 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from sft.local.engine_api import EngineError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Threads:
@@ -20,11 +23,11 @@ class Threads:
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
 
-    async def compute(self, call: Callable[..., Any], *args: Any) -> Any:
+    async def compute(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls the engine. Raises EngineError and nothing else."""
-        return await _explained(self._engine, call, *args)
+        return await _explained(self._engine, lambda: call(*args, **kwargs))
 
-    def write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Future:
+    def write(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Hands a job to the disk thread before it returns; the future is its result."""
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._disk, lambda: call(*args, **kwargs))
@@ -35,9 +38,9 @@ class Threads:
         self._engine.shutdown(wait=False)
 
 
-async def _explained(executor: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
+async def _explained(executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
     try:
-        return await asyncio.get_running_loop().run_in_executor(executor, call, *args)
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
     except EngineError:
         raise
     except Exception as error:  # a bug or a full memory: one request fails, the service lives on

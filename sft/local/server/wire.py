@@ -62,7 +62,9 @@ def training_sequences(
 
 
 def _training_sequence(datum: pb.Datum, where: str, longest: int) -> TrainingSequence:
-    tokens = np.concatenate([_chunk_tokens(chunk, where) for chunk in datum.model_input] or [[]])
+    tokens = np.concatenate(
+        [_chunk_tokens(chunk, where) for chunk in datum.model_input] or [np.array([])]
+    )
     inputs = datum.loss_fn_inputs
     if unknown := sorted(set(inputs) - {"target_tokens", "weights"}):
         raise BadRequest(f"{where}: cross_entropy takes target_tokens and weights, not {unknown}")
@@ -197,7 +199,7 @@ def _refuse_unserved(request: types.SampleRequest) -> None:
 
 
 def _stops(stop: str | Sequence[str] | Sequence[int] | None) -> tuple[list[str], list[list[int]]]:
-    entries = [stop] if isinstance(stop, str) else list(stop or [])
+    entries: list[str | int] = [stop] if isinstance(stop, str) else [*(stop or [])]
     strings = [entry for entry in entries if isinstance(entry, str)]
     if "" in strings:
         raise BadRequest("a stop string is empty")
