@@ -14,8 +14,6 @@ would divide the rows by their number), and where a trial on this very processor
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -123,10 +121,9 @@ def rows_stand_alone(base: BaseModel) -> bool:
     shape = (sum(TRIAL), base.embedding.shape[1])
     x, dy = (torch.randn(shape, generator=generator).to(base.dtype) for _ in range(2))
     together = _layer(adapter, x, dy, TRIAL)
-    bounds = pairwise((0, *torch.tensor(TRIAL).cumsum(0).tolist()))
     return all(
         torch.equal(one, many[start:end])
-        for start, end in bounds
+        for start, end in packing.bounds(TRIAL)
         for one, many in zip(
             _layer(adapter, x[start:end], dy[start:end], (end - start,)), together, strict=True
         )

@@ -6,7 +6,9 @@ computed. Each worker thread computes one pack at a time; what may be joined in 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -23,13 +25,10 @@ class Pack:
     lengths: list[int]
     runs: list[Run]
 
-    def bounds(self) -> list[tuple[int, int]]:
-        """First and one past the last row of each sequence."""
-        bounds, start = [], 0
-        for length in self.lengths:
-            bounds.append((start, start + length))
-            start += length
-        return bounds
+
+def bounds(lengths: Iterable[int]) -> list[tuple[int, int]]:
+    """First and one past the last row of each sequence."""
+    return list(pairwise(accumulate(lengths, initial=0)))
 
 
 def positions(lengths: list[int]) -> Tensor:

@@ -49,15 +49,14 @@ def prefill(
     """Compute the prompts of `requests` in one pass; an answer for each."""
     prompts = [work.prompt for _, work in requests]
     lengths = [len(prompt) for prompt in prompts]
+    bounds = packing.bounds(lengths)
     pack = Pack(
         torch.tensor([token for prompt in prompts for token in prompt], device=base.device),
         packing.positions(lengths).to(base.device),
         lengths,
-        [],
+        [adapter.run(*rows) for (adapter, _), rows in zip(requests, bounds, strict=True)],
     )
-    bounds = pack.bounds()
-    pack.runs += [adapter.run(*rows) for (adapter, _), rows in zip(requests, bounds, strict=True)]
-    caches = [Cache(base, length) for length in lengths]
+    caches = [Cache.empty(base, length) for length in lengths]
     sequences = varlen.sequences(base, pack)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ does for a base model, and gives what one sequence by itself gives, a trial on t
 from __future__ import annotations
 
 import logging
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from sft.local.engine import attention
+from sft.local.engine import attention, packing
 from sft.local.engine.attention import Sequences
 from sft.local.engine.models import BaseModel
 from sft.local.engine.packing import Pack
@@ -30,10 +29,11 @@ SLOWER = "Attention goes sequence by sequence, which is slower: %s"
 def sequences(base: BaseModel, pack: Pack) -> Sequences:
     """Where the sequences of `pack` lie, and whether one kernel takes them all."""
     if base.device.type not in DEVICES or base.dtype == torch.float32 or len(pack.lengths) == 1:
-        return Sequences(pack.bounds())
+        return Sequences(packing.bounds(pack.lengths))
     if base.one_attention is None:
         base.one_attention = agrees(base)
-    return Sequences(pack.bounds(), _starts(base, pack.lengths) if base.one_attention else None)
+    starts = _starts(base, pack.lengths) if base.one_attention else None
+    return Sequences(packing.bounds(pack.lengths), starts)
 
 
 def agrees(base: BaseModel) -> bool:
@@ -49,7 +49,7 @@ def agrees(base: BaseModel) -> bool:
         for heads in (base.heads, base.kv_heads, base.kv_heads, base.heads)
     )
     starts = _starts(base, TRIAL)
-    bounds = list(pairwise(starts.tolist()))
+    bounds = packing.bounds(TRIAL)
     try:
         results = _attend(Sequences(bounds, starts), base.attention_scale, q, k, v, dout)
     except RuntimeError as error:  # torch says so where its kernel does not take this

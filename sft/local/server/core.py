@@ -20,13 +20,13 @@ from tinker.proto import tinker_public_pb2 as pb
 
 from sft.local.engine_api import Engine, EngineError, LoraSpec, ModelInfo, TrainingSequence
 from sft.local.server import operations, wire
+from sft.local.server.backend import Backend
 from sft.local.server.futures import Futures
 from sft.local.server.queues import Model, Operation, Request, Sampler, Snapshot
-from sft.local.server.sampling import SampleRequest, Sampling
+from sft.local.server.sampling import LoadedSamplers, SampleRequest, Sampling
 from sft.local.server.scheduler import Scheduler
 from sft.local.server.sessions import Session, Sessions
 from sft.local.server.store import Store
-from sft.local.server.threads import Threads
 
 GAP_SECONDS = 600.0  # how long a model's requests wait for one that was lost
 JANITOR_SECONDS = 5.0
@@ -45,21 +45,15 @@ class Core:
         session_timeout: float = 300.0,
         futures: Futures | None = None,
     ):
-        self.engine = engine
         self.store = store
-        self.threads = Threads()
+        self.backend = Backend(engine, store)
         self.futures = futures or Futures()
         self.sessions = Sessions(self._release, timeout=session_timeout)
         self.infos: dict[str, ModelInfo] = {info.name: info for info in engine.models()}
-        self._busy = asyncio.Lock()
-        self.scheduler = scheduler(
-            engine, store, self.futures, self.threads, self._busy, self.sessions.models
-        )
-        self.sampling = Sampling(
-            engine, store, self.futures, self.threads, self._busy,
-            self._samplers, self.scheduler.trained_tokens,
-        )  # fmt: skip
-        self.scheduler.add_snapshot = self.sampling.add_snapshot
+        loaded = LoadedSamplers(self.backend, self.sessions.samplers)
+        self.scheduler = scheduler(self.backend, self.futures, loaded, self.sessions.models)
+        trained_tokens = self.scheduler.trained_tokens
+        self.sampling = Sampling(self.backend, self.futures, loaded, trained_tokens)
         self._tasks: set[asyncio.Task] = set()
 
     @contextlib.asynccontextmanager
@@ -72,7 +66,7 @@ class Core:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.to_thread(self.threads.close)
+            await asyncio.to_thread(self.backend.close)
 
     # Models --------------------------------------------------------------------------------
 
@@ -219,9 +213,6 @@ class Core:
         ids = [f"{request_id}:{index}" for index in range(request.num_samples)]
         return types.UntypedAPIFuture(request_id=request_id, sample_sequence_ids=ids)
 
-    def _samplers(self) -> list[Sampler]:
-        return [sampler for session in self.sessions.all() for sampler in session.samplers.values()]
-
     # Housekeeping --------------------------------------------------------------------------
 
     def end_all(self, message: str) -> None:
@@ -237,14 +228,15 @@ class Core:
         self._spawn(self._drop(list(session.models), list(session.samplers)))
 
     async def _drop(self, models: list[str], samplers: list[str]) -> None:
-        async with self._busy:
+        engine = self.backend.engine
+        async with self.backend.busy:
             jobs: list[tuple[Callable[[str], None], str]] = [
-                (self.engine.drop_adapter, m) for m in models
+                (engine.drop_adapter, m) for m in models
             ]
-            jobs += [(self.engine.drop_sampler, sampler) for sampler in samplers]
+            jobs += [(engine.drop_sampler, sampler) for sampler in samplers]
             for call, name in jobs:
                 with contextlib.suppress(EngineError):
-                    await self.threads.compute(call, name)
+                    await self.backend.compute(call, name)
 
     async def _clean(self) -> None:
         for round_number in itertools.count():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +18,12 @@ from sft.local.engine_api import (
     AdamStep,
     AdapterState,
     Answers,
-    Engine,
     EngineError,
     LoraSpec,
     Work,
 )
 from sft.local.server import wire
+from sft.local.server.backend import Backend
 from sft.local.server.futures import Futures, Reply
 from sft.local.server.queues import (
     Create,
@@ -32,39 +32,33 @@ from sft.local.server.queues import (
     Operation,
     Refused,
     Request,
-    Sampler,
     Save,
     Slice,
     Snapshot,
 )
-from sft.local.server.store import Store, StoreError, unwritable
-from sft.local.server.threads import Threads
+from sft.local.server.sampling import LoadedSamplers
+from sft.local.server.store import StoreError, unwritable
 
 MOST_WRITES = 4  # states waiting for the disk; each is a copy in memory
 
 
 class Scheduler:
-    """`models` are those alive. `busy` is held for a cycle: it goes to the sampling beside training
-    in turns. `add_snapshot` is to be set to what takes the state of a snapshot."""
+    """`models` are those alive; `samplers` takes the snapshots."""
 
-    add_snapshot: Callable[[Sampler, AdapterState], Awaitable[None]]
     most_writes = MOST_WRITES
 
     def __init__(
         self,
-        engine: Engine,
-        store: Store,
+        backend: Backend,
         futures: Futures,
-        threads: Threads,
-        busy: asyncio.Lock,
+        samplers: LoadedSamplers,
         models: Callable[[], list[Model]],
     ):
         self.cycle = 0  # how many have begun
-        self._busy = busy
-        self._engine = engine
-        self._store = store
+        self._backend = backend
+        self._engine = backend.engine
         self._futures = futures
-        self._threads = threads
+        self._samplers = samplers
         self._models = models
         self._queued = asyncio.Event()
         self._trained_tokens = 0
@@ -85,7 +79,7 @@ class Scheduler:
         while True:
             await self._wait()
             self.cycle += 1
-            async with self._busy:
+            async with self._backend.busy:
                 if await self._run_cycle():
                     self.wake()
 
@@ -160,7 +154,7 @@ class Scheduler:
     async def _run(self, work: list[Work], steps: list[AdamStep]) -> Answers:
         """One result or EngineError for each, also where the call fails as a whole."""
         try:
-            return await self._threads.compute(self._engine.run, work, steps)
+            return await self._backend.compute(self._engine.run, work, steps)
         except EngineError as error:
             return Answers([error] * len(work), [error] * len(steps))
 
@@ -193,19 +187,19 @@ class Scheduler:
             reply = Reply.of(path=path, model_id=model_id, type="load_weights")
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Snapshot):
-            state = await self._threads.compute(self._engine.state, model.model_id, False)
-            await self.add_snapshot(operation.sampler, state)
+            state = await self._backend.compute(self._engine.state, model.model_id, False)
+            await self._samplers.add_snapshot(operation.sampler, state)
             sampler_id = operation.sampler.sampler_id
             reply = Reply.of(sampling_session_id=sampler_id, type="save_weights_for_sampler")
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Save):
             optimizer = operation.path.kind == "weights"
-            state = await self._threads.compute(self._engine.state, model.model_id, optimizer)
+            state = await self._backend.compute(self._engine.state, model.model_id, optimizer)
             self._begin_write(model, request, operation, state)
 
     async def _create(self, model: Model, lora: LoraSpec) -> None:
         create = self._engine.create_adapter
-        await self._threads.compute(create, model.model_id, model.base_model, lora)
+        await self._backend.compute(create, model.model_id, model.base_model, lora)
         model.is_created = True
 
     async def _load(self, model: Model, load: Load) -> None:
@@ -219,7 +213,7 @@ class Scheduler:
             model.lora = state.lora
             state = replace(state, base_model=model.base_model)
             await self._create(model, state.lora)
-        await self._threads.compute(self._engine.load, model.model_id, state, load.optimizer)
+        await self._backend.compute(self._engine.load, model.model_id, state, load.optimizer)
         model.broken = None
 
     def _begin_read(self, load: Load) -> None:
@@ -231,14 +225,15 @@ class Scheduler:
 
         if not load.is_reading:
             load.is_reading = True
-            reading = self._threads.write(self._store.read, load.path, load.optimizer)
+            reading = self._backend.on_disk(self._backend.store.read, load.path, load.optimizer)
             self._keep(self._reads, read())
 
     def _begin_write(
         self, model: Model, request: Request[Operation], save: Save, state: AdapterState
     ) -> None:
-        writing = self._threads.write(
-            self._store.write, save.path, state,
+        store = self._backend.store
+        writing = self._backend.on_disk(
+            store.write, save.path, state,
             ttl_seconds=save.ttl_seconds, user_metadata=save.user_metadata,
             run_metadata=model.user_metadata, overwrite=save.overwrite,
         )  # fmt: skip
@@ -251,7 +246,7 @@ class Scheduler:
             except Exception as error:
                 # Of the disk, by safetensors' own errors too. It will come again until somebody
                 # mends it, so that the client is not told to try again.
-                message = unwritable(save.path, self._store.root, error)
+                message = unwritable(save.path, store.root, error)
                 self._futures.fail(request.request_id, message)
             else:
                 reply = Reply.of(path=str(save.path), type=request.kind)

@@ -68,6 +68,9 @@ class Sessions:
     def models(self) -> list[Model]:
         return [model for session in self._sessions.values() for model in session.models.values()]
 
+    def samplers(self) -> list[Sampler]:
+        return [one for session in self._sessions.values() for one in session.samplers.values()]
+
     def model(self, model_id: str) -> Model:
         """The id begins with that of its session. Raises Gone."""
         session = self.get(model_id.split(":")[0])
