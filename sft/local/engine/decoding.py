@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sft.local.engine import head, joining, network
+from sft.local.engine import head, network, shared_passes
 from sft.local.engine.lora import Run
 from sft.local.engine.models import BaseModel
-from sft.local.engine.packing import Pack
+from sft.local.engine.packs import Pack
 from sft.local.engine.prefill import Prefill, Request, Stream, prefill
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import EngineError, SampleResult
@@ -75,7 +75,7 @@ def sample(
             return [EngineError(f"The sampling failed: {error}", user=False)]
 
     sizes = block_sizes(base)
-    groups = joining.prompts(base, [len(work.prompt) for _, work in requests], workers)
+    groups = shared_passes.join_prompts(base, [len(work.prompt) for _, work in requests], workers)
     prefills: dict[int, Prefill | EngineError] = {}
     active: list[Stream] = []
 

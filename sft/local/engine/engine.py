@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from sft.local.engine import choosing, decoding, joining, loading, memory, optimizer, passes
+from sft.local.engine import choosing, decoding, loading, memory, optimizer, pieces, shared_passes
 from sft.local.engine import models as base_models
 from sft.local.engine.lora import Adapter, FrozenAdapter
 from sft.local.engine.models import BaseModel
-from sft.local.engine.tally import Tally
+from sft.local.engine.totals import Totals
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import (
     AdamStep,
@@ -117,33 +117,33 @@ class TorchEngine:
 
     def run(self, work: list[Work], steps: Sequence[AdamStep] = ()) -> Answers:
         """Compute all requests, then the optimizer steps; each adapter's as soon as it can be."""
-        tally = Tally(work)
-        queue: list[passes.Piece] = []
+        totals = Totals(work)
+        queue: list[pieces.Piece] = []
         for index, one in enumerate(work):
             try:
                 adapter = self._adapter(one.model_id)
                 _check_work(one, adapter.base)
-                queue += passes.pieces(index, adapter, one, self._workers)
+                queue += pieces.cut(index, adapter, one, self._workers)
             except EngineError as error:
-                tally.fail(index, error)
-        tally.expect(queue)
+                totals.fail(index, error)
+        totals.expect(queue)
         due = {step.model_id: step for step in steps}
         stepped = {
-            name: self._step(step, tally) for name, step in due.items() if not tally.waits(name)
+            name: self._step(step, totals) for name, step in due.items() if not totals.waits(name)
         }
-        groups = joining.join(queue, self._workers)
+        groups = shared_passes.join(queue, self._workers)
         for group, results in zip(groups, self._workers.map(_compute, groups), strict=True):
             for piece in group:
                 # popped, so that a gradient is gone when its adapter has stepped
-                if tally.add(piece, results.pop(0)):
+                if totals.add(piece, results.pop(0)):
                     name = work[piece.request].model_id
-                    tally.complete(name, piece.adapter)
+                    totals.complete(name, piece.adapter)
                     if name in due:
-                        stepped[name] = self._step(due[name], tally)
-        return Answers(tally.results(), [stepped[step.model_id] for step in steps])
+                        stepped[name] = self._step(due[name], totals)
+        return Answers(totals.results(), [stepped[step.model_id] for step in steps])
 
-    def _step(self, step: AdamStep, tally: Tally) -> dict[str, float] | EngineError:
-        if tally.failed(step.model_id):
+    def _step(self, step: AdamStep, totals: Totals) -> dict[str, float] | EngineError:
+        if totals.failed(step.model_id):
             return EngineError("The step was not taken: a gradient for it could not be computed.")
 
         def take(step: AdamStep) -> dict[str, float]:
@@ -241,9 +241,9 @@ def _check_work(work: Work, base: BaseModel) -> None:
             raise EngineError(f"datum {index} has a weight that is not finite.")
 
 
-def _compute(group: list[passes.Piece]) -> list[passes.PieceResult | EngineError]:
+def _compute(group: list[pieces.Piece]) -> list[pieces.PieceResult | EngineError]:
     """One pass; where it fails, one for each of its pieces: a request fails by itself alone."""
-    results = _guarded(passes.compute)(group)
+    results = _guarded(pieces.compute)(group)
     if not isinstance(results, EngineError):
         return [*results]
     return [results] if len(group) == 1 else [_compute([piece])[0] for piece in group]

@@ -71,7 +71,7 @@ class BaseModel:
     linears: list[Linear]
     inverse_frequencies: Tensor  # [head_dim / 2], float32
     rope_scaling: float
-    rows_stand_alone: bool | None = None  # what joining.py has found out, once asked
+    rows_stand_alone: bool | None = None  # what shared_passes.py has found out, once asked
     one_attention: bool | None = None  # and varlen.py
     _rope: tuple[Tensor, Tensor] | None = None
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from sft.local.engine import head, layer, norm, varlen
 from sft.local.engine.attention import BLOCK, EXPLICIT_TOKENS
 from sft.local.engine.models import BaseModel
-from sft.local.engine.packing import Pack
+from sft.local.engine.packs import Pack
 
 # Above this many bytes of kept activations only each layer's input is kept, and the layer is
 # computed once more in the backward: a third more arithmetic for a small part of the memory.

@@ -13,10 +13,10 @@ import logging
 import torch
 from torch import Tensor
 
-from sft.local.engine import attention, packing
+from sft.local.engine import attention, packs
 from sft.local.engine.attention import Sequences
 from sft.local.engine.models import BaseModel
-from sft.local.engine.packing import Pack
+from sft.local.engine.packs import Pack
 
 logger = logging.getLogger("sft.local")
 
@@ -29,11 +29,11 @@ SLOWER = "Attention goes sequence by sequence, which is slower: %s"
 def sequences(base: BaseModel, pack: Pack) -> Sequences:
     """Where the sequences of `pack` lie, and whether one kernel takes them all."""
     if base.device.type not in DEVICES or base.dtype == torch.float32 or len(pack.lengths) == 1:
-        return Sequences(packing.bounds(pack.lengths))
+        return Sequences(packs.bounds(pack.lengths))
     if base.one_attention is None:
         base.one_attention = agrees(base)
     starts = _starts(base, pack.lengths) if base.one_attention else None
-    return Sequences(packing.bounds(pack.lengths), starts)
+    return Sequences(packs.bounds(pack.lengths), starts)
 
 
 def agrees(base: BaseModel) -> bool:
@@ -49,7 +49,7 @@ def agrees(base: BaseModel) -> bool:
         for heads in (base.heads, base.kv_heads, base.kv_heads, base.heads)
     )
     starts = _starts(base, TRIAL)
-    bounds = packing.bounds(TRIAL)
+    bounds = packs.bounds(TRIAL)
     try:
         results = _attend(Sequences(bounds, starts), base.attention_scale, q, k, v, dout)
     except RuntimeError as error:  # torch says so where its kernel does not take this

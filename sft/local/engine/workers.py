@@ -18,7 +18,7 @@ from sft.local.engine import memory
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 MAX_WORKERS = 8
-MAX_KERNELS = 200  # of one worker: those of a pass of six pieces (`joining`)
+MAX_KERNELS = 200  # of one worker: those of a pass of six pieces (`shared_passes`)
 MAX_CALLS = 32  # of one worker
 
 

@@ -1,4 +1,4 @@
-"""From pieces back to requests, and from requests to the adapters that wait for them."""
+"""The total of each request, added up from its pieces, and of each adapter, from its requests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from sft.local.engine.lora import Adapter
-from sft.local.engine.passes import Piece, PieceResult
+from sft.local.engine.pieces import Piece, PieceResult
 from sft.local.engine_api import EngineError, Work, WorkResult
 
 
-class Tally:
+class Totals:
     """Adds the pieces of each request up, in their order, whatever the order they come in.
 
     `complete` hands an adapter its gradient once nothing of it is left to compute, so that only a

@@ -1,4 +1,4 @@
-"""Pieces of several requests, or their prompts, joined into passes over the base model.
+"""Which pieces of several requests, or which prompts, share one pass over the base model.
 
 A pass has costs of its own: it reads every weight, makes kernels for its number of rows and calls
 each of them. Joined pieces share it. Each sequence still goes through its own adapter, and the
@@ -17,10 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sft.local.engine import layer, network, packing
+from sft.local.engine import layer, network, packs
 from sft.local.engine.lora import Adapter, Run
 from sft.local.engine.models import BaseModel
-from sft.local.engine.passes import SMALLEST_PIECE, Piece, budget
+from sft.local.engine.pieces import SMALLEST_PIECE, Piece, most_tokens
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import LoraSpec
 
@@ -49,15 +49,15 @@ def join(queue: list[Piece], workers: Workers) -> list[list[Piece]]:
     return [[queue[place] for place in one] for one in sorted(passes)]
 
 
-def prompts(base: BaseModel, lengths: list[int], workers: Workers) -> list[list[int]]:
+def join_prompts(base: BaseModel, lengths: list[int], workers: Workers) -> list[list[int]]:
     """Divide prompts of these lengths into passes over `base`; returns the places in each."""
     joined = [place for place, length in enumerate(lengths) if may_be_joined(base, length, workers)]
     passes = [[place] for place in range(len(lengths)) if place not in set(joined)]
     if joined:
         chosen = [lengths[place] for place in joined]
         most = _most(base, sum(chosen), len(chosen))
-        packs = packing.split(chosen, most, workers.count, SMALLEST_PIECE)
-        passes += [[joined[index] for index in pack] for pack in packs]
+        groups = packs.even_groups(chosen, most, workers.count, SMALLEST_PIECE)
+        passes += [[joined[index] for index in group] for group in groups]
     return sorted(passes)
 
 
@@ -79,8 +79,8 @@ def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[in
 
     def passes(units: list[list[int]]) -> list[list[int]]:
         sizes = [sum(queue[place].tokens for place in unit) for unit in units]
-        packs = packing.split(sizes, most, workers, SMALLEST_PIECE)
-        return [[place for index in pack for place in units[index]] for pack in packs]
+        groups = packs.even_groups(sizes, most, workers, SMALLEST_PIECE)
+        return [[place for index in group for place in units[index]] for group in groups]
 
     def longest(passes: list[list[int]]) -> int:
         return max(sum(queue[place].tokens for place in one) for one in passes)
@@ -92,7 +92,7 @@ def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[in
 
 def _most(base: BaseModel, tokens: int, pieces: int) -> int:
     """How many tokens a pass may have, of so many in so many pieces."""
-    most = budget(base, PASS_TOKENS)
+    most = most_tokens(base, PASS_TOKENS)
     return min(most, MOST_PIECES * tokens // pieces) if base.device.type == "cpu" else most
 
 
@@ -123,7 +123,7 @@ def rows_stand_alone(base: BaseModel) -> bool:
     together = _layer(adapter, x, dy, TRIAL)
     return all(
         torch.equal(one, many[start:end])
-        for start, end in packing.bounds(TRIAL)
+        for start, end in packs.bounds(TRIAL)
         for one, many in zip(
             _layer(adapter, x[start:end], dy[start:end], (end - start,)), together, strict=True
         )
@@ -134,9 +134,9 @@ def _layer(
     adapter: Adapter, x: Tensor, dy: Tensor, lengths: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     """The first layer's output and the gradient of its input."""
-    positions = packing.positions(list(lengths))
+    positions = packs.positions(list(lengths))
     run = Run(0, len(x), adapter.compute(), adapter.scale)
-    pack = packing.Pack(positions, positions, list(lengths), [run])
+    pack = packs.Pack(positions, positions, list(lengths), [run])
     context = network.context_of(adapter.base, pack)
     y, kept = layer.forward_kept(context, 0, x)
     return y, layer.backward(context, 0, kept, dy)
