@@ -1,11 +1,11 @@
 """Causal attention within each sequence of a pack, and the rotary embedding.
 
 Each sequence is attended to by itself: no mask over the pack, no padding, nothing crosses
-sequences, and the numbers of a sequence are the same whatever is packed with it. On the CPU, short
-sequences are written out with matrix products, a block of queries at a time, so that most of the
-future is never computed (torch's fused kernel takes 2.4 times as long on 450 tokens and 1.7 times
-on 1,000, its backward above all); long ones and those on a GPU go through the fused kernel, on a
-GPU all in one where it can (`varlen`).
+sequences. The numbers of a sequence do not depend on what is packed with it. On the CPU, short
+sequences are written out with matrix products, a block of queries at a time: most of the future is
+never computed (torch's fused kernel takes 2.4 times as long on 450 tokens and 1.7 times on 1,000,
+its backward above all). Long ones and those on a GPU go through the fused kernel, on a GPU all in
+one kernel if it can (`varlen`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sequences:
     """Where the sequences of a pack lie: first and one past the last row of each.
 
     `starts`, int32 [sequences + 1] on the device, are the bounds for the kernel that takes all of
-    them at once; None where each is attended to by itself.
+    them at once; None if each has a kernel of its own.
     """
 
     bounds: list[tuple[int, int]]

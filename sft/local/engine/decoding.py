@@ -1,9 +1,9 @@
 """Sampling with a key-value cache: prompts (`prefill`), then samples in joint steps.
 
-A step computes one token for a block of samples, whichever requests and adapters they belong to.
-The block's number of rows is fixed, or one of a few between which this machine's matrix products
-are seen to give equal rows; it is filled up with copies where there are fewer samples. So a row's
-numbers do not depend on how many others are in the block.
+A step computes one token for each sample of a block; they may be of several requests and adapters.
+The block's number of rows is fixed, or one of a few for which this machine's matrix products were
+seen to give equal rows. If there are fewer samples, copies fill the block up. So a row's numbers do
+not depend on how many others are in the block.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sft.local.engine.prefill import Prefill, Request, Stream, prefill
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import EngineError, SampleResult
 
-SIZES = (4, 8, 16, 32)  # rows of a block, where they agree
-FIXED = 8  # rows of every block, where they do not
-ACTIVE = 64  # samples at a time; the others wait, so that their caches take no memory
+SIZES = (4, 8, 16, 32)  # rows of a block, if they agree
+FIXED = 8  # rows of every block, if they do not
+ACTIVE = 64  # samples at a time; the others wait, and their caches take no memory yet
 
 
 def step(base: BaseModel, streams: list[Stream], size: int) -> None:
@@ -111,9 +111,9 @@ def sample(
 def block_sizes(base: BaseModel) -> tuple[int, ...]:
     """The sizes of blocks in which rows agree.
 
-    That is: a row comes out the same, bit for bit, in whichever block and wherever in it it
-    stands. Measured, since no library promises it: the product of each shape in the model and of a
-    few LoRA ranks, at both ends of blocks of each size, against the largest block.
+    That is: a row comes out the same, bit for bit, in every block and at every place in it. This is
+    measured, since no library promises it: the product of each shape in the model and of a few LoRA
+    ranks, at both ends of blocks of each size, against the largest block.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -148,7 +148,8 @@ def block_sizes(base: BaseModel) -> tuple[int, ...]:
 def _adapter_runs(base: BaseModel, streams: list[Stream], size: int) -> list[Run]:
     """One run over the whole block for each adapter, which scales the rows of others to zero.
 
-    So the LoRA products are of a fixed shape too, however many rows belong to each adapter.
+    So the LoRA products are of a fixed shape too; it does not matter how many rows belong to each
+    adapter.
     """
     scales: dict[str, torch.Tensor] = {}
     adapters = {stream.adapter.key: stream.adapter for stream in streams}

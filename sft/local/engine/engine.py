@@ -53,14 +53,13 @@ class TorchEngine:
     """Computes with PyTorch on this machine's CPU or GPU; fulfils `engine_api.Engine`.
 
     Args:
-        models: public name of each base model -> its folder, or None where the name is a folder
+        models: public name of each base model -> its folder, or None if the name is a folder
             or a Hub id itself. A single model is loaded at once, several at their first use.
         dtype: of the base model: auto, float32 or bfloat16. Adapters train in float32 always.
         device: auto, cpu or cuda.
         threads: CPU cores to use; None is all of them.
 
-    Raises:
-        EngineError: a model cannot be read, or is of a kind this engine does not compute.
+    Raises `EngineError` if a model cannot be read, or is of a kind this engine does not compute.
 
     Example:
         >>> engine = TorchEngine({"demo": "/models/demo"})                    # doctest: +SKIP
@@ -134,7 +133,7 @@ class TorchEngine:
         groups = shared_passes.join(queue, self._workers)
         for group, results in zip(groups, self._workers.map(_compute, groups), strict=True):
             for piece in group:
-                # popped, so that a gradient is gone when its adapter has stepped
+                # popped: a gradient shall be gone when its adapter has stepped
                 if totals.add(piece, results.pop(0)):
                     name = work[piece.request].model_id
                     totals.complete(name, piece.adapter)
@@ -223,7 +222,7 @@ class TorchEngine:
 
 
 def _check_work(work: Work, base: BaseModel) -> None:
-    """Raises EngineError for sequences that cannot be computed, naming the datum by its place."""
+    """Raises `EngineError` if a sequence cannot be computed; it names the datum by its place."""
     if not work.sequences:
         raise EngineError("The request holds no data: expected at least one datum.")
     for index, sequence in enumerate(work.sequences):
@@ -242,7 +241,7 @@ def _check_work(work: Work, base: BaseModel) -> None:
 
 
 def _compute(group: list[pieces.Piece]) -> list[pieces.PieceResult | EngineError]:
-    """One pass; where it fails, one for each of its pieces: a request fails by itself alone."""
+    """One pass; if it fails, one for each of its pieces: a request fails by itself alone."""
     results = _guarded(pieces.compute)(group)
     if not isinstance(results, EngineError):
         return [*results]
@@ -250,7 +249,7 @@ def _compute(group: list[pieces.Piece]) -> list[pieces.PieceResult | EngineError
 
 
 def _guarded(compute: Callable[[Item], Answer]) -> Callable[[Item], Answer | EngineError]:
-    """`compute` with its failures as answers, so that one request's failure is its own."""
+    """`compute` with its failures as answers: one request's failure is its own."""
 
     def guarded(item: Item) -> Answer | EngineError:
         try:

@@ -29,14 +29,14 @@ def logprobs(base: BaseModel, normal: Tensor, targets: Tensor, runs: list[Run]) 
 def loss_backward(
     base: BaseModel, normal: Tensor, targets: Tensor, weights: Tensor, runs: list[Run]
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy where the weight is not zero: loss = sum of weight * -logprob.
+    """Cross entropy of the targets with a weight: loss = sum of weight * -logprob.
 
     Args:
         normal: the last normalised hidden states [N, hidden].
         targets: int64 [N]. weights: float32 [N], of any sign.
 
     Returns:
-        float32 logprobs [N] (0.0 where the weight is zero) and the gradient of `normal`. The
+        float32 logprobs [N] (0.0 at weight zero) and the gradient of `normal`. The
         gradients of the unembedding's LoRA are added to the runs'.
     """
     index = len(base.linears) - 1

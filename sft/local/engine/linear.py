@@ -2,9 +2,9 @@
 
 y_j = x W_j^T + scale (x A_j^T) B_j^T for the modules j that read the same x. The frozen weights
 take no gradient; A's and B's are added to the run's gradient views. Every LoRA product is made
-within one adapter, and every gradient within one run, so that it is the same whatever other runs
-are in the pack. On a GPU, where the runs of a pack are alike (several adapters of one rank, the
-same number of rows each), their products are batched: a few kernels instead of a few for each run.
+within one adapter, and every gradient within one run. So it does not depend on the other runs of
+the pack. If the runs of a pack on a GPU are alike (several adapters of one rank, the same number of
+rows each), their products are batched: a few kernels instead of a few for each run.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ Read = tuple[Kind, tuple[Module, ...], Plain]  # a `Linear` with the weights as 
 def find(name: str, source: str) -> tuple[Path, dict]:
     """The folder of a base model and its config; `source` is a folder or a Hub id.
 
-    Raises:
-        EngineError: there is no such model, or it is of a kind that is not computed here.
+    Raises `EngineError` if there is no such model, or it is of a kind that is not computed here.
     """
     folder = Path(source)
     if not folder.is_dir():

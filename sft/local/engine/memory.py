@@ -10,9 +10,9 @@ from collections.abc import Callable
 def keep_freed() -> None:
     """Have freed blocks up to 32 MB reused instead of handed back to the system.
 
-    Activations come and go thousands of times in a pass; fresh pages for each cost a tenth of it.
-    Each worker keeps its own (an arena shared by all would have them wait for each other, at a
-    twelfth of the time).
+    Activations come and go thousands of times in a pass; fresh pages for each cost a tenth of its
+    time. Each worker keeps its own: if all shared one arena, they would wait for each other, for a
+    twelfth of the time.
     """
     mallopt = _glibc("mallopt")
     if mallopt is not None:

@@ -94,17 +94,16 @@ class BaseModel:
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU."""
+    """`auto` is the first GPU if there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where that is fast, else float32.
+    """`auto` is bfloat16 if that is fast on `device`, else float32.
 
-    Raises:
-        EngineError: the name is none of auto, float32, bfloat16.
+    Raises `EngineError` if the name is none of auto, float32, bfloat16.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise EngineError(f"dtype is {dtype!r}: expected auto, float32 or bfloat16.")

@@ -34,7 +34,7 @@ def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor)
     """Add the gradients of sum(weight * -logprob) to the pack's runs.
 
     Returns:
-        float32 logprobs [N] of the targets; 0.0 where the weight is zero.
+        float32 logprobs [N] of the targets; 0.0 at weight zero.
     """
     context = context_of(base, pack)
     recompute = _kept_bytes(base, pack.lengths) > KEEP_BYTES[base.device.type]

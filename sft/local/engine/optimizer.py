@@ -11,8 +11,7 @@ from sft.local.engine_api import AdamStep, EngineError
 def check(step: AdamStep) -> None:
     """Refuse values that no optimizer step can have.
 
-    Raises:
-        EngineError: with the name of the value, what it is and what was expected.
+    Raises `EngineError`: the name of the value, what it is and what was expected.
     """
     for name, value, bound, good in (
         ("learning_rate", step.learning_rate, "0 or more", step.learning_rate >= 0),
@@ -35,9 +34,8 @@ def adamw(adapter: Adapter, step: AdamStep) -> dict[str, float]:
     Returns:
         Metrics: the gradient's norm before clipping.
 
-    Raises:
-        EngineError: there is no gradient, or it is not finite; nothing is changed but that a
-            gradient that is not finite is dropped.
+    Raises `EngineError` if there is no gradient, or it is not finite. Then a gradient that is not
+    finite is dropped, and nothing else is changed.
     """
     check(step)
     gradient = adapter.gradient

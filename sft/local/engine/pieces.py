@@ -21,7 +21,7 @@ from sft.local.engine_api import TrainingSequence, Work
 
 PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}  # at most, in one
 LEAST_TOKENS = 256  # that `most_tokens` gives, however large the model
-SMALLEST_PIECE = 64  # tokens worth a piece of their own where another worker is free
+SMALLEST_PIECE = 64  # tokens worth a piece of their own if another worker is free
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Piece:
 
 @dataclass
 class PieceResult:
-    """float32 logprobs of each sequence, and the gradient of the piece's loss.
+    """float32 logprobs [T] of each sequence, and the gradient of the piece's loss.
 
-    None for a forward, and where it is in that of the request's first piece.
+    `gradient` is None for a forward, and if it is part of that of the request's first piece.
     """
 
     logprobs: list[np.ndarray]
@@ -76,7 +76,7 @@ def most_tokens(base: BaseModel, tokens: dict[str, int]) -> int:
 
 
 def compute(group: list[Piece]) -> list[PieceResult]:
-    """One pass over the base model: forward, and backward where the requests ask for it."""
+    """One pass over the base model: forward, and backward if the requests ask for it."""
     base = group[0].adapter.base
     backward = group[0].work.backward
     sequences = [sequence for piece in group for sequence in piece.sequences]
@@ -114,7 +114,7 @@ def _gradients(group: list[Piece]) -> list[tuple[Tensor | None, list[LoraViews |
     """A vector of zeros for each piece, and its views.
 
     The first pieces of a request have one vector together (None but for the first of them): a pass
-    adds them in their order, so that the sum is that of pieces computed by themselves.
+    adds them in their order, and the sum is that of pieces computed by themselves.
     """
     made: list[tuple[Tensor | None, list[LoraViews | None]]] = []
     together = 0  # pieces in the last vector, if they are the first of their request

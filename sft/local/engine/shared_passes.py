@@ -1,15 +1,15 @@
 """Which pieces of several requests, or which prompts, share one pass over the base model.
 
 A pass has costs of its own: it reads every weight, makes kernels for its number of rows and calls
-each of them. Joined pieces share it. Each sequence still goes through its own adapter, and the
-gradients and losses of each piece are its own in shape and order; only products with weights (those
-of the base model, and of the adapter where neighbours have the same one) and what is computed row
-by row run over many rows at once.
+each of them. Joined pieces share these costs. Each sequence still goes through its own adapter, and
+the gradients and losses of each piece are its own in shape and order. Only two things run over many
+rows at once: products with weights (those of the base model, and those of the adapter if neighbours
+have the same one), and what is computed row by row.
 
-On a GPU numbers then agree to rounding. On a CPU they must not change by a bit, so pieces are
-joined only where a row does not depend on those beside it: from 64 rows up, in matrices a multiple
-of 64 wide (the remainder of a vector loop rounds in other ways), by workers of one thread (more
-would divide the rows by their number), and where a trial on this very processor says so.
+On a GPU numbers then agree to rounding. On a CPU they must not change by a bit. So there pieces are
+joined only if a row does not depend on those beside it: from 64 rows up, in matrices a multiple of
+64 wide (the remainder of a vector loop rounds in other ways), by workers of one thread (more would
+divide the rows by their number), and if a trial on this very processor says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TRIAL = (64, 101, 83)  # rows of the sequences that are computed alone and toget
 def join(queue: list[Piece], workers: Workers) -> list[list[Piece]]:
     """Divide pieces into passes of one base model and one direction each.
 
-    About in their order, so that one adapter after another is done.
+    About in their order: one adapter after another is done.
     """
     passes: list[list[int]] = []
     joined: dict[tuple[int, bool], list[int]] = {}
@@ -62,9 +62,9 @@ def join_prompts(base: BaseModel, lengths: list[int], workers: Workers) -> list[
 
 
 def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[int]]:
-    """Passes of about the same size, so that the workers end together.
+    """Passes of about the same size: the workers shall end together.
 
-    Of whole requests where that is as even: their pieces share some products.
+    Of whole requests if that is about as even: their pieces share some products.
     """
     base = queue[places[0]].adapter.base
     most = _most(base, sum(queue[place].tokens for place in places), len(places))
@@ -110,7 +110,7 @@ def may_be_joined(base: BaseModel, tokens: int, workers: Workers) -> bool:
 def rows_stand_alone(base: BaseModel) -> bool:
     """Whether a layer's rows come out the same bit for bit, forward and backward, in a larger pack.
 
-    To be called where passes are computed: with the same number of threads.
+    To be called by a worker, as passes are: with the same number of threads.
     """
     modules = [module for linear in base.linears[:-1] for module in linear.modules]
     if any(module.inputs % WIDTH or module.outputs % WIDTH for module in modules):

@@ -15,9 +15,11 @@ DEVICES = ("cuda",)  # on a CPU batched products round otherwise than those of e
 
 
 def alike(index: int, runs: list[Run], device: torch.device) -> bool:
-    """Whether the runs' products on linear `index` can be batched: on a GPU, where that is faster
-    and need not be the same to the bit as run by run. Not where runs add to one gradient: those are
-    of one adapter, whose products are made at once anyway."""
+    """Whether the runs' products on linear `index` can be batched.
+
+    Only on a GPU: there it is faster, and need not be the same to the bit as run by run. Not if
+    runs add to one gradient: those are of one adapter, whose products are made at once anyway.
+    """
     if len(runs) < 2 or device.type not in DEVICES:
         return False
     gradients = [id(run.gradient) for run in runs if run.gradient is not None]

@@ -13,10 +13,10 @@ from sft.local.engine_api import EngineError, Work, WorkResult
 
 
 class Totals:
-    """Adds the pieces of each request up, in their order, whatever the order they come in.
+    """Adds up the pieces of each request in their own order, also if they come in another one.
 
-    `complete` hands an adapter its gradient once nothing of it is left to compute, so that only a
-    few gradients are there at once, however many adapters train.
+    `complete` hands an adapter its gradient once nothing of it is left to compute. So only a few
+    gradients are there at once, even if many adapters train.
     """
 
     def __init__(self, work: list[Work]):

@@ -1,9 +1,10 @@
-"""Attention of all sequences of a pack in one kernel, where this GPU has it.
+"""Attention of all sequences of a pack in one kernel, if this GPU has it.
 
-Sequence by sequence, a pack of 32 short ones calls 32 kernels for every layer and direction, which
-takes longer than they do. The kernel for sequences end to end (FlashAttention-2, Dao 2023; torch
-ships it) computes in 16 bits, on GPUs from Ampere on, and not for every size of head. Whether it
-does for a base model, and gives what one sequence by itself gives, a trial on this very GPU says.
+Sequence by sequence, a pack of 32 short ones calls 32 kernels for every layer and direction; the
+calls take longer than the kernels. The kernel for sequences end to end (FlashAttention-2, Dao 2023;
+torch ships it) computes in 16 bits, on GPUs from Ampere on, and not for every size of head. A trial
+on this very GPU says whether it takes a base model's heads, and whether it gives what each sequence
+gives by itself.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def sequences(base: BaseModel, pack: Pack) -> Sequences:
 def agrees(base: BaseModel) -> bool:
     """Whether one kernel gives the attention, and its gradients, of each sequence by itself.
 
-    Warns where it does not: the numbers are right all the same, but come more slowly.
+    Warns if it does not: the numbers are right all the same, but come more slowly.
     """
     generator = torch.Generator().manual_seed(0)
     q, k, v, dout = (
@@ -52,7 +53,7 @@ def agrees(base: BaseModel) -> bool:
     bounds = packs.bounds(TRIAL)
     try:
         results = _attend(Sequences(bounds, starts), base.attention_scale, q, k, v, dout)
-    except RuntimeError as error:  # torch says so where its kernel does not take this
+    except RuntimeError as error:  # torch says so if its kernel does not take this
         logger.warning(SLOWER, error)
         return False
     expected = _attend(Sequences(bounds), base.attention_scale, q, k, v, dout)

@@ -1,8 +1,8 @@
 """The service without HTTP: each request of the SDK becomes an entry in some queue.
 
 Every method here is called on the event loop and returns at once. Ids are derived from what the
-client counts itself (`SESSION:train:MODEL_SEQ_ID`, `MODEL:SEQ_ID`), so that a repeated request is
-recognised by its id alone, for as long as its session lives, and answered with it.
+client counts itself (`SESSION:train:MODEL_SEQ_ID`, `MODEL:SEQ_ID`). So a repeated request is
+recognised by its id alone, as long as its session lives, and answered with that id.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Core:
             self.sessions.end(session.session_id, message)
 
     def _release(self, session: Session, message: str) -> None:
-        """What a session held goes once the cycle that may be using it is over."""
+        """Frees what a session held, once the cycle that may be using it is over."""
         self.futures.end_session(session.session_id, message)
         for sampler in session.samplers.values():
             sampler.is_closed = True

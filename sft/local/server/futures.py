@@ -89,8 +89,7 @@ class Futures:
     async def fetch(self, request_id: str, timeout: float) -> Reply | None:
         """The result, or None if it takes longer than `timeout` seconds.
 
-        Raises:
-            UnknownRequest: there is no such request.
+        Raises `UnknownRequest`.
         """
         future = self._futures.get(request_id)
         if future is None:

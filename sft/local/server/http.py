@@ -152,7 +152,7 @@ class Handlers:
         return answer(self._core.get_info(message.model_id))
 
     async def forward_backward(self, request: Request) -> Response:
-        """Data that do not fit fail in their turn, so that no seq_id is left open."""
+        """Data that do not fit fail in their turn: no seq_id is left open."""
         message = await asyncio.to_thread(wire.parse_training, await read_body(request))
         longest = self._core.longest(message.model_id)
         sequences: list[TrainingSequence] | wire.BadRequest
@@ -203,7 +203,7 @@ class Handlers:
 
     async def retrieve_future(self, request: Request) -> Response:
         """The result as soon as there is one. A 408 says "ask again", and the SDK does so
-        silently, where it logs a warning for each `try_again` answer."""
+        silently; for each `try_again` answer it would log a warning."""
         message = await read_message(request, types.FutureRetrieveRequest)
         try:
             reply = await self._core.futures.fetch(message.request_id, LONGEST_POLL)

@@ -1,6 +1,6 @@
 """A model's requests in the order of their seq_ids, and what of them one clock cycle takes.
 
-Requests arrive in any order (the SDK sends the first chunk of a batch last, so that a batch is
+Requests arrive in any order (the SDK sends the first chunk of a batch last: then the whole batch is
 taken together) and some arrive twice. A cycle takes the head of the queue up to and including the
 first optim_step, and the saves right behind it.
 """
@@ -43,12 +43,12 @@ class Create:
 
 @dataclass
 class Load:
-    """A saved state into the adapter, which is made first where `creates` says so."""
+    """A saved state into the adapter, which is made first if `creates` is set."""
 
     path: CheckpointPath
     optimizer: bool
     creates: bool = False
-    base_model: str | None = None  # other than the checkpoint's; only where it creates
+    base_model: str | None = None  # if it is not the checkpoint's; only with `creates`
     is_reading: bool = False
     found: AdapterState | StoreError | None = None  # what came from disk, once it has
 
@@ -140,7 +140,7 @@ class Model:
         return seq_id < self.next_seq or seq_id in self.early
 
     def add(self, request: Request[Operation]) -> None:
-        """In its place by seq_id; one that was seen before must not come here."""
+        """Puts it in its place by seq_id; one that was seen before must not come here."""
         self.last_request = time.time()
         if not self.early:
             self.gap_since = time.monotonic()

@@ -1,6 +1,6 @@
 """Sampling and compute_logprobs, beside training: one batch, then a cycle's turn, then the next.
 
-A batch beside training is about as much work as a cycle, so that each gets half of the time.
+A batch beside training is about as much work as a cycle: each gets half of the time.
 
 Samplers are loaded into the engine when they are first used. Those of checkpoints and snapshots
 take memory, so the least recently used make room: a checkpoint's is read again when it is needed,
@@ -26,7 +26,7 @@ from sft.local.server.store import CheckpointPath, StoreError
 MOST_SNAPSHOTS = 4  # of one session
 MOST_LOADED = 16  # samplers of checkpoints in the engine
 LARGEST_BATCH = 8192  # tokens to read and to write
-SMALLEST_BATCH = 512  # tokens a batch may have however little is trained
+SMALLEST_BATCH = 512  # tokens a batch may have, even if very little is trained
 UNKNOWN_LENGTH = 256  # what a sample without max_tokens is taken to write
 
 
@@ -52,7 +52,7 @@ class LoadedSamplers:
         self._samplers = samplers
 
     async def load(self, sampler: Sampler) -> None:
-        """If it is not in the engine yet. Raises `EngineError` or `StoreError`."""
+        """Into the engine, if it is not there yet. Raises `EngineError` or `StoreError`."""
         sampler.last_used = time.monotonic()
         if sampler.is_resident:
             return
@@ -70,7 +70,7 @@ class LoadedSamplers:
         await self._add(sampler, state)
 
     async def add_snapshot(self, sampler: Sampler, state: AdapterState) -> None:
-        """Called within a cycle. Raises EngineError."""
+        """Called within a cycle. Raises `EngineError`."""
         session = [
             other
             for other in self._samplers()

@@ -1,8 +1,9 @@
 """Training in clock cycles: what every model has queued is taken and computed together.
 
 A cycle starts as soon as something is queued. It takes the head of each model's queue, calls
-`engine.run` once with the work and the optimizer steps of all, then sees to the saves right behind.
-A failed request fails those that depend on it, until a state is loaded; nobody else.
+`engine.run` once with the work and the optimizer steps of all, then does the saves right behind.
+A failed request fails the later ones of its model, until a state is loaded; those of other models
+go on.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class Scheduler:
                 self._futures.resolve(stepped.request_id, Reply.of(metrics=finite))
 
     async def _run(self, work: list[Work], steps: list[AdamStep]) -> Answers:
-        """One result or EngineError for each, also where the call fails as a whole."""
+        """One result or `EngineError` for each, also if the call fails as a whole."""
         try:
             return await self._backend.compute(self._engine.run, work, steps)
         except EngineError as error:
@@ -245,7 +246,7 @@ class Scheduler:
                 self._futures.fail(request.request_id, str(error))
             except Exception as error:
                 # Of the disk, by safetensors' own errors too. It will come again until somebody
-                # mends it, so that the client is not told to try again.
+                # mends it: the client is not told to try again.
                 message = unwritable(save.path, store.root, error)
                 self._futures.fail(request.request_id, message)
             else:
