@@ -65,7 +65,7 @@ def _named(text: str) -> tuple[str, str | None]:
 
 def main() -> int:
     options = parse()
-    if options.until_unused:  # see server.py; from here on, for loading a model takes long
+    if options.until_unused:  # see server.py; already now, since loading a model takes long
         signals.ignore()
     from sft.local.engine.engine import TorchEngine  # torch: not for --help
     from sft.local.engine_api import EngineError
@@ -83,7 +83,7 @@ def main() -> int:
 
 def run(options: argparse.Namespace, make_engine: Callable[[], Engine]) -> int:
     """Serves what `make_engine` returns until it is told to end."""
-    from sft.local.server.core import Core
+    from sft.local.server.core import Core  # tinker: not for --help
     from sft.local.server.server import (
         Announcement,
         CannotServe,
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace, make_engine: Callable[[], Engine]) -> int:
         url = url_of(bound)
 
         def greet() -> None:
-            if not options.until_unused:  # else it is a log that reads this, no place for a key
+            if not options.until_unused:  # else this goes to a log, which is no place for a key
                 print(f"Serving {', '.join(options.models)} from {root}. In another terminal:")
                 print(f"  export TINKER_BASE_URL={url}")
                 print(f"  export TINKER_API_KEY={key}", flush=True)

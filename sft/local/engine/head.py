@@ -46,7 +46,7 @@ def loss_backward(
     none = [None] * index  # of the other linears
     for run in runs:
         trained = weights[run.rows].nonzero()[:, 0] + run.start
-        # Summed over the blocks by itself: the run's may hold that of runs before it.
+        # Summed over the blocks by itself: the run's gradient may hold that of earlier runs.
         total = None if run.gradient is None else run.gradient[index]
         own = None if total is None else total.zeros()
         for rows in trained.split(BLOCK[base.device.type]):

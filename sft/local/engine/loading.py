@@ -1,7 +1,7 @@
 """Reading base models from disk: config.json and safetensors, straight into `BaseModel`.
 
-Without transformers' model classes, whose import alone takes longer than reading the weights of a
-small model. What this reads of config.json is checked; what it cannot compute is refused.
+Without transformers' model classes: importing them takes longer than reading the weights of a small
+model. What this reads of config.json is checked; what it cannot compute is refused.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sft.local.engine import products
@@ -19,7 +20,7 @@ from sft.local.engine.products import Plain
 from sft.local.engine_api import EngineError
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on position alone
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # angles depend on position alone
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 
 Get = Callable[[str], Tensor]
@@ -128,8 +129,6 @@ def _weights(
     name: str, folder: Path, dtype: torch.dtype, device: torch.device
 ) -> tuple[Get, Callable[[str], bool]]:
     """How to get a tensor by its name, in `dtype` on `device`, and whether there is one."""
-    from safetensors import SafetensorError, safe_open
-
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise EngineError(

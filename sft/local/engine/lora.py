@@ -34,7 +34,7 @@ class LoraViews:
     b: tuple[Tensor, ...]
 
     def zeros(self) -> LoraViews:
-        """Of the same shapes, in no vector."""
+        """Views of the same shapes, filled with zeros, which belong to no vector."""
         return LoraViews(torch.zeros_like(self.a), tuple(torch.zeros_like(b) for b in self.b))
 
     def add_(self, other: LoraViews) -> None:
@@ -44,7 +44,7 @@ class LoraViews:
 
 
 def views_of(views: list[LoraViews | None] | None, index: int) -> LoraViews | None:
-    """Those of linear `index`, if there are views and the adapter sits on it."""
+    """The views for linear `index`; None if there are none at all, or none for it."""
     return None if views is None else views[index]
 
 

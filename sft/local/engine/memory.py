@@ -22,7 +22,7 @@ def keep_freed() -> None:
 
 
 def hand_back() -> None:
-    """Hand what is free now back to the system all the same: after what is not done again."""
+    """Hand what is free now back to the system all the same: after work that is not repeated."""
     malloc_trim = _glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)

@@ -71,8 +71,8 @@ class BaseModel:
     linears: list[Linear]
     inverse_frequencies: Tensor  # [head_dim / 2], float32
     rope_scaling: float
-    rows_stand_alone: bool | None = None  # what shared_passes.py has found out, once asked
-    one_attention: bool | None = None  # and varlen.py
+    rows_stand_alone: bool | None = None  # see shared_passes.py; None until it has been tried
+    one_attention: bool | None = None  # see varlen.py; None until it has been tried
     _rope: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -115,8 +115,8 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def is_fast_at_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 take less time than in float32.
 
-    By what the processor has and oneDNN takes, not by a stopwatch: what else the machine does when
-    a service starts must not decide about the numbers of its runs.
+    Judged by what the processor has and oneDNN takes, not by a stopwatch: what else the machine
+    does when a service starts must not decide about the numbers of its runs.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

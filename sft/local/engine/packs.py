@@ -18,7 +18,10 @@ from sft.local.engine.lora import Run
 
 @dataclass
 class Pack:
-    """One pass. `tokens` and `positions` are int64 [N]; `lengths` sum to N."""
+    """One pass. `tokens` and `positions` are int64 [N]; `lengths` sum to N.
+
+    `runs` say which rows go through which adapter.
+    """
 
     tokens: Tensor
     positions: Tensor

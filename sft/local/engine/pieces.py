@@ -19,8 +19,8 @@ from sft.local.engine.packs import Pack
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import TrainingSequence, Work
 
-PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}  # at most, in one
-LEAST_TOKENS = 256  # that `most_tokens` gives, however large the model
+PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}  # in a piece, at most
+LEAST_TOKENS = 256  # what `most_tokens` gives at least, also for a very large model
 SMALLEST_PIECE = 64  # tokens worth a piece of their own if another worker is free
 
 

@@ -47,7 +47,7 @@ class Future:
 
 
 class UnknownRequest(Exception):
-    """No such request, or its result is no longer kept."""
+    """There is no such request, or its result is no longer kept."""
 
 
 class Futures:

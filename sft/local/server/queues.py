@@ -50,7 +50,7 @@ class Load:
     creates: bool = False
     base_model: str | None = None  # if it is not the checkpoint's; only with `creates`
     is_reading: bool = False
-    found: AdapterState | StoreError | None = None  # what came from disk, once it has
+    found: AdapterState | StoreError | None = None  # None until the disk has answered
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Step:
 
 @dataclass
 class Refused:
-    """A request that was found wanting when it came; it fails in its turn."""
+    """A request that was found wrong when it came; it fails in its turn."""
 
     message: str
     breaks: bool  # whether the requests behind it depend on it
@@ -126,10 +126,10 @@ class Model:
     model_id: str
     session_id: str
     base_model: str
-    lora: LoraSpec | None  # None until a checkpoint has told
+    lora: LoraSpec | None  # None until a checkpoint that is loaded says it
     user_metadata: dict[str, str] | None = None
     is_created: bool = False
-    broken: EngineError | None = None  # what the requests to come fail of
+    broken: EngineError | None = None  # why all further requests fail
     next_seq: int = 0
     ready: deque[Request[Operation]] = field(default_factory=deque)
     early: dict[int, Request[Operation]] = field(default_factory=dict)  # behind a gap
@@ -166,7 +166,7 @@ class Model:
     def take(self, most_saves: int) -> Slice:
         """Removes and returns the head of the queue, as much as one cycle may do.
 
-        Saves beyond `most_saves` stay where they are, and with them all that is behind.
+        Saves beyond `most_saves` stay in the queue, and with them all that is behind.
         """
         part = Slice(self)
         part.before = self._take_while(_is_control, most_saves)

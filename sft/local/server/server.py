@@ -31,7 +31,7 @@ from sft.local.server.core import Core
 from sft.local.server.http import make_app
 
 GRACE_SECONDS = 2  # for answers under way when the service ends
-KEEP_ALIVE_SECONDS = 30  # more than httpx keeps idle connections, less than piles them up
+KEEP_ALIVE_SECONDS = 30  # longer than httpx keeps idle connections, too short to pile them up
 MOST_FILES = 65536  # open at once, connections included, if the system allows it
 LOCK_TRIES = 10
 BACKLOG = 1024  # connections that wait to be accepted
