@@ -7,9 +7,14 @@ import asyncio
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sft.local import signals
+
+if TYPE_CHECKING:  # numpy: not for --help
+    from sft.local.engine_api import Engine
 
 KEY_VARIABLE = "SFT_SERVICE_KEY"
 
@@ -60,7 +65,7 @@ def _named(text: str) -> tuple[str, str | None]:
 
 def main() -> int:
     options = parse()
-    if options.until_unused:  # see server.py; from here on, for loading a model takes long
+    if options.until_unused:  # see server.py; already now, since loading a model takes long
         signals.ignore()
     from sft.local.engine.engine import TorchEngine  # torch: not for --help
     from sft.local.engine_api import EngineError
@@ -76,9 +81,9 @@ def main() -> int:
         return 130
 
 
-def run(options: argparse.Namespace, make_engine, **core_options) -> int:
+def run(options: argparse.Namespace, make_engine: Callable[[], Engine]) -> int:
     """Serves what `make_engine` returns until it is told to end."""
-    from sft.local.server.core import Core
+    from sft.local.server.core import Core  # tinker: not for --help
     from sft.local.server.server import (
         Announcement,
         CannotServe,
@@ -102,7 +107,7 @@ def run(options: argparse.Namespace, make_engine, **core_options) -> int:
         url = url_of(bound)
 
         def greet() -> None:
-            if not options.until_unused:  # else it is a log that reads this, no place for a key
+            if not options.until_unused:  # else this goes to a log, which is no place for a key
                 print(f"Serving {', '.join(options.models)} from {root}. In another terminal:")
                 print(f"  export TINKER_BASE_URL={url}")
                 print(f"  export TINKER_API_KEY={key}", flush=True)
@@ -113,7 +118,7 @@ def run(options: argparse.Namespace, make_engine, **core_options) -> int:
             for sentence in warnings:
                 print(f"warning: {sentence}", file=sys.stderr, flush=True)
             announcement = Announcement(url, key, options.models, options.dtype, warnings)
-            core = Core(engine, Store(root), **core_options)
+            core = Core(engine, Store(root))
             await serve(core, bound, announcement, root, ending=ending, on_ready=greet)
 
         asyncio.run(main())

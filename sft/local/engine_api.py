@@ -17,8 +17,8 @@ import numpy as np
 class EngineError(Exception):
     """A request that the engine cannot answer; `user` says whether the request itself is at fault.
 
-    Returned in the place of one result where the others of the call stand, raised where the whole
-    call fails. The message is a sentence that the user of the SDK reads.
+    Returned in the place of one result if the others of the call stand; raised if the whole call
+    fails. The message is a sentence that the user of the SDK reads.
     """
 
     def __init__(self, message: str, user: bool = True):
@@ -69,8 +69,8 @@ class Work:
 class WorkResult:
     """`logprobs`: float32 [T] for each sequence. `loss_sum`: sum of weight x -logprob.
 
-    Of a forward every logprob is real, also where the weight is zero: the SDK computes custom
-    losses on the client from them. Of a forward_backward those at weight zero may be 0.0.
+    Of a forward every logprob is real, also at weight zero: the SDK computes custom losses on the
+    client from them. Of a forward_backward those at weight zero may be 0.0.
     """
 
     logprobs: list[np.ndarray]
@@ -104,7 +104,7 @@ class AdapterState:
 
     `weights` is named as PEFT names them (base_model.model.model.layers.0.self_attn.q_proj.
     lora_A.weight); `optimizer` holds "exp_avg.<name>", "exp_avg_sq.<name>" and "step", or is None
-    where it was not asked for.
+    if it was not asked for.
     """
 
     base_model: str
@@ -118,10 +118,10 @@ class SampleWork:
     """`num_samples` continuations of one prompt, and its logprobs if asked for.
 
     `max_tokens` 0 samples nothing and None goes up to the model's context. `top_k` -1 and `top_p`
-    1 filter nothing; `temperature` 0 is greedy. Sample i of a request is seeded by (seed, i):
-    what else is sampled beside it never shows. Stop sequences end a sample; the one that did is
-    part of its tokens. `stop_at_eos`: the model's own end-of-text tokens end it as well (False
-    where the client said `stop=[]`).
+    1 filter nothing; `temperature` 0 is greedy. Sample i of a request is seeded by (seed, i): it
+    does not depend on what else is sampled beside it. A stop sequence ends a sample and is part of
+    its tokens. `stop_at_eos`: the model's own end-of-text tokens end it as well (False if the
+    client said `stop=[]`).
     """
 
     sampler_id: str
@@ -149,7 +149,7 @@ class SampledTokens:
 @dataclass(frozen=True)
 class SampleResult:
     """`prompt_logprobs`: one a prompt token, the first None; `topk_prompt_logprobs`: likewise,
-    each a list of (token, logprob), likeliest first. None where not asked for."""
+    each a list of (token, logprob), likeliest first. None if not asked for."""
 
     sequences: list[SampledTokens]
     prompt_logprobs: list[float | None] | None = None
@@ -159,8 +159,8 @@ class SampleResult:
 class Engine(Protocol):
     """Called from one thread only, the scheduler's engine thread.
 
-    A call raises `EngineError` where it fails as a whole; where it takes a list it answers each
-    item with a result or an `EngineError`, in the list's order.
+    A call that fails as a whole raises `EngineError`. A call that takes a list answers each item
+    with a result or an `EngineError`, in the list's order.
     """
 
     def models(self) -> list[ModelInfo]:
@@ -168,7 +168,7 @@ class Engine(Protocol):
         ...
 
     def warnings(self) -> list[str]:
-        """What whoever trains here should know, a sentence each; called before anything else."""
+        """What somebody who trains here should know, a sentence each; called first of all."""
         ...
 
     def create_adapter(self, model_id: str, base_model: str, lora: LoraSpec) -> None:
@@ -184,18 +184,17 @@ class Engine(Protocol):
 
         An item that fails leaves its adapter's gradients as they were before it. Then at most one
         step for each adapter, taken once all work of the adapter is done (also while that of others
-        is not); it clears the adapter's gradients. A step is refused where work with a backward of
-        its adapter has failed.
+        is not); it clears the adapter's gradients. A step is refused if work with a backward of its
+        adapter has failed.
         """
         ...
 
     def state(self, model_id: str, optimizer: bool) -> AdapterState: ...
 
     def load(self, model_id: str, state: AdapterState, optimizer: bool) -> None:
-        """Replaces the weights, clears gradients; the optimizer's state too, or resets it.
+        """Replaces the weights and clears gradients; replaces the optimizer's state, or resets it.
 
-        Raises:
-            EngineError: the state is of another base model, rank or set of modules.
+        Raises `EngineError` if the state is of another base model, rank or set of modules.
         """
         ...
 

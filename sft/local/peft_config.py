@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sft.local.engine_api import AdapterState
 
-LORA_ALPHA = 32  # scale = alpha / rank, whatever the rank: as the hosted service trains
+LORA_ALPHA = 32  # scale = alpha / rank at every rank, as the hosted service trains
 
 
 def adapter_config(state: AdapterState) -> dict:

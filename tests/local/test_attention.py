@@ -34,7 +34,7 @@ def test_each_sequence_of_a_pack_is_attended_to_by_itself(monkeypatch, longest_e
     with torch.no_grad():
         out, kept = attention.forward(q, k, v, sequences, SCALE, keep=True)
         gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        attention.backward(kept, dout, sequences, gradients)
+        attention.backward(kept, dout, gradients)
 
     for start, end in bounds:
         leaves = [part[start:end].double().requires_grad_() for part in (q, k, v)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sft.local.engine import decoding, head, joining, passes
+from sft.local.engine import decoding, head, pieces, shared_passes
 from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import AdamStep, LoraSpec, SampleWork, Work
 from tests.local import engine_models
@@ -66,8 +66,8 @@ def test_a_run_is_the_same_beside_its_own_evaluation(engine):
 @pytest.fixture
 def joined(monkeypatch) -> list[int]:
     """How many pieces were in each pass."""
-    sizes, compute = [], passes.compute
-    monkeypatch.setattr(passes, "compute", lambda g: sizes.append(len(g)) or compute(g))
+    sizes, compute = [], pieces.compute
+    monkeypatch.setattr(pieces, "compute", lambda g: sizes.append(len(g)) or compute(g))
     return sizes
 
 
@@ -95,9 +95,9 @@ def test_a_run_is_the_same_in_one_pass_with_seven_others(engine, joined, monkeyp
 
 
 def test_a_run_of_many_pieces_is_the_same_beside_seven_others(engine, joined, monkeypatch):
-    monkeypatch.setitem(passes.PIECE_TOKENS, "cpu", 80)
-    monkeypatch.setattr(passes, "LEAST_TOKENS", 64)
-    monkeypatch.setitem(joining.PASS_TOKENS, "cpu", 200)
+    monkeypatch.setitem(pieces.PIECE_TOKENS, "cpu", 80)
+    monkeypatch.setattr(pieces, "LEAST_TOKENS", 64)
+    monkeypatch.setitem(shared_passes.PASS_TOKENS, "cpu", 200)
     monkeypatch.setitem(globals(), "LENGTHS", [70, 64, 80, 3, 71, 66, 110])
     alone = train(engine, [])
     assert_identical(alone, train(engine, seven_others(engine)))

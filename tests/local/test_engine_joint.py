@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sft.local.engine import decoding, joining, layer, optimizer, passes, stacked
+from sft.local.engine import decoding, layer, optimizer, pieces, shared_passes, stacked
 from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import AdamStep, EngineError, LoraSpec, SampleWork, Work
 from tests.local.engine_models import save, sequences
@@ -57,8 +57,8 @@ def test_joined_runs_train_as_they_do_alone(
     alone = train(folder, specs, lengths, dtype)
     as_on_a_gpu(monkeypatch)
     sizes, calls = [], []
-    compute, forward = passes.compute, stacked.forward
-    monkeypatch.setattr(passes, "compute", lambda g: sizes.append(len(g)) or compute(g))
+    compute, forward = pieces.compute, stacked.forward
+    monkeypatch.setattr(pieces, "compute", lambda g: sizes.append(len(g)) or compute(g))
     monkeypatch.setattr(stacked, "forward", lambda *a: calls.append(1) or forward(*a))
     joined = train(folder, specs, lengths, dtype)
     assert sizes == [4, 4, 4]  # one pass a cycle
@@ -67,32 +67,32 @@ def test_joined_runs_train_as_they_do_alone(
 
 
 def as_on_a_gpu(monkeypatch) -> None:
-    monkeypatch.setattr(joining, "may_be_joined", lambda base, tokens, workers: True)
+    monkeypatch.setattr(shared_passes, "may_be_joined", lambda base, tokens, workers: True)
     monkeypatch.setattr(stacked, "DEVICES", ("cpu",))
 
 
 def cut_small(monkeypatch) -> None:
     """Pieces of at most 25 tokens."""
-    monkeypatch.setattr(passes, "LEAST_TOKENS", 1)
-    monkeypatch.setitem(passes.PIECE_TOKENS, "cpu", 25)
+    monkeypatch.setattr(pieces, "LEAST_TOKENS", 1)
+    monkeypatch.setitem(pieces.PIECE_TOKENS, "cpu", 25)
 
 
-def queue_of(engine: TorchEngine, requests: list[tuple[list[int], bool]]) -> list[passes.Piece]:
+def queue_of(engine: TorchEngine, requests: list[tuple[list[int], bool]]) -> list[pieces.Piece]:
     """The pieces of requests of these lengths, each with a backward or without."""
     engine.create_adapter("a", "tiny", LoraSpec(4, seed=0))
     queue = []
     for index, (lengths, backward) in enumerate(requests):
         work = Work("a", sequences(lengths, seed=index), backward)
-        queue += passes.pieces(index, engine._adapters["a"], work, engine._workers)
+        queue += pieces.cut(index, engine._adapters["a"], work, engine._workers)
     return queue
 
 
 def test_a_pass_holds_no_more_than_its_budget_and_one_direction(folder, monkeypatch):
     as_on_a_gpu(monkeypatch)
-    monkeypatch.setitem(joining.PASS_TOKENS, "cpu", 60)
+    monkeypatch.setitem(shared_passes.PASS_TOKENS, "cpu", 60)
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
     queue = queue_of(engine, [([25], backward) for backward in (True, True, True, False, False)])
-    joined = joining.join(queue, engine._workers)
+    joined = shared_passes.join(queue, engine._workers)
     assert sorted([p.request for p in one] for one in joined) == [[0, 2], [1], [3, 4]]
 
 
@@ -100,7 +100,7 @@ def test_passes_are_as_many_as_the_workers_and_of_one_size(folder, monkeypatch):
     as_on_a_gpu(monkeypatch)
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
     queue = queue_of(engine, [([length], True) for length in (100, 40, 90, 70, 60, 80, 30, 110)])
-    joined = joining.join(queue, engine._workers)
+    joined = shared_passes.join(queue, engine._workers)
     assert [sum(piece.tokens for piece in one) for one in joined] == [290, 290]
 
 
@@ -108,7 +108,7 @@ def test_a_requests_pieces_stay_together_where_that_is_about_as_even(folder, mon
     as_on_a_gpu(monkeypatch)
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
     queue = queue_of(engine, [([70, 70], True)] * 4)
-    joined = joining.join(queue, engine._workers)
+    joined = shared_passes.join(queue, engine._workers)
     assert [len({piece.request for piece in one}) for one in joined] == [2, 2]
 
 
@@ -116,9 +116,9 @@ def test_the_first_pieces_of_a_request_have_one_gradient_in_a_pass(folder, monke
     cut_small(monkeypatch)
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
     queue = queue_of(engine, [([20, 20, 20], True), ([20, 20, 20, 20], True)])
-    results = passes.compute([*queue[:2], *queue[4:]])  # 0 and 1 of the first, 1 to 3 of the second
+    results = pieces.compute([*queue[:2], *queue[4:]])  # 0 and 1 of the first, 1 to 3 of the second
     assert [result.gradient is not None for result in results] == [True, False, True, True, True]
-    alone = [passes.compute([piece])[0].gradient for piece in queue[:2]]
+    alone = [pieces.compute([piece])[0].gradient for piece in queue[:2]]
     torch.testing.assert_close(results[0].gradient, alone[0] + alone[1])
 
 
@@ -133,22 +133,22 @@ def test_runs_of_several_pieces_train_as_they_do_alone(folder, monkeypatch):
 
 def test_rows_of_narrow_matrices_are_not_joined_on_a_cpu(folder):
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
-    assert not joining.rows_stand_alone(engine._base("tiny"))
+    assert not shared_passes.rows_stand_alone(engine._base("tiny"))
     queue = queue_of(engine, [([100], True)] * 3)
-    assert [len(one) for one in joining.join(queue, engine._workers)] == [1, 1, 1]
+    assert [len(one) for one in shared_passes.join(queue, engine._workers)] == [1, 1, 1]
 
 
 def test_rows_are_not_joined_where_one_depends_on_those_beside_it(folder, monkeypatch):
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
-    monkeypatch.setattr(joining, "WIDTH", 1)
-    base, forward = engine._base("tiny"), layer.forward
+    monkeypatch.setattr(shared_passes, "WIDTH", 1)
+    base, forward = engine._base("tiny"), layer.forward_kept
 
     def dependent(context, index, x):
         y, kept = forward(context, index, x)
         return y + 1e-6 * len(x), kept
 
-    monkeypatch.setattr(layer, "forward", dependent)
-    assert not joining.rows_stand_alone(base)
+    monkeypatch.setattr(layer, "forward_kept", dependent)
+    assert not shared_passes.rows_stand_alone(base)
 
 
 def test_a_request_that_fails_in_a_joined_pass_fails_alone(folder, monkeypatch):
@@ -156,14 +156,14 @@ def test_a_request_that_fails_in_a_joined_pass_fails_alone(folder, monkeypatch):
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=1)
     for name in ("a", "b", "c"):
         engine.create_adapter(name, "tiny", LoraSpec(4, seed=0))
-    compute = passes.compute
+    compute = pieces.compute
 
     def fail_for_b(group):
         if any(piece.adapter is engine._adapters["b"] for piece in group):
             raise RuntimeError("out of memory")
         return compute(group)
 
-    monkeypatch.setattr(passes, "compute", fail_for_b)
+    monkeypatch.setattr(pieces, "compute", fail_for_b)
     work = [Work(name, sequences([20]), True) for name in ("a", "b", "c")]
     answers = engine.run(work, [AdamStep(name, 0.1) for name in ("a", "b", "c")])
     assert [isinstance(result, EngineError) for result in answers.work] == [False, True, False]
@@ -223,8 +223,8 @@ def test_an_adapter_steps_while_others_are_still_to_be_computed(folder, monkeypa
     names = [f"{run}" for run in range(6)]
     for name in names:
         engine.create_adapter(name, "tiny", LoraSpec(4, seed=0))
-    done, compute, adamw = [], passes.compute, optimizer.adamw
-    monkeypatch.setattr(passes, "compute", lambda g: done.append("pass") or compute(g))
+    done, compute, adamw = [], pieces.compute, optimizer.adamw
+    monkeypatch.setattr(pieces, "compute", lambda g: done.append("pass") or compute(g))
     monkeypatch.setattr(optimizer, "adamw", lambda a, s: done.append("step") or adamw(a, s))
     work = [Work(name, sequences([20]), True) for name in names]
     engine.run(work, [AdamStep(name, 0.1) for name in names])

@@ -258,6 +258,6 @@ def test_saves_go_on_where_all_that_may_wait_for_the_disk_end_at_one_moment(tmp_
         posts = [client.save(model, seq_id, f"s{seq_id}") for seq_id in range(1, 10)]
         while len(core.scheduler._writes) < MOST_WRITES:
             await asyncio.sleep(0)
-        core.threads._disk.submit(lambda: None).result()  # the disk has done all of them
+        core.backend._disk_thread.submit(lambda: None).result()  # the disk has done all of them
         for post in posts:
             assert await core.futures.fetch(post.request_id, 20) is not None

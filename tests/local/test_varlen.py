@@ -49,7 +49,7 @@ def backward_kernel(
     Kernels.calls += 1
     _, kept = attention.forward(query, key, value, by_itself(cu_seq_q), scale, keep=True)
     gradients = tuple(torch.empty_like(part) for part in (query, key, value))
-    attention.backward(kept, grad_out, by_itself(cu_seq_q), gradients)
+    attention.backward(kept, grad_out, gradients)
     return gradients
 
 

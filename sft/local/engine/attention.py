@@ -1,11 +1,11 @@
 """Causal attention within each sequence of a pack, and the rotary embedding.
 
 Each sequence is attended to by itself: no mask over the pack, no padding, nothing crosses
-sequences, and the numbers of a sequence are the same whatever is packed with it. On the CPU, short
-sequences are written out with matrix products, a block of queries at a time, so that most of the
-future is never computed (torch's fused kernel takes 2.4 times as long on 450 tokens and 1.7 times
-on 1,000, its backward above all); long ones and those on a GPU go through the fused kernel, on a
-GPU all in one where it can (`varlen`).
+sequences. The numbers of a sequence do not depend on what is packed with it. On the CPU, short
+sequences are written out with matrix products, a block of queries at a time: most of the future is
+never computed (torch's fused kernel takes 2.4 times as long on 450 tokens and 1.7 times on 1,000,
+its backward above all). Long ones and those on a GPU go through the fused kernel, on a GPU all in
+one kernel if it can (`varlen`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sequences:
     """Where the sequences of a pack lie: first and one past the last row of each.
 
     `starts`, int32 [sequences + 1] on the device, are the bounds for the kernel that takes all of
-    them at once; None where each is attended to by itself.
+    them at once; None if each has a kernel of its own.
     """
 
     bounds: list[tuple[int, int]]
@@ -115,7 +115,8 @@ class Explicit:
         return dq, dk.transpose(0, 1), dv.transpose(0, 1)
 
 
-Attended = Fused | Explicit
+# The rows that one kernel took, and what its backward needs.
+Attended = tuple[slice, Fused | Explicit]
 
 
 def forward(
@@ -125,50 +126,52 @@ def forward(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     kept: list[Attended] = []
     for start, end in sequences.parts:
-        parts = q[start:end], k[start:end], v[start:end]
+        rows = slice(start, end)
         short = q.device.type == "cpu" and end - start <= EXPLICIT_TOKENS
+        kernel: Fused | Explicit
         if short and sequences.starts is None:
-            one, attended = _explicit(*parts, scale, keep)
+            one, kernel = _explicit(q[rows], k[rows], v[rows], scale, keep)
         else:
-            one, attended = _fused(*parts, sequences, scale, keep)
-        out[start:end] = one
+            one, kernel = _fused(q[rows], k[rows], v[rows], sequences, scale, keep)
+        out[rows] = one
         if keep:
-            kept.append(attended)
+            kept.append((rows, kernel))
     return out.flatten(1), kept
 
 
-def backward(
-    kept: list[Attended], dout: Tensor, sequences: Sequences, dqkv: tuple[Tensor, ...]
-) -> None:
+def backward(kept: list[Attended], dout: Tensor, dqkv: tuple[Tensor, ...]) -> None:
     """dout [N, heads, D]; writes the gradients of q, k, v into `dqkv`, shaped like them."""
-    for (start, end), part in zip(sequences.parts, kept, strict=True):
-        for target, value in zip(dqkv, part.backward(dout[start:end]), strict=True):
-            target[start:end] = value
+    for rows, kernel in kept:
+        for target, value in zip(dqkv, kernel.backward(dout[rows]), strict=True):
+            target[rows] = value
 
 
 def _fused(
     q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float, keep: bool
-) -> tuple[Tensor, Attended]:
-    """One sequence, or all of a pack where `sequences` has their starts."""
-    leaves = [part.detach().requires_grad_(keep) for part in (q, k, v)]
+) -> tuple[Tensor, Fused]:
+    """One sequence, or all of a pack if `sequences` has their starts."""
+    q, k, v = (part.detach().requires_grad_(keep) for part in (q, k, v))
     grouped = k.shape[1] != q.shape[1]
     with torch.set_grad_enabled(keep):
         if sequences.starts is None:
             out = functional.scaled_dot_product_attention(
-                *(leaf.transpose(0, 1)[None] for leaf in leaves),
+                q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None],
                 is_causal=True, scale=scale, enable_gqa=grouped,
             )[0].transpose(0, 1)  # fmt: skip
         else:
             from torch.nn.attention.varlen import varlen_attn
 
-            out = varlen_attn(
-                *leaves, sequences.starts, sequences.starts, sequences.longest, sequences.longest,
+            attended = varlen_attn(
+                q, k, v,
+                sequences.starts, sequences.starts, sequences.longest, sequences.longest,
                 scale=scale, window_size=(-1, 0), enable_gqa=grouped,  # causal
             )  # fmt: skip
-    return out.detach(), Fused(*leaves, out)
+            assert isinstance(attended, Tensor)  # a pair only if more is asked for
+            out = attended
+    return out.detach(), Fused(q, k, v, out)
 
 
-def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, keep: bool) -> tuple[Tensor, Attended]:
+def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, keep: bool) -> tuple[Tensor, Explicit]:
     length, heads, kv_heads = len(q), q.shape[1], k.shape[1]
     k, v = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
     # In float32 from the scores to the softmax: bfloat16 scores would be off by percents.

@@ -11,15 +11,17 @@ from sft.local.engine.models import BaseModel
 class Cache:
     """Keys and values of one sequence: [layers, 2, kv_heads, capacity, head_dim]."""
 
-    def __init__(self, base: BaseModel, capacity: int):
+    def __init__(self, store: Tensor, length: int = 0):
+        self._store = store
+        self.length = length  # positions that are filled
+
+    @staticmethod
+    def empty(base: BaseModel, capacity: int) -> Cache:
         shape = (len(base.layers), 2, base.kv_heads, capacity, base.head_dim)
-        self._store = torch.empty(shape, dtype=base.dtype, device=base.device)
-        self.length = 0
+        return Cache(torch.empty(shape, dtype=base.dtype, device=base.device))
 
     def copy(self) -> Cache:
-        twin = Cache.__new__(Cache)
-        twin._store, twin.length = self._store.clone(), self.length
-        return twin
+        return Cache(self._store.clone(), self.length)
 
     def reserve(self, more: int) -> None:
         """Make room for `more` positions behind `length`."""

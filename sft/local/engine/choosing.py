@@ -15,8 +15,7 @@ from sft.local.engine_api import EngineError, SampledTokens, SampleWork
 def check(work: SampleWork, vocab: int, context: int) -> None:
     """Refuse a request that cannot be answered.
 
-    Raises:
-        EngineError: with the name of the value, what it is and what was expected.
+    Raises `EngineError`: the name of the value, what it is and what was expected.
     """
     check_tokens("the prompt", work.prompt, vocab, context)
     values = (
@@ -38,7 +37,7 @@ def check(work: SampleWork, vocab: int, context: int) -> None:
 
 
 def check_tokens(what: str, tokens: Sequence[int] | np.ndarray, vocab: int, context: int) -> None:
-    """Raises EngineError if `tokens` are none, too many, or not all in the vocabulary."""
+    """Raises `EngineError` if `tokens` are none, too many, or not all in the vocabulary."""
     if len(tokens) == 0:
         raise EngineError(f"{what} is empty: expected at least one token.")
     if len(tokens) > context:
@@ -93,7 +92,7 @@ class Sampler:
         scaled = logprobs / self.work.temperature
         if self.work.top_k == -1 and self.work.top_p == 1:
             return _draw(torch.softmax(scaled, dim=-1), self.generator)
-        # Likeliest first; ties by token id, so that a seed means the same everywhere.
+        # Likeliest first; ties by token id: a seed means the same on every machine.
         ordered, ids = torch.sort(scaled, descending=True, stable=True)
         if self.work.top_k != -1:
             ordered = ordered[: self.work.top_k]

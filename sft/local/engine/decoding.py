@@ -1,31 +1,31 @@
 """Sampling with a key-value cache: prompts (`prefill`), then samples in joint steps.
 
-A step computes one token for a block of samples, whichever requests and adapters they belong to.
-The block's number of rows is fixed, or one of a few between which this machine's matrix products
-are seen to give equal rows; it is filled up with copies where there are fewer samples. So a row's
-numbers do not depend on how many others are in the block.
+A step computes one token for each sample of a block; they may be of several requests and adapters.
+The block's number of rows is fixed, or one of a few for which this machine's matrix products were
+seen to give equal rows. If there are fewer samples, copies fill the block up. So a row's numbers do
+not depend on how many others are in the block.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sft.local.engine import head, joining, network
+from sft.local.engine import head, network, shared_passes
 from sft.local.engine.lora import Run
 from sft.local.engine.models import BaseModel
-from sft.local.engine.packing import Pack
+from sft.local.engine.packs import Pack
 from sft.local.engine.prefill import Prefill, Request, Stream, prefill
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import EngineError, SampleResult
 
-SIZES = (4, 8, 16, 32)  # rows of a block, where they agree
-FIXED = 8  # rows of every block, where they do not
-ACTIVE = 64  # samples at a time; the others wait, so that their caches take no memory
+SIZES = (4, 8, 16, 32)  # rows of a block, if they agree
+FIXED = 8  # rows of every block, if they do not
+ACTIVE = 64  # samples at a time; the others wait, and their caches take no memory yet
 
 
 def step(base: BaseModel, streams: list[Stream], size: int) -> None:
@@ -66,7 +66,7 @@ def sample(
 ) -> list[SampleResult | EngineError]:
     """Answer checked requests on one base model, with as many samples in a step as there are."""
 
-    def start(group: list[int]) -> list[Prefill | EngineError]:
+    def start(group: list[int]) -> Sequence[Prefill | EngineError]:
         try:
             return prefill(base, [requests[place] for place in group], decode)
         except RuntimeError as error:  # out of memory, for one
@@ -75,7 +75,7 @@ def sample(
             return [EngineError(f"The sampling failed: {error}", user=False)]
 
     sizes = block_sizes(base)
-    groups = joining.prompts(base, [len(work.prompt) for _, work in requests], workers)
+    groups = shared_passes.join_prompts(base, [len(work.prompt) for _, work in requests], workers)
     prefills: dict[int, Prefill | EngineError] = {}
     active: list[Stream] = []
 
@@ -111,9 +111,9 @@ def sample(
 def block_sizes(base: BaseModel) -> tuple[int, ...]:
     """The sizes of blocks in which rows agree.
 
-    That is: a row comes out the same, bit for bit, in whichever block and wherever in it it
-    stands. Measured, since no library promises it: the product of each shape in the model and of a
-    few LoRA ranks, at both ends of blocks of each size, against the largest block.
+    That is: a row comes out the same, bit for bit, in every block and at every place in it. This is
+    measured, since no library promises it: the product of each shape in the model and of a few LoRA
+    ranks, at both ends of blocks of each size, against the largest block.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -132,7 +132,9 @@ def block_sizes(base: BaseModel) -> tuple[int, ...]:
 
     products = {linear.modules: linear.products.forward for linear in base.linears[:4]}
     products[base.linears[-1].modules] = base.linears[-1].products.forward
-    pairs = [(modules[0].inputs, multiply) for modules, multiply in products.items()]
+    pairs: list[tuple[int, Callable[[Tensor], list[Tensor]]]] = [
+        (modules[0].inputs, multiply) for modules, multiply in products.items()
+    ]
     hidden = base.embedding.shape[1]
     for rank in (1, 8, 16, 32, 64):
         for inputs, outputs in ((hidden, rank), (rank, hidden)):
@@ -146,7 +148,8 @@ def block_sizes(base: BaseModel) -> tuple[int, ...]:
 def _adapter_runs(base: BaseModel, streams: list[Stream], size: int) -> list[Run]:
     """One run over the whole block for each adapter, which scales the rows of others to zero.
 
-    So the LoRA products are of a fixed shape too, however many rows belong to each adapter.
+    So the LoRA products are of a fixed shape too; it does not matter how many rows belong to each
+    adapter.
     """
     scales: dict[str, torch.Tensor] = {}
     adapters = {stream.adapter.key: stream.adapter for stream in streams}

@@ -6,15 +6,16 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from sft.local.engine import choosing, decoding, joining, loading, memory, optimizer, passes
+from sft.local.engine import choosing, decoding, loading, memory, optimizer, pieces, shared_passes
 from sft.local.engine import models as base_models
 from sft.local.engine.lora import Adapter, FrozenAdapter
 from sft.local.engine.models import BaseModel
-from sft.local.engine.tally import Tally
+from sft.local.engine.totals import Totals
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import (
     AdamStep,
@@ -28,6 +29,8 @@ from sft.local.engine_api import (
     Work,
 )
 
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 _LOADING_TOKENIZER = threading.Lock()
 SLOW_BFLOAT16 = (
     "bfloat16 is slower than float32 on this machine: choose the dtype float32, or auto, unless "
@@ -43,21 +46,20 @@ class _Served:
     folder: Path
     config: dict
     base: BaseModel | None = None
-    tokenizer: object = field(default=None, repr=False)
+    decode: Callable[[list[int]], str] | None = field(default=None, repr=False)  # its tokenizer's
 
 
 class TorchEngine:
     """Computes with PyTorch on this machine's CPU or GPU; fulfils `engine_api.Engine`.
 
     Args:
-        models: public name of each base model -> its folder, or None where the name is a folder
+        models: public name of each base model -> its folder, or None if the name is a folder
             or a Hub id itself. A single model is loaded at once, several at their first use.
         dtype: of the base model: auto, float32 or bfloat16. Adapters train in float32 always.
         device: auto, cpu or cuda.
         threads: CPU cores to use; None is all of them.
 
-    Raises:
-        EngineError: a model cannot be read, or is of a kind this engine does not compute.
+    Raises `EngineError` if a model cannot be read, or is of a kind this engine does not compute.
 
     Example:
         >>> engine = TorchEngine({"demo": "/models/demo"})                    # doctest: +SKIP
@@ -114,33 +116,33 @@ class TorchEngine:
 
     def run(self, work: list[Work], steps: Sequence[AdamStep] = ()) -> Answers:
         """Compute all requests, then the optimizer steps; each adapter's as soon as it can be."""
-        tally = Tally(work)
-        queue: list[passes.Piece] = []
+        totals = Totals(work)
+        queue: list[pieces.Piece] = []
         for index, one in enumerate(work):
             try:
                 adapter = self._adapter(one.model_id)
                 _check_work(one, adapter.base)
-                queue += passes.pieces(index, adapter, one, self._workers)
+                queue += pieces.cut(index, adapter, one, self._workers)
             except EngineError as error:
-                tally.fail(index, error)
-        tally.expect(queue)
+                totals.fail(index, error)
+        totals.expect(queue)
         due = {step.model_id: step for step in steps}
         stepped = {
-            name: self._step(step, tally) for name, step in due.items() if not tally.waits(name)
+            name: self._step(step, totals) for name, step in due.items() if not totals.waits(name)
         }
-        groups = joining.join(queue, self._workers)
+        groups = shared_passes.join(queue, self._workers)
         for group, results in zip(groups, self._workers.map(_compute, groups), strict=True):
             for piece in group:
-                # popped, so that a gradient is gone when its adapter has stepped
-                if tally.add(piece, results.pop(0)):
+                # popped: a gradient shall be gone when its adapter has stepped
+                if totals.add(piece, results.pop(0)):
                     name = work[piece.request].model_id
-                    tally.complete(name, piece.adapter)
+                    totals.complete(name, piece.adapter)
                     if name in due:
-                        stepped[name] = self._step(due[name], tally)
-        return Answers(tally.results(), [stepped[step.model_id] for step in steps])
+                        stepped[name] = self._step(due[name], totals)
+        return Answers(totals.results(), [stepped[step.model_id] for step in steps])
 
-    def _step(self, step: AdamStep, tally: Tally) -> dict[str, float] | EngineError:
-        if tally.failed(step.model_id):
+    def _step(self, step: AdamStep, totals: Totals) -> dict[str, float] | EngineError:
+        if totals.failed(step.model_id):
             return EngineError("The step was not taken: a gradient for it could not be computed.")
 
         def take(step: AdamStep) -> dict[str, float]:
@@ -162,7 +164,7 @@ class TorchEngine:
         self._samplers.pop(sampler_id, None)
 
     def sample(self, work: list[SampleWork]) -> list[SampleResult | EngineError]:
-        results: list[SampleResult | EngineError | None] = [None] * len(work)
+        results: dict[int, SampleResult | EngineError] = {}
         by_model: dict[str, list[int]] = {}
         for index, one in enumerate(work):
             try:
@@ -179,9 +181,8 @@ class TorchEngine:
             answers = decoding.sample(
                 self._base(name), requests, self._decoder(name), self._workers
             )
-            for index, answer in zip(indices, answers, strict=True):
-                results[index] = answer
-        return results
+            results |= zip(indices, answers, strict=True)
+        return [results[index] for index in range(len(work))]
 
     # -- what is served
 
@@ -211,17 +212,17 @@ class TorchEngine:
         def decode(tokens: list[int]) -> str:
             # Two threads that import transformers at once can find half of it.
             with _LOADING_TOKENIZER:
-                if served.tokenizer is None:
+                if served.decode is None:
                     from transformers import AutoTokenizer
 
-                    served.tokenizer = AutoTokenizer.from_pretrained(served.source)
-            return served.tokenizer.decode(tokens)
+                    served.decode = AutoTokenizer.from_pretrained(served.source).decode
+            return served.decode(tokens)
 
         return decode
 
 
 def _check_work(work: Work, base: BaseModel) -> None:
-    """Raises EngineError for sequences that cannot be computed, naming the datum by its place."""
+    """Raises `EngineError` if a sequence cannot be computed; it names the datum by its place."""
     if not work.sequences:
         raise EngineError("The request holds no data: expected at least one datum.")
     for index, sequence in enumerate(work.sequences):
@@ -239,18 +240,18 @@ def _check_work(work: Work, base: BaseModel) -> None:
             raise EngineError(f"datum {index} has a weight that is not finite.")
 
 
-def _compute(group: list[passes.Piece]) -> list[passes.PieceResult | EngineError]:
-    """One pass; where it fails, one for each of its pieces: a request fails by itself alone."""
-    results = _guarded(passes.compute)(group)
+def _compute(group: list[pieces.Piece]) -> list[pieces.PieceResult | EngineError]:
+    """One pass; if it fails, one for each of its pieces: a request fails by itself alone."""
+    results = _guarded(pieces.compute)(group)
     if not isinstance(results, EngineError):
-        return results
+        return [*results]
     return [results] if len(group) == 1 else [_compute([piece])[0] for piece in group]
 
 
-def _guarded(compute: Callable) -> Callable:
-    """`compute` with its failures as answers, so that one request's failure is its own."""
+def _guarded(compute: Callable[[Item], Answer]) -> Callable[[Item], Answer | EngineError]:
+    """`compute` with its failures as answers: one request's failure is its own."""
 
-    def guarded(item):
+    def guarded(item: Item) -> Answer | EngineError:
         try:
             return compute(item)
         except EngineError as error:

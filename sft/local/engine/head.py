@@ -29,14 +29,14 @@ def logprobs(base: BaseModel, normal: Tensor, targets: Tensor, runs: list[Run]) 
 def loss_backward(
     base: BaseModel, normal: Tensor, targets: Tensor, weights: Tensor, runs: list[Run]
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy where the weight is not zero: loss = sum of weight * -logprob.
+    """Cross entropy of the targets with a weight: loss = sum of weight * -logprob.
 
     Args:
         normal: the last normalised hidden states [N, hidden].
         targets: int64 [N]. weights: float32 [N], of any sign.
 
     Returns:
-        float32 logprobs [N] (0.0 where the weight is zero) and the gradient of `normal`. The
+        float32 logprobs [N] (0.0 at weight zero) and the gradient of `normal`. The
         gradients of the unembedding's LoRA are added to the runs'.
     """
     index = len(base.linears) - 1
@@ -46,7 +46,7 @@ def loss_backward(
     none = [None] * index  # of the other linears
     for run in runs:
         trained = weights[run.rows].nonzero()[:, 0] + run.start
-        # Summed over the blocks by itself: the run's may hold that of runs before it.
+        # Summed over the blocks by itself: the run's gradient may hold that of earlier runs.
         total = None if run.gradient is None else run.gradient[index]
         own = None if total is None else total.zeros()
         for rows in trained.split(BLOCK[base.device.type]):
@@ -55,7 +55,7 @@ def loss_backward(
             (logits,), hidden = linear.forward(unembedding, index, x, part)
             result[rows], gradient = _cross_entropy(logits, targets[rows], weights[rows])
             dnormal[rows] = linear.backward(unembedding, index, x, hidden, [gradient], part)
-        if total is not None:
+        if total is not None and own is not None:
             total.add_(own)
     return result, dnormal
 

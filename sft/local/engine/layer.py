@@ -27,11 +27,19 @@ class Context:
 
     base: BaseModel
     runs: list[Run]
-    sequences: attention.Sequences | None  # None where `attend` is given
+    attend: attention.Sequences | Attend  # within each sequence, or over a cache
     cos: Tensor
     sin: Tensor
-    keep: bool  # for a backward
-    attend: Attend | None = None  # None: causal attention within each sequence
+
+
+@dataclass
+class RawQK:
+    """q, k [N, heads, head_dim] before their norms, and 1 / rms of each."""
+
+    q: Tensor
+    k: Tensor
+    inverse_q: Tensor
+    inverse_k: Tensor
 
 
 @dataclass
@@ -40,9 +48,7 @@ class Kept:
 
     x: Tensor
     inverse_attn: Tensor  # 1 / rms of x; the normalised x is computed again
-    raw_qk: tuple[Tensor, Tensor] | None  # [N, heads, head_dim], where they are normalised
-    inverse_q: Tensor | None
-    inverse_k: Tensor | None
+    raw_qk: RawQK | None  # if they are normalised
     hidden_qkv: linear.Hidden
     attended: list[attention.Attended]
     mixed: Tensor
@@ -55,26 +61,38 @@ class Kept:
     hidden_down: linear.Hidden
 
 
-def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | None]:
-    """x [N, hidden] -> the layer's output [N, hidden], and what `backward` needs if kept."""
+def forward(context: Context, index: int, x: Tensor) -> Tensor:
+    """x [N, hidden] -> the layer's output [N, hidden]."""
+    return _forward(context, index, x, keep=False)[0]
+
+
+def forward_kept(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept]:
+    """The same output, and what `backward` needs."""
+    y, kept = _forward(context, index, x, keep=True)
+    assert kept is not None
+    return y, kept
+
+
+def _forward(context: Context, index: int, x: Tensor, keep: bool) -> tuple[Tensor, Kept | None]:
     base, runs = context.base, context.runs
     layer = base.layers[index]
     normal, inverse_attn = norm.forward(x, layer.norm_attn, base.eps)
     qkv, hidden_qkv = linear.forward(base.linears[layer.qkv], layer.qkv, normal, runs)
     q, k, v = (part.view(len(x), -1, base.head_dim) for part in qkv)
-    raw_qk = inverse_q = inverse_k = None
-    if layer.norm_q is not None:
-        raw_qk = q, k
-        q, inverse_q = norm.forward(q, layer.norm_q, base.eps)
-        k, inverse_k = norm.forward(k, layer.norm_k, base.eps)
+    raw_qk = None
+    if layer.norm_qk is not None:
+        norm_q, norm_k = layer.norm_qk
+        raw_q, raw_k = q, k
+        q, inverse_q = norm.forward(q, norm_q, base.eps)
+        k, inverse_k = norm.forward(k, norm_k, base.eps)
+        raw_qk = RawQK(raw_q, raw_k, inverse_q, inverse_k)
     q = attention.rotate(q, context.cos, context.sin)
     k = attention.rotate(k, context.cos, context.sin)
-    if context.attend is None:
-        mixed, attended = attention.forward(
-            q, k, v, context.sequences, base.attention_scale, context.keep
-        )
+    attended: list[attention.Attended] = []
+    if isinstance(context.attend, attention.Sequences):
+        mixed, attended = attention.forward(q, k, v, context.attend, base.attention_scale, keep)
     else:
-        mixed, attended = context.attend(index, q, k, v), []
+        mixed = context.attend(index, q, k, v)
     (out,), hidden_out = linear.forward(base.linears[layer.out], layer.out, mixed, runs)
     middle = x + out
     normal_mlp, inverse_mlp = norm.forward(middle, layer.norm_mlp, base.eps)
@@ -85,14 +103,12 @@ def forward(context: Context, index: int, x: Tensor) -> tuple[Tensor, Kept | Non
         base.linears[layer.down], layer.down, _activate(gate, up), runs
     )
     y = middle + down
-    if not context.keep:
+    if not keep:
         return y, None
     return y, Kept(
         x=x,
         inverse_attn=inverse_attn,
         raw_qk=raw_qk,
-        inverse_q=inverse_q,
-        inverse_k=inverse_k,
         hidden_qkv=hidden_qkv,
         attended=attended,
         mixed=mixed,
@@ -117,13 +133,13 @@ def backward(context: Context, index: int, kept: Kept, dy: Tensor) -> Tensor:
     dmixed = dmixed.view(len(dy), base.heads, base.head_dim)
     dq = torch.empty_like(dmixed)
     dk, dv = (dmixed.new_empty(len(dy), base.kv_heads, base.head_dim) for _ in range(2))
-    attention.backward(kept.attended, dmixed, context.sequences, (dq, dk, dv))
+    attention.backward(kept.attended, dmixed, (dq, dk, dv))
     dq = attention.unrotate(dq, context.cos, context.sin)
     dk = attention.unrotate(dk, context.cos, context.sin)
-    if kept.raw_qk is not None:
-        q, k = kept.raw_qk
-        dq = norm.backward(dq, q.float() * kept.inverse_q, kept.inverse_q, layer.norm_q)
-        dk = norm.backward(dk, k.float() * kept.inverse_k, kept.inverse_k, layer.norm_k)
+    if layer.norm_qk is not None and kept.raw_qk is not None:
+        raw, (norm_q, norm_k) = kept.raw_qk, layer.norm_qk
+        dq = norm.backward(dq, raw.q.float() * raw.inverse_q, raw.inverse_q, norm_q)
+        dk = norm.backward(dk, raw.k.float() * raw.inverse_k, raw.inverse_k, norm_k)
     dqkv = [part.flatten(1) for part in (dq, dk, dv)]
     x, normal = norm.again(kept.x, layer.norm_attn, kept.inverse_attn)
     dx = linear.backward(base.linears[layer.qkv], layer.qkv, x, kept.hidden_qkv, dqkv, context.runs)

@@ -2,9 +2,9 @@
 
 y_j = x W_j^T + scale (x A_j^T) B_j^T for the modules j that read the same x. The frozen weights
 take no gradient; A's and B's are added to the run's gradient views. Every LoRA product is made
-within one adapter, and every gradient within one run, so that it is the same whatever other runs
-are in the pack. On a GPU, where the runs of a pack are alike (several adapters of one rank, the
-same number of rows each), their products are batched: a few kernels instead of a few for each run.
+within one adapter, and every gradient within one run. So it does not depend on the other runs of
+the pack. If the runs of a pack on a GPU are alike (several adapters of one rank, the same number of
+rows each), their products are batched: a few kernels instead of a few for each run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sft.local.engine import stacked
-from sft.local.engine.lora import LoraViews, Run
+from sft.local.engine.lora import Run, views_of
 from sft.local.engine.models import Linear
 
 # For the backward, scale * x A^T: per span [rows, modules * rank], or of alike runs stacked.
@@ -33,7 +33,7 @@ def forward(linear: Linear, index: int, x: Tensor, runs: list[Run]) -> tuple[lis
         return outputs, stacked.forward(index, x, outputs, runs)
     hidden: list[Tensor | None] = []
     for rows, same in _spans(runs, index):
-        lora = _of(same[0].lora, index)
+        lora = views_of(same[0].lora, index)
         if lora is None:
             hidden.append(None)
             continue
@@ -53,7 +53,7 @@ def backward(
         stacked.backward(index, x, hidden, dys, dx, runs)
         return dx
     for (rows, same), z in zip(_spans(runs, index), hidden, strict=True):
-        lora = _of(same[0].lora, index)
+        lora = views_of(same[0].lora, index)
         if lora is None or z is None:
             continue
         dz = torch.empty_like(z)
@@ -62,7 +62,7 @@ def backward(
         dz.mul_(same[0].scale)
         dx[rows].addmm_(dz, lora.a)
         for run in same:
-            gradient = _of(run.gradient, index)
+            gradient = views_of(run.gradient, index)
             if gradient is None:
                 continue
             own = slice(run.start - rows.start, run.end - rows.start)  # of z and dz
@@ -79,17 +79,13 @@ def _spans(runs: list[Run], index: int) -> Iterator[tuple[slice, list[Run]]]:
     """
 
     def through(run: Run) -> tuple:
-        lora = _of(run.lora, index)
+        lora = views_of(run.lora, index)
         alone = lora is not None and lora.b[0].shape[1] == 1
         return id(run.lora), id(run.scale), run.start if alone else None
 
-    for _, same in groupby(runs, through):
-        same = list(same)
+    for _, group in groupby(runs, through):
+        same = list(group)
         yield slice(same[0].start, same[-1].end), same
-
-
-def _of(views: list[LoraViews | None] | None, index: int) -> LoraViews | None:
-    return None if views is None else views[index]
 
 
 def _parts(z: Tensor, linear: Linear) -> tuple[Tensor, ...]:

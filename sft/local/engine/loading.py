@@ -1,17 +1,17 @@
 """Reading base models from disk: config.json and safetensors, straight into `BaseModel`.
 
-Without transformers' model classes, whose import alone takes longer than reading the weights of a
-small model. What this reads of config.json is checked; what it cannot compute is refused.
+Without transformers' model classes: importing them takes longer than reading the weights of a small
+model. What this reads of config.json is checked; what it cannot compute is refused.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sft.local.engine import products
@@ -20,17 +20,17 @@ from sft.local.engine.products import Plain
 from sft.local.engine_api import EngineError
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on position alone
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # angles depend on position alone
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 
 Get = Callable[[str], Tensor]
+Read = tuple[Kind, tuple[Module, ...], Plain]  # a `Linear` with the weights as they were read
 
 
 def find(name: str, source: str) -> tuple[Path, dict]:
     """The folder of a base model and its config; `source` is a folder or a Hub id.
 
-    Raises:
-        EngineError: there is no such model, or it is of a kind that is not computed here.
+    Raises `EngineError` if there is no such model, or it is of a kind that is not computed here.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -51,18 +51,23 @@ def load(
 ) -> BaseModel:
     """Read the weights of a model that `find` has found."""
     get, has = _weights(name, folder, dtype, device)
-    layers, linears = [], []
-    for index in range(config["num_hidden_layers"]):
-        layers.append(_layer(f"model.layers.{index}.", get, has, linears))
+    read: list[Read] = []
+    layers = [
+        _layer(f"model.layers.{index}.", get, has, read)
+        for index in range(config["num_hidden_layers"])
+    ]
     embedding = get("model.embed_tokens.weight")
     tied = config.get("tie_word_embeddings", False) or not has("lm_head.weight")
     unembedding = embedding if tied else get("lm_head.weight")
     module = Module("lm_head", unembedding.shape[1], unembedding.shape[0])
-    linears.append(Linear("unembed", (module,), Plain((unembedding,), (None,))))
-    parameters = sum(m.inputs * m.outputs for linear in linears for m in linear.modules)
+    read.append(("unembed", (module,), Plain((unembedding,), (None,))))
+    parameters = sum(m.inputs * m.outputs for _, modules, _ in read for m in modules)
     make = products.way(device, dtype, parameters)
-    for index, linear in enumerate(linears):  # one by one: the plain weights go on the way
-        linears[index] = replace(linear, products=make(linear.products))
+    linears: list[Linear] = []
+    read.reverse()
+    while read:  # one by one: the plain weights go on the way
+        kind, modules, plain = read.pop()
+        linears.append(Linear(kind, modules, make(plain)))
     head_dim = config.get("head_dim") or (
         128 if config["model_type"] == "qwen3"
         else config["hidden_size"] // config["num_attention_heads"]
@@ -89,8 +94,8 @@ def load(
     )
 
 
-def _layer(prefix: str, get: Get, has: Callable[[str], bool], linears: list[Linear]) -> Layer:
-    """Read one layer; its projections are appended to `linears`."""
+def _layer(prefix: str, get: Get, has: Callable[[str], bool], read: list[Read]) -> Layer:
+    """Read one layer; its projections are appended to `read`."""
 
     def linear(kind: Kind, *names: str) -> int:
         paths = [prefix + name for name in names]
@@ -101,8 +106,8 @@ def _layer(prefix: str, get: Get, has: Callable[[str], bool], linears: list[Line
         )
         biased = has(f"{paths[0]}.bias")
         biases = tuple(get(f"{path}.bias") if biased else None for path in paths)
-        linears.append(Linear(kind, modules, Plain(weights, biases)))
-        return len(linears) - 1
+        read.append((kind, modules, Plain(weights, biases)))
+        return len(read) - 1
 
     qwen3 = has(f"{prefix}self_attn.q_norm.weight")
     return Layer(
@@ -112,8 +117,11 @@ def _layer(prefix: str, get: Get, has: Callable[[str], bool], linears: list[Line
         down=linear("mlp", "mlp.down_proj"),
         norm_attn=get(f"{prefix}input_layernorm.weight"),
         norm_mlp=get(f"{prefix}post_attention_layernorm.weight"),
-        norm_q=get(f"{prefix}self_attn.q_norm.weight") if qwen3 else None,
-        norm_k=get(f"{prefix}self_attn.k_norm.weight") if qwen3 else None,
+        norm_qk=(
+            (get(f"{prefix}self_attn.q_norm.weight"), get(f"{prefix}self_attn.k_norm.weight"))
+            if qwen3
+            else None
+        ),
     )
 
 
@@ -121,8 +129,6 @@ def _weights(
     name: str, folder: Path, dtype: torch.dtype, device: torch.device
 ) -> tuple[Get, Callable[[str], bool]]:
     """How to get a tensor by its name, in `dtype` on `device`, and whether there is one."""
-    from safetensors import SafetensorError, safe_open
-
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise EngineError(

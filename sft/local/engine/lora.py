@@ -34,13 +34,18 @@ class LoraViews:
     b: tuple[Tensor, ...]
 
     def zeros(self) -> LoraViews:
-        """Of the same shapes, in no vector."""
+        """Views of the same shapes, filled with zeros, which belong to no vector."""
         return LoraViews(torch.zeros_like(self.a), tuple(torch.zeros_like(b) for b in self.b))
 
     def add_(self, other: LoraViews) -> None:
         self.a.add_(other.a)
         for mine, theirs in zip(self.b, other.b, strict=True):
             mine.add_(theirs)
+
+
+def views_of(views: list[LoraViews | None] | None, index: int) -> LoraViews | None:
+    """The views for linear `index`; None if there are none at all, or none for it."""
+    return None if views is None else views[index]
 
 
 @dataclass
@@ -74,7 +79,7 @@ class Layout:
     size: int
 
     def views(self, vector: Tensor) -> list[LoraViews | None]:
-        """The views of `vector` [size] for each Linear; None where the adapter has nothing."""
+        """The views of `vector` [size] for each Linear; None if the adapter does not sit on it."""
         views: list[LoraViews | None] = []
         for group, inputs in zip(self.groups, self.inputs, strict=True):
             if group is None:
@@ -94,8 +99,7 @@ class Layout:
 def layout(base: BaseModel, lora: LoraSpec) -> Layout:
     """Lay out an adapter of this shape on this base model.
 
-    Raises:
-        EngineError: the rank is out of bounds or no module is trained.
+    Raises `EngineError` if the rank is out of bounds or no module is trained.
     """
     if not 1 <= lora.rank <= MAX_RANK:
         raise EngineError(f"The LoRA rank is {lora.rank}: expected 1 to {MAX_RANK}.")
@@ -147,7 +151,7 @@ class Adapter:
         return self.layout.views(self.weights.to(self.base.dtype))
 
     def state(self, optimizer: bool) -> AdapterState:
-        """A copy of the weights and, where asked for, of the optimizer's state."""
+        """A copy of the weights and, if asked for, of the optimizer's state."""
         saved = None
         if optimizer:
             saved = {"step": np.array(self.step, dtype=np.int64)}
@@ -159,8 +163,8 @@ class Adapter:
     def load(self, state: AdapterState, optimizer: bool) -> None:
         """Replace the weights; gradients are cleared, the optimizer's state replaced or reset.
 
-        Raises:
-            EngineError: the state is of another base model or shape; nothing is changed.
+        Raises `EngineError` if the state is of another base model or shape; then nothing is
+        changed.
         """
         if state.base_model != self.base.name:
             raise EngineError(
@@ -194,7 +198,7 @@ class Adapter:
 class FrozenAdapter:
     """An adapter to sample from: a copy in the base model's dtype that nothing changes.
 
-    `views` None is the base model itself. `key` orders samplers, so that neighbours share one.
+    `views` None is the base model itself. Samples are sorted by `key`: neighbours share an adapter.
     """
 
     key: str
@@ -203,7 +207,7 @@ class FrozenAdapter:
 
     @staticmethod
     def of(key: str, base: BaseModel, state: AdapterState | None) -> FrozenAdapter:
-        """Raises EngineError if the state does not fit the base model."""
+        """Raises `EngineError` if the state does not fit the base model."""
         if state is None:
             return FrozenAdapter(key)
         where = layout(base, state.lora)
@@ -218,8 +222,7 @@ class FrozenAdapter:
 def _pack(layout: Layout, tensors: dict[str, np.ndarray], prefix: str) -> Tensor:
     """Copy named tensors into one float32 vector.
 
-    Raises:
-        EngineError: a tensor is missing, unexpected or of another shape.
+    Raises `EngineError` if a tensor is missing, unexpected or of another shape.
     """
     found = {name for name in tensors if name.startswith(prefix or "base_model.")}
     expected = {prefix + name for name in layout.names}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 
 def keep_freed() -> None:
     """Have freed blocks up to 32 MB reused instead of handed back to the system.
 
-    Activations come and go thousands of times in a pass; fresh pages for each cost a tenth of it.
-    Each worker keeps its own (an arena shared by all would have them wait for each other, at a
-    twelfth of the time).
+    Activations come and go thousands of times in a pass; fresh pages for each cost a tenth of its
+    time. Each worker keeps its own: if all shared one arena, they would wait for each other, for a
+    twelfth of the time.
     """
     mallopt = _glibc("mallopt")
     if mallopt is not None:
@@ -21,12 +22,12 @@ def keep_freed() -> None:
 
 
 def hand_back() -> None:
-    """Hand what is free now back to the system all the same: after what is not done again."""
+    """Hand what is free now back to the system all the same: after work that is not repeated."""
     malloc_trim = _glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
-def _glibc(name: str):
+def _glibc(name: str) -> Callable[..., int] | None:
     # None with musl, too
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -48,8 +48,7 @@ class Layer:
     down: int
     norm_attn: Tensor
     norm_mlp: Tensor
-    norm_q: Tensor | None  # [head_dim], Qwen3 alone
-    norm_k: Tensor | None
+    norm_qk: tuple[Tensor, Tensor] | None  # [head_dim] each, Qwen3 alone
 
 
 @dataclass(eq=False)
@@ -72,8 +71,8 @@ class BaseModel:
     linears: list[Linear]
     inverse_frequencies: Tensor  # [head_dim / 2], float32
     rope_scaling: float
-    rows_stand_alone: bool | None = None  # what joining.py has found out, once asked
-    one_attention: bool | None = None  # and varlen.py
+    rows_stand_alone: bool | None = None  # see shared_passes.py; None until it has been tried
+    one_attention: bool | None = None  # see varlen.py; None until it has been tried
     _rope: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -95,17 +94,16 @@ class BaseModel:
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU."""
+    """`auto` is the first GPU if there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where that is fast, else float32.
+    """`auto` is bfloat16 if that is fast on `device`, else float32.
 
-    Raises:
-        EngineError: the name is none of auto, float32, bfloat16.
+    Raises `EngineError` if the name is none of auto, float32, bfloat16.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise EngineError(f"dtype is {dtype!r}: expected auto, float32 or bfloat16.")
@@ -117,8 +115,8 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def is_fast_at_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 take less time than in float32.
 
-    By what the processor has and oneDNN takes, not by a stopwatch: what else the machine does when
-    a service starts must not decide about the numbers of its runs.
+    Judged by what the processor has and oneDNN takes, not by a stopwatch: what else the machine
+    does when a service starts must not decide about the numbers of its runs.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from sft.local.engine import head, layer, norm, varlen
 from sft.local.engine.attention import BLOCK, EXPLICIT_TOKENS
 from sft.local.engine.models import BaseModel
-from sft.local.engine.packing import Pack
+from sft.local.engine.packs import Pack
 
 # Above this many bytes of kept activations only each layer's input is kept, and the layer is
 # computed once more in the backward: a third more arithmetic for a small part of the memory.
@@ -18,10 +18,10 @@ KEEP_BYTES = {"cpu": 1 << 30, "cuda": 24 << 30}
 
 def hidden_states(base: BaseModel, pack: Pack, attend: layer.Attend | None = None) -> Tensor:
     """The last normalised hidden states [N, hidden] of a forward alone."""
-    context = context_of(base, pack, keep=False, attend=attend)
+    context = context_of(base, pack, attend)
     x = functional.embedding(pack.tokens, base.embedding)
     for index in range(len(base.layers)):
-        x, _ = layer.forward(context, index, x)
+        x = layer.forward(context, index, x)
     return norm.forward(x, base.norm, base.eps)[0]
 
 
@@ -34,38 +34,35 @@ def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor)
     """Add the gradients of sum(weight * -logprob) to the pack's runs.
 
     Returns:
-        float32 logprobs [N] of the targets; 0.0 where the weight is zero.
+        float32 logprobs [N] of the targets; 0.0 at weight zero.
     """
-    context = context_of(base, pack, keep=True)
+    context = context_of(base, pack)
     recompute = _kept_bytes(base, pack.lengths) > KEEP_BYTES[base.device.type]
     x = functional.embedding(pack.tokens, base.embedding)
     kept: list[layer.Kept | Tensor] = []
+    one: layer.Kept | Tensor  # of the layer at hand
     for index in range(len(base.layers)):
-        context.keep = not recompute
-        y, one = layer.forward(context, index, x)
-        kept.append(x if one is None else one)
-        x = y
+        if recompute:
+            one, x = x, layer.forward(context, index, x)
+        else:
+            x, one = layer.forward_kept(context, index, x)
+        kept.append(one)
     normal, inverse = norm.forward(x, base.norm, base.eps)
     result, dnormal = head.loss_backward(base, normal, targets, weights, pack.runs)
     dx = norm.backward(dnormal, x.float() * inverse, inverse, base.norm)
-    context.keep = True
     for index in reversed(range(len(base.layers))):
         one = kept.pop()
         if isinstance(one, Tensor):
-            one = layer.forward(context, index, one)[1]
+            one = layer.forward_kept(context, index, one)[1]
         dx = layer.backward(context, index, one, dx)
     return result
 
 
-def context_of(
-    base: BaseModel, pack: Pack, keep: bool, attend: layer.Attend | None = None
-) -> layer.Context:
-    """What the layers of a pass over `pack` share."""
+def context_of(base: BaseModel, pack: Pack, attend: layer.Attend | None = None) -> layer.Context:
+    """What the layers of a pass over `pack` share; by default attention within each sequence."""
     cos, sin = base.rope(int(pack.positions.max()) + 1)
-    sequences = varlen.sequences(base, pack) if attend is None else None
-    return layer.Context(
-        base, pack.runs, sequences, cos[pack.positions], sin[pack.positions], keep, attend
-    )
+    attend_to = varlen.sequences(base, pack) if attend is None else attend
+    return layer.Context(base, pack.runs, attend_to, cos[pack.positions], sin[pack.positions])
 
 
 def tokens_kept(base: BaseModel) -> int:
@@ -77,7 +74,7 @@ def _kept_bytes(base: BaseModel, lengths: list[int]) -> int:
     """About how many bytes the backward of a pack keeps."""
     hidden = base.embedding.shape[1]
     heads = 3 * base.heads + 2 * base.kv_heads
-    if base.layers[0].norm_q is not None:
+    if base.layers[0].norm_qk is not None:
         heads += base.heads + base.kv_heads
     inner = 2 * base.linears[base.layers[0].gate_up].modules[0].outputs
     numbers = sum(lengths) * (2 * hidden + heads * base.head_dim + inner)

@@ -11,8 +11,7 @@ from sft.local.engine_api import AdamStep, EngineError
 def check(step: AdamStep) -> None:
     """Refuse values that no optimizer step can have.
 
-    Raises:
-        EngineError: with the name of the value, what it is and what was expected.
+    Raises `EngineError`: the name of the value, what it is and what was expected.
     """
     for name, value, bound, good in (
         ("learning_rate", step.learning_rate, "0 or more", step.learning_rate >= 0),
@@ -35,9 +34,8 @@ def adamw(adapter: Adapter, step: AdamStep) -> dict[str, float]:
     Returns:
         Metrics: the gradient's norm before clipping.
 
-    Raises:
-        EngineError: there is no gradient, or it is not finite; nothing is changed but that a
-            gradient that is not finite is dropped.
+    Raises `EngineError` if there is no gradient, or it is not finite. Then a gradient that is not
+    finite is dropped, and nothing else is changed.
     """
     check(step)
     gradient = adapter.gradient
@@ -54,7 +52,7 @@ def adamw(adapter: Adapter, step: AdamStep) -> dict[str, float]:
         )
     if 0 < step.grad_clip_norm < norm:
         gradient.mul_(step.grad_clip_norm / norm)
-    if adapter.exp_avg is None:
+    if adapter.exp_avg is None or adapter.exp_avg_sq is None:
         adapter.exp_avg = torch.zeros_like(adapter.weights)
         adapter.exp_avg_sq = torch.zeros_like(adapter.weights)
     adapter.step += 1

@@ -1,7 +1,7 @@
 """Prompts: one pass over those of several requests, and what comes of each.
 
-That is its keys and values, its logprobs where they are asked for, and the first token of every
-sample. Prompts are joined where that changes no number, as pieces of training are (`joining`).
+These are its keys and values, its logprobs if they are asked for, and the first token of every
+sample. Which prompts share a pass, `shared_passes` says.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sft.local.engine import attention, head, network, packing, varlen
+from sft.local.engine import attention, head, network, packs, varlen
 from sft.local.engine.cache import Cache
 from sft.local.engine.choosing import Sampler
 from sft.local.engine.lora import FrozenAdapter
 from sft.local.engine.models import BaseModel
-from sft.local.engine.packing import Pack
+from sft.local.engine.packs import Pack
 from sft.local.engine_api import SampleWork
 
 Request = tuple[FrozenAdapter, SampleWork]
@@ -49,15 +49,14 @@ def prefill(
     """Compute the prompts of `requests` in one pass; an answer for each."""
     prompts = [work.prompt for _, work in requests]
     lengths = [len(prompt) for prompt in prompts]
+    bounds = packs.bounds(lengths)
     pack = Pack(
         torch.tensor([token for prompt in prompts for token in prompt], device=base.device),
-        packing.positions(lengths).to(base.device),
+        packs.positions(lengths).to(base.device),
         lengths,
-        [],
+        [adapter.run(*rows) for (adapter, _), rows in zip(requests, bounds, strict=True)],
     )
-    bounds = pack.bounds()
-    pack.runs += [adapter.run(*rows) for (adapter, _), rows in zip(requests, bounds, strict=True)]
-    caches = [Cache(base, length) for length in lengths]
+    caches = [Cache.empty(base, length) for length in lengths]
     sequences = varlen.sequences(base, pack)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

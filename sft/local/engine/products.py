@@ -1,9 +1,9 @@
 """Products with the frozen weights of a `Linear`: forward, and backward to the input's gradient.
 
 Weights are [outputs, inputs], one for each module that reads the same input. oneDNN reorders a
-bfloat16 weight for every product with it: as long as the product itself where x has a few rows, a
-tenth of it where x has a few hundred. `Reordered` has it done once, for each direction. Where the
-processor has no instructions that oneDNN wants for it, `Widened` does without.
+bfloat16 weight for every product with it. That takes as long as the product itself if x has a few
+rows, and a tenth of it if x has a few hundred. `Reordered` has it done once, for each direction. If
+the processor lacks the instructions that oneDNN wants for it, `Widened` does without.
 """
 
 from __future__ import annotations
@@ -101,8 +101,11 @@ class Reordered:
 
 @cache
 def reorders() -> bool:
-    """Whether oneDNN reorders bfloat16 weights on this processor and multiplies with them: tried,
-    since builds of torch differ in where they have it and processors in what it asks of them."""
+    """Whether oneDNN reorders bfloat16 weights on this processor and multiplies with them.
+
+    It is tried: some builds of torch lack it, and it asks for instructions that some processors
+    lack.
+    """
     x = torch.eye(16, dtype=torch.bfloat16)
     try:
         products = Reordered.of(Plain((x, x), (None, None)))
@@ -113,7 +116,7 @@ def reorders() -> bool:
 
 
 def way(device: torch.device, dtype: torch.dtype, parameters: int) -> Callable[[Plain], Products]:
-    """How products with a model of so many parameters in all are made here."""
+    """What makes the products with the weights of a model of so many parameters in all."""
     if device.type == "cpu" and dtype == torch.bfloat16:
         if not reorders():
             return Widened

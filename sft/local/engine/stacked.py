@@ -9,15 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sft.local.engine.lora import LoraViews, Run
+from sft.local.engine.lora import LoraViews, Run, views_of
 
 DEVICES = ("cuda",)  # on a CPU batched products round otherwise than those of each run
 
 
 def alike(index: int, runs: list[Run], device: torch.device) -> bool:
-    """Whether the runs' products on linear `index` can be batched: on a GPU, where that is faster
-    and need not be the same to the bit as run by run. Not where runs add to one gradient: those are
-    of one adapter, whose products are made at once anyway."""
+    """Whether the runs' products on linear `index` can be batched.
+
+    Only on a GPU: there it is faster, and need not be the same to the bit as run by run. Not if
+    runs add to one gradient: those are of one adapter, whose products are made at once anyway.
+    """
     if len(runs) < 2 or device.type not in DEVICES:
         return False
     gradients = [id(run.gradient) for run in runs if run.gradient is not None]
@@ -26,7 +28,7 @@ def alike(index: int, runs: list[Run], device: torch.device) -> bool:
     rows = runs[0].end - runs[0].start
     shapes = set()
     for place, run in enumerate(runs):
-        lora = run.lora[index] if run.lora is not None else None
+        lora = views_of(run.lora, index)
         if lora is None or (run.start, run.end) != (place * rows, (place + 1) * rows):
             return False
         shapes.add(lora.a.shape)
@@ -52,7 +54,7 @@ def backward(
     """Adds to dx [R * T, inputs] and to the runs' gradients."""
     a, bs = _stack(index, runs)
     dz = torch.empty_like(z)
-    gradients = [run.gradient[index] for run in runs if run.gradient is not None]
+    gradients = _present([views_of(run.gradient, index) for run in runs])
     parts = zip(dys, bs, z.chunk(len(bs), dim=-1), dz.chunk(len(bs), dim=-1), strict=True)
     for module, (dy, b, z_part, dz_part) in enumerate(parts):
         dy = _split(dy, runs)
@@ -64,12 +66,16 @@ def backward(
 
 
 def _stack(index: int, runs: list[Run]) -> tuple[Tensor, list[Tensor]]:
-    views: list[LoraViews] = [run.lora[index] for run in runs]
+    views = _present([views_of(run.lora, index) for run in runs])
     modules = range(len(views[0].b))
     return (
         torch.stack([view.a for view in views]),
         [torch.stack([view.b[module] for view in views]) for module in modules],
     )
+
+
+def _present(views: list[LoraViews | None]) -> list[LoraViews]:
+    return [view for view in views if view is not None]
 
 
 def _split(x: Tensor, runs: list[Run]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -18,7 +18,7 @@ from sft.local.engine import memory
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 MAX_WORKERS = 8
-MAX_KERNELS = 200  # of one worker: those of a pass of six pieces (`joining`)
+MAX_KERNELS = 200  # of one worker: those of a pass of six pieces (`shared_passes`)
 MAX_CALLS = 32  # of one worker
 
 
@@ -42,13 +42,13 @@ class Workers:
     def map(self, compute: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """Compute every item, in their order of start; yields answers in order as they come.
 
-        An item starts only when fewer than twice `count` answers wait to be taken, so that what
-        waits is bounded. Gradients are off. An exception comes out where its answer would.
+        An item starts only when fewer than twice `count` answers wait to be taken: what waits is
+        bounded. Gradients are off. An exception is raised in the place of its answer.
         """
-        waiting = []
-        items = iter(items)
+        waiting: list[Future[Answer]] = []
+        left = iter(items)
         while True:
-            for item in items:
+            for item in left:
                 waiting.append(self._pool.submit(_without_gradients, compute, item))
                 if len(waiting) >= 2 * self.count:
                     break
@@ -57,8 +57,8 @@ class Workers:
             yield waiting.pop(0).result()
 
     def beside(self, compute: Callable[[Item], Answer], item: Item) -> Answer:
-        """Compute one item at once, whatever the workers do, with the threads that one of them has:
-        sums over a vector depend on their number."""
+        """Compute one item at once, also while all workers are busy. With as many threads as one of
+        them has: sums over a vector depend on their number."""
         return self._beside.submit(_without_gradients, compute, item).result()
 
 
@@ -70,10 +70,10 @@ def _without_gradients(compute: Callable[[Item], Answer], item: Item) -> Answer:
 def _keep_few_kernels(workers: int) -> None:
     """Bound what oneDNN and torch keep of products of a shape seen before.
 
-    Every length of piece has its own kernels, and in torch's cache working memory as well, of about
-    a megabyte each. Of kernels those of the passes at work suffice (with fewer, each would be made
-    anew for every layer), of the other as many as a step of sampling comes by. Read when the first
-    product is made; a value that the user has set stands.
+    Every length of piece has its own kernels in oneDNN's cache, and in torch's cache working memory
+    as well, of about a megabyte each. Kernels are kept for the passes at work (with fewer, each
+    would be made anew for every layer), working memory for what a step of sampling needs. The
+    variables are read when the first product is made; a value that the user has set stands.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_KERNELS * workers))
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(MAX_CALLS))

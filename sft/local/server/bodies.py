@@ -19,7 +19,7 @@ Message = TypeVar("Message", bound=pydantic.BaseModel)
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, unpacked. Raises HTTPException where it is too large or packed unknown."""
+    """The body, unpacked. Raises `HTTPException` if it is too large or packed in an unknown way."""
     too_large = HTTPException(413, f"the body is larger than {LARGEST_BODY} bytes")
     parts, size = [], 0
     async for part in request.stream():
@@ -50,7 +50,7 @@ def _unpack(body: bytes) -> bytes:
 
 
 async def read_message(request: Request, kind: type[Message]) -> Message:
-    """The body as one of the SDK's types. Raises BadRequest with what is wrong where."""
+    """The body as one of the SDK's types. Raises `BadRequest`, which names each wrong field."""
     try:
         return kind.model_validate_json(await read_body(request))
     except pydantic.ValidationError as error:

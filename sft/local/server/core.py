@@ -1,8 +1,8 @@
 """The service without HTTP: each request of the SDK becomes an entry in some queue.
 
 Every method here is called on the event loop and returns at once. Ids are derived from what the
-client counts itself (`SESSION:train:MODEL_SEQ_ID`, `MODEL:SEQ_ID`), so that a repeated request is
-recognised by its id alone, for as long as its session lives, and answered with it.
+client counts itself (`SESSION:train:MODEL_SEQ_ID`, `MODEL:SEQ_ID`). So a repeated request is
+recognised by its id alone, as long as its session lives, and answered with that id.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import contextlib
 import itertools
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 from tinker import types
 from tinker.proto import tinker_public_pb2 as pb
 
 from sft.local.engine_api import Engine, EngineError, LoraSpec, ModelInfo, TrainingSequence
 from sft.local.server import operations, wire
+from sft.local.server.backend import Backend
 from sft.local.server.futures import Futures
 from sft.local.server.queues import Model, Operation, Request, Sampler, Snapshot
-from sft.local.server.sampling import SampleRequest, Sampling
+from sft.local.server.sampling import LoadedSamplers, SampleRequest, Sampling
 from sft.local.server.scheduler import Scheduler
 from sft.local.server.sessions import Session, Sessions
 from sft.local.server.store import Store
-from sft.local.server.threads import Threads
 
 GAP_SECONDS = 600.0  # how long a model's requests wait for one that was lost
 JANITOR_SECONDS = 5.0
@@ -44,25 +45,19 @@ class Core:
         session_timeout: float = 300.0,
         futures: Futures | None = None,
     ):
-        self.engine = engine
         self.store = store
-        self.threads = Threads()
+        self.backend = Backend(engine, store)
         self.futures = futures or Futures()
         self.sessions = Sessions(self._release, timeout=session_timeout)
         self.infos: dict[str, ModelInfo] = {info.name: info for info in engine.models()}
-        self._busy = asyncio.Lock()
-        self.scheduler = scheduler(
-            engine, store, self.futures, self.threads, self._busy, self.sessions.models
-        )
-        self.sampling = Sampling(
-            engine, store, self.futures, self.threads, self._busy,
-            self._samplers, self.scheduler.trained_tokens,
-        )  # fmt: skip
-        self.scheduler.add_snapshot = self.sampling.add_snapshot
+        loaded = LoadedSamplers(self.backend, self.sessions.samplers)
+        self.scheduler = scheduler(self.backend, self.futures, loaded, self.sessions.models)
+        trained_tokens = self.scheduler.trained_tokens
+        self.sampling = Sampling(self.backend, self.futures, loaded, trained_tokens)
         self._tasks: set[asyncio.Task] = set()
 
     @contextlib.asynccontextmanager
-    async def running(self):
+    async def running(self) -> AsyncIterator[None]:
         """Serves within; on leaving, what was handed to the disk is finished."""
         for loop in (self.scheduler.run, self.sampling.run, self._clean):
             self._spawn(_again_and_again(loop))
@@ -71,14 +66,14 @@ class Core:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.to_thread(self.threads.close)
+            await asyncio.to_thread(self.backend.close)
 
     # Models --------------------------------------------------------------------------------
 
     def create_model(self, request: types.CreateModelRequest) -> types.UntypedAPIFuture:
         return self._open_model(
-            request, request.base_model, operations.lora_spec(request),
-            "create_model", operations.create(request, self.infos),
+            self.sessions.get(request.session_id), request, request.base_model,
+            operations.lora_spec(request), "create_model", operations.create(request, self.infos),
         )  # fmt: skip
 
     def compute(
@@ -120,7 +115,8 @@ class Core:
         operation = operations.load(request, self.infos)
         if request.session_id is not None and request.model_seq_id is not None:
             base_model = request.base_model or ""  # the checkpoint's, once it has been read
-            return self._open_model(request, base_model, None, "load_weights", operation)
+            session = self.sessions.get(request.session_id)
+            return self._open_model(session, request, base_model, None, "load_weights", operation)
         if request.model_id is None:
             raise wire.BadRequest("expected model_id and seq_id, or session_id and model_seq_id")
         return self._submit(request.model_id, request.seq_id, "load_weights", operation)
@@ -128,7 +124,7 @@ class Core:
     def get_info(self, model_id: str) -> types.GetInfoResponse:
         model = self.sessions.model(model_id)
         info = self.infos.get(model.base_model)
-        if not model.is_created or info is None:
+        if not model.is_created or model.lora is None or info is None:
             raise wire.BadRequest(f"model {model_id} was not created: {model.broken or 'not yet'}")
         data = types.ModelData(model_name=info.name, tokenizer_id=info.tokenizer_id)
         return types.GetInfoResponse(
@@ -143,6 +139,7 @@ class Core:
 
     def _open_model(
         self,
+        session: Session,
         request: types.CreateModelRequest | types.LoadWeightsRequest,
         base_model: str,
         lora: LoraSpec | None,
@@ -150,7 +147,6 @@ class Core:
         operation: Operation,
     ) -> types.UntypedAPIFuture:
         """A new model with its first request, of seq_id 0."""
-        session = self.sessions.get(request.session_id)
         model_id = f"{session.session_id}:train:{request.model_seq_id}"
         if model_id not in session.models:
             metadata = request.user_metadata
@@ -217,9 +213,6 @@ class Core:
         ids = [f"{request_id}:{index}" for index in range(request.num_samples)]
         return types.UntypedAPIFuture(request_id=request_id, sample_sequence_ids=ids)
 
-    def _samplers(self) -> list[Sampler]:
-        return [sampler for session in self.sessions.all() for sampler in session.samplers.values()]
-
     # Housekeeping --------------------------------------------------------------------------
 
     def end_all(self, message: str) -> None:
@@ -228,19 +221,22 @@ class Core:
             self.sessions.end(session.session_id, message)
 
     def _release(self, session: Session, message: str) -> None:
-        """What a session held goes once the cycle that may be using it is over."""
+        """Frees what a session held, once the cycle that may be using it is over."""
         self.futures.end_session(session.session_id, message)
         for sampler in session.samplers.values():
             sampler.is_closed = True
         self._spawn(self._drop(list(session.models), list(session.samplers)))
 
     async def _drop(self, models: list[str], samplers: list[str]) -> None:
-        async with self._busy:
-            jobs: list[tuple[Callable, str]] = [(self.engine.drop_adapter, m) for m in models]
-            jobs += [(self.engine.drop_sampler, sampler) for sampler in samplers]
+        engine = self.backend.engine
+        async with self.backend.busy:
+            jobs: list[tuple[Callable[[str], None], str]] = [
+                (engine.drop_adapter, m) for m in models
+            ]
+            jobs += [(engine.drop_sampler, sampler) for sampler in samplers]
             for call, name in jobs:
                 with contextlib.suppress(EngineError):
-                    await self.threads.compute(call, name)
+                    await self.backend.compute(call, name)
 
     async def _clean(self) -> None:
         for round_number in itertools.count():
@@ -255,7 +251,7 @@ class Core:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(self.store.expire)
 
-    def _spawn(self, coroutine) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -22,7 +22,7 @@ class Reply:
     media_type: str = "application/json"
 
     @staticmethod
-    def of(**values) -> Reply:
+    def of(**values: object) -> Reply:
         return Reply(json.dumps(values, allow_nan=False).encode())
 
     @staticmethod
@@ -40,9 +40,14 @@ class Future:
     done: asyncio.Event = field(default_factory=asyncio.Event)
     fetched: float | None = None  # when first
 
+    @property
+    def size(self) -> int:
+        """Bytes of the result, 0 while there is none."""
+        return 0 if self.reply is None else len(self.reply.body)
+
 
 class UnknownRequest(Exception):
-    """No such request, or its result is no longer kept."""
+    """There is no such request, or its result is no longer kept."""
 
 
 class Futures:
@@ -84,8 +89,7 @@ class Futures:
     async def fetch(self, request_id: str, timeout: float) -> Reply | None:
         """The result, or None if it takes longer than `timeout` seconds.
 
-        Raises:
-            UnknownRequest: there is no such request.
+        Raises `UnknownRequest`.
         """
         future = self._futures.get(request_id)
         if future is None:
@@ -125,4 +129,4 @@ class Futures:
 
     def _forget(self, future: Future) -> None:
         del self._futures[future.request_id]
-        self._bytes -= len(future.reply.body)
+        self._bytes -= future.size

@@ -18,9 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tinker import types
 from tinker.types.try_again_response import TryAgainResponse
 
+from sft.local.engine_api import TrainingSequence
 from sft.local.server import rest, wire
 from sft.local.server.bodies import answer, read_body, read_message
 from sft.local.server.core import Core
@@ -32,7 +34,10 @@ LONGEST_POLL = 40.0  # seconds; the SDK hangs up after 45
 MOST_SAMPLES = 64  # under way at once, of one sampling client
 
 
-def make_app(core: Core, key: str) -> Callable:
+Refusal = Callable[[Request, Exception], Awaitable[Response]]
+
+
+def make_app(core: Core, key: str) -> ASGIApp:
     """The ASGI application; every request must bring `key`, as X-API-Key or as a bearer token."""
     handlers = Handlers(core)
     posts = {
@@ -58,7 +63,7 @@ def make_app(core: Core, key: str) -> Callable:
     }
     routes = [Route(f"/api/v1/{path}", call, methods=["POST"]) for path, call in posts.items()]
     routes += rest.routes(core)
-    errors = {
+    errors: dict[type[Exception], Refusal] = {
         HTTPException: _refuse_http,
         wire.BadRequest: _refuse(422),
         StoreError: _refuse(404),
@@ -76,11 +81,11 @@ class Guard:
     minutes, and get the same.
     """
 
-    def __init__(self, app: Callable, key: str):
+    def __init__(self, app: ASGIApp, key: str):
         self.app = app
         self._key = key.encode()
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         app = self.app
@@ -147,9 +152,10 @@ class Handlers:
         return answer(self._core.get_info(message.model_id))
 
     async def forward_backward(self, request: Request) -> Response:
-        """Data that do not fit fail in their turn, so that no seq_id is left open."""
+        """Data that do not fit fail in their turn: no seq_id is left open."""
         message = await asyncio.to_thread(wire.parse_training, await read_body(request))
         longest = self._core.longest(message.model_id)
+        sequences: list[TrainingSequence] | wire.BadRequest
         try:
             sequences = await asyncio.to_thread(wire.training_sequences, message, longest)
         except wire.BadRequest as error:
@@ -197,7 +203,7 @@ class Handlers:
 
     async def retrieve_future(self, request: Request) -> Response:
         """The result as soon as there is one. A 408 says "ask again", and the SDK does so
-        silently, where it logs a warning for each `try_again` answer."""
+        silently; for each `try_again` answer it would log a warning."""
         message = await read_message(request, types.FutureRetrieveRequest)
         try:
             reply = await self._core.futures.fetch(message.request_id, LONGEST_POLL)
@@ -217,14 +223,15 @@ class Handlers:
         return JSONResponse({})
 
 
-def _refuse(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+def _refuse(status: int) -> Refusal:
     async def refuse(request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": str(error)}, status)
 
     return refuse
 
 
-async def _refuse_http(request: Request, error: HTTPException) -> Response:
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # starlette calls it for no other
     detail = error.detail
     if error.status_code in (404, 405):
         detail = f"the local service does not serve {request.method} {request.url.path}"

@@ -43,7 +43,7 @@ def _create_lora(lora: LoraSpec | None) -> Operation:
     elif not (lora.train_attn or lora.train_mlp or lora.train_unembed):
         wrong = "lora_config trains nothing: set train_attn, train_mlp or train_unembed"
     else:
-        return Create()
+        return Create(lora)
     return Refused(wrong, breaks=True)
 
 

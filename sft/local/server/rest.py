@@ -138,7 +138,7 @@ class Rest:
             last = "last_checkpoint" if checkpoint.kind == "weights" else "last_sampler_checkpoint"
             run.setdefault(last, _checkpoint(checkpoint))
         for model in self._core.sessions.models():
-            if model.is_created:
+            if model.is_created and model.lora is not None:
                 found.setdefault(model.model_id, {}).update(
                     base_model=model.base_model, lora_rank=model.lora.rank,
                     last_request_time=_time(model.last_request),

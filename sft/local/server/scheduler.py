@@ -1,8 +1,9 @@
 """Training in clock cycles: what every model has queued is taken and computed together.
 
 A cycle starts as soon as something is queued. It takes the head of each model's queue, calls
-`engine.run` once with the work and the optimizer steps of all, then sees to the saves right behind.
-A failed request fails those that depend on it, until a state is loaded; nobody else.
+`engine.run` once with the work and the optimizer steps of all, then does the saves right behind.
+A failed request fails the later ones of its model, until a state is loaded; those of other models
+go on.
 """
 
 from __future__ import annotations
@@ -10,51 +11,55 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
-from sft.local.engine_api import AdamStep, AdapterState, Answers, Engine, EngineError, Work
+from sft.local.engine_api import (
+    AdamStep,
+    AdapterState,
+    Answers,
+    EngineError,
+    LoraSpec,
+    Work,
+)
 from sft.local.server import wire
+from sft.local.server.backend import Backend
 from sft.local.server.futures import Futures, Reply
 from sft.local.server.queues import (
     Create,
     Load,
     Model,
+    Operation,
     Refused,
     Request,
-    Sampler,
     Save,
     Slice,
     Snapshot,
 )
-from sft.local.server.store import Store, StoreError, unwritable
-from sft.local.server.threads import Threads
+from sft.local.server.sampling import LoadedSamplers
+from sft.local.server.store import StoreError, unwritable
 
 MOST_WRITES = 4  # states waiting for the disk; each is a copy in memory
 
 
 class Scheduler:
-    """`models` are those alive. `busy` is held for a cycle: it goes to the sampling beside training
-    in turns. `add_snapshot` is to be set to what takes the state of a snapshot."""
+    """`models` are those alive; `samplers` takes the snapshots."""
 
-    add_snapshot: Callable[[Sampler, AdapterState], Awaitable[None]]
     most_writes = MOST_WRITES
 
     def __init__(
         self,
-        engine: Engine,
-        store: Store,
+        backend: Backend,
         futures: Futures,
-        threads: Threads,
-        busy: asyncio.Lock,
+        samplers: LoadedSamplers,
         models: Callable[[], list[Model]],
     ):
         self.cycle = 0  # how many have begun
-        self._busy = busy
-        self._engine = engine
-        self._store = store
+        self._backend = backend
+        self._engine = backend.engine
         self._futures = futures
-        self._threads = threads
+        self._samplers = samplers
         self._models = models
         self._queued = asyncio.Event()
         self._trained_tokens = 0
@@ -75,7 +80,7 @@ class Scheduler:
         while True:
             await self._wait()
             self.cycle += 1
-            async with self._busy:
+            async with self._backend.busy:
                 if await self._run_cycle():
                     self.wake()
 
@@ -137,26 +142,26 @@ class Scheduler:
                 self._fail(model, request, result, breaks=request.operation.backward)
             else:
                 self._futures.resolve(request.request_id, wire.training_reply(result))
-        for (model, request), result in zip(steps, answers.steps, strict=True):
-            if not self._may_run(model, request):
+        for (model, stepped), taken in zip(steps, answers.steps, strict=True):
+            if not self._may_run(model, stepped):
                 continue  # its gradient has failed just now
-            if isinstance(result, EngineError):
-                self._fail(model, request, result, breaks=True)
+            if isinstance(taken, EngineError):
+                self._fail(model, stepped, taken, breaks=True)
             else:
                 # JSON has no word for what a diverged step measures.
-                finite = {name: value for name, value in result.items() if math.isfinite(value)}
-                self._futures.resolve(request.request_id, Reply.of(metrics=finite))
+                finite = {name: value for name, value in taken.items() if math.isfinite(value)}
+                self._futures.resolve(stepped.request_id, Reply.of(metrics=finite))
 
     async def _run(self, work: list[Work], steps: list[AdamStep]) -> Answers:
-        """One result or EngineError for each, also where the call fails as a whole."""
+        """One result or `EngineError` for each, also if the call fails as a whole."""
         try:
-            return await self._threads.compute(self._engine.run, work, steps)
+            return await self._backend.compute(self._engine.run, work, steps)
         except EngineError as error:
             return Answers([error] * len(work), [error] * len(steps))
 
     # What creates, loads and saves ---------------------------------------------------------
 
-    async def _control(self, model: Model, requests: list[Request]) -> None:
+    async def _control(self, model: Model, requests: Sequence[Request[Operation]]) -> None:
         for request in requests:
             operation = request.operation
             breaks = not isinstance(operation, Save | Snapshot)
@@ -169,12 +174,12 @@ class Scheduler:
             except EngineError as error:
                 self._fail(model, request, error, breaks)
 
-    async def _control_one(self, model: Model, request: Request) -> None:
+    async def _control_one(self, model: Model, request: Request[Operation]) -> None:
         operation = request.operation
         if isinstance(operation, Refused):
             raise EngineError(operation.message)
         elif isinstance(operation, Create):
-            await self._create(model, model.lora)
+            await self._create(model, operation.lora)
             reply = Reply.of(model_id=model.model_id, type="create_model")
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Load):
@@ -183,25 +188,25 @@ class Scheduler:
             reply = Reply.of(path=path, model_id=model_id, type="load_weights")
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Snapshot):
-            state = await self._threads.compute(self._engine.state, model.model_id, False)
-            await self.add_snapshot(operation.sampler, state)
+            state = await self._backend.compute(self._engine.state, model.model_id, False)
+            await self._samplers.add_snapshot(operation.sampler, state)
             sampler_id = operation.sampler.sampler_id
             reply = Reply.of(sampling_session_id=sampler_id, type="save_weights_for_sampler")
             self._futures.resolve(request.request_id, reply)
         elif isinstance(operation, Save):
             optimizer = operation.path.kind == "weights"
-            state = await self._threads.compute(self._engine.state, model.model_id, optimizer)
-            self._begin_write(model, request, state)
+            state = await self._backend.compute(self._engine.state, model.model_id, optimizer)
+            self._begin_write(model, request, operation, state)
 
-    async def _create(self, model: Model, lora) -> None:
+    async def _create(self, model: Model, lora: LoraSpec) -> None:
         create = self._engine.create_adapter
-        await self._threads.compute(create, model.model_id, model.base_model, lora)
+        await self._backend.compute(create, model.model_id, model.base_model, lora)
         model.is_created = True
 
     async def _load(self, model: Model, load: Load) -> None:
-        if load.error is not None:
-            raise EngineError(load.error)
-        state, load.state = load.state, None
+        state, load.found = load.found, None  # not kept in memory beside the adapter
+        if not isinstance(state, AdapterState):
+            raise EngineError(str(state))
         if load.optimizer and state.optimizer is None:
             raise EngineError(f"{load.path} holds no optimizer state: load its weights alone")
         if load.creates:
@@ -209,26 +214,27 @@ class Scheduler:
             model.lora = state.lora
             state = replace(state, base_model=model.base_model)
             await self._create(model, state.lora)
-        await self._threads.compute(self._engine.load, model.model_id, state, load.optimizer)
+        await self._backend.compute(self._engine.load, model.model_id, state, load.optimizer)
         model.broken = None
 
     def _begin_read(self, load: Load) -> None:
         async def read() -> None:
             try:
-                load.state = await reading
+                load.found = await reading
             except StoreError as error:
-                load.error = str(error)
-            load.is_read = True
+                load.found = error
 
         if not load.is_reading:
             load.is_reading = True
-            reading = self._threads.write(self._store.read, load.path, load.optimizer)
+            reading = self._backend.on_disk(self._backend.store.read, load.path, load.optimizer)
             self._keep(self._reads, read())
 
-    def _begin_write(self, model: Model, request: Request, state: AdapterState) -> None:
-        save: Save = request.operation
-        writing = self._threads.write(
-            self._store.write, save.path, state,
+    def _begin_write(
+        self, model: Model, request: Request[Operation], save: Save, state: AdapterState
+    ) -> None:
+        store = self._backend.store
+        writing = self._backend.on_disk(
+            store.write, save.path, state,
             ttl_seconds=save.ttl_seconds, user_metadata=save.user_metadata,
             run_metadata=model.user_metadata, overwrite=save.overwrite,
         )  # fmt: skip
@@ -240,8 +246,8 @@ class Scheduler:
                 self._futures.fail(request.request_id, str(error))
             except Exception as error:
                 # Of the disk, by safetensors' own errors too. It will come again until somebody
-                # mends it, so that the client is not told to try again.
-                message = unwritable(save.path, self._store.root, error)
+                # mends it: the client is not told to try again.
+                message = unwritable(save.path, store.root, error)
                 self._futures.fail(request.request_id, message)
             else:
                 reply = Reply.of(path=str(save.path), type=request.kind)
@@ -249,7 +255,7 @@ class Scheduler:
 
         self._keep(self._writes, write())
 
-    def _keep(self, tasks: set[asyncio.Task], coroutine) -> None:
+    def _keep(self, tasks: set[asyncio.Task], coroutine: Coroutine[Any, Any, None]) -> None:
         """Run `coroutine` as one of `tasks`; the next cycle begins once it is none of them."""
 
         def ended(task: asyncio.Task) -> None:
@@ -262,7 +268,7 @@ class Scheduler:
 
     # What fails ----------------------------------------------------------------------------
 
-    def _may_run(self, model: Model, request: Request) -> bool:
+    def _may_run(self, model: Model, request: Request[Operation]) -> bool:
         """Fails the request instead if one that it depends on has failed."""
         if model.broken is not None:
             self._futures.fail(
@@ -278,7 +284,9 @@ class Scheduler:
             self._futures.fail(request.request_id, message, user=False)
         part.model.broken = part.model.broken or EngineError(message, user=False)
 
-    def _fail(self, model: Model, request: Request, error: EngineError, breaks: bool) -> None:
+    def _fail(
+        self, model: Model, request: Request[Operation], error: EngineError, breaks: bool
+    ) -> None:
         self._futures.fail(request.request_id, error.message, error.user)
         if breaks and model.broken is None:
             reason = f"{request.kind} (request {request.seq_id}): {error.message.rstrip('.')}"

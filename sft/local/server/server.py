@@ -3,9 +3,10 @@
 ROOT/server.lock is held for life: a root has one service at most. ROOT/service.json (readable by
 its owner alone) says where it listens and with which key, from when it is ready until it ends.
 With `until_unused`, the service ends when the last process that holds a shared lock on
-ROOT/users.lock is gone, however it went: the kernel lets go of a dead process's locks. Signals end
-it no sooner, for a scheduler sends them to every process of a job, and a run that was told to end
-still saves here. A service by hand ends at each of them, with all that was to be saved on disk.
+ROOT/users.lock is gone. How that process ended does not matter: the kernel lets go of its locks.
+Signals do not end such a service sooner: a scheduler sends them to every process of a job, and a
+run that was told to end still saves here. A service that was started by hand ends at each of them,
+after all that was to be saved is on disk.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from sft.local.server.core import Core
 from sft.local.server.http import make_app
 
 GRACE_SECONDS = 2  # for answers under way when the service ends
-KEEP_ALIVE_SECONDS = 30  # more than httpx keeps idle connections, less than piles them up
-MOST_FILES = 65536  # open at once, connections included, where the system allows it
+KEEP_ALIVE_SECONDS = 30  # longer than httpx keeps idle connections, too short to pile them up
+MOST_FILES = 65536  # open at once, connections included, if the system allows it
 LOCK_TRIES = 10
 BACKLOG = 1024  # connections that wait to be accepted
 
@@ -56,7 +57,7 @@ class Announcement:
 class Ending:
     """How to end the process: at once, until `serve` has something to see to first."""
 
-    end: Callable[[], None] = lambda: os._exit(0)
+    end: Callable[[], object] = lambda: os._exit(0)
 
     def when_unused(self, root: Path) -> None:
         """Ends once nobody holds ROOT/users.lock, which from then on stays locked."""
@@ -71,7 +72,7 @@ class Ending:
 
 @contextlib.contextmanager
 def root_lock(root: Path) -> Iterator[None]:
-    """Raises CannotServe while another service has the root."""
+    """Raises `CannotServe` while another service has the root."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "server.lock", "w") as file:
         for _ in range(LOCK_TRIES):  # a harness that looks whether it is free holds it briefly
@@ -97,7 +98,7 @@ def allow_many_connections() -> None:
 
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket; port 0 takes a free one. Raises CannotServe."""
+    """A bound socket; port 0 takes a free one. Raises `CannotServe`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named because asyncio turns Nagle's delay off (40 ms an answer) only then.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:
@@ -153,8 +154,9 @@ async def serve(
 class _Server(uvicorn.Server):
     """Leaves signals to `serve`."""
 
-    def capture_signals(self):
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 @contextlib.contextmanager

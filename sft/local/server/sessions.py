@@ -52,7 +52,7 @@ class Sessions:
         return session
 
     def get(self, session_id: str) -> Session:
-        """Also a sign of life. Raises Gone."""
+        """Also a sign of life. Raises `Gone`."""
         session = self._sessions.get(session_id)
         if session is None:
             raise Gone(
@@ -68,15 +68,18 @@ class Sessions:
     def models(self) -> list[Model]:
         return [model for session in self._sessions.values() for model in session.models.values()]
 
+    def samplers(self) -> list[Sampler]:
+        return [one for session in self._sessions.values() for one in session.samplers.values()]
+
     def model(self, model_id: str) -> Model:
-        """The id begins with that of its session. Raises Gone."""
+        """The id begins with that of its session. Raises `Gone`."""
         session = self.get(model_id.split(":")[0])
         if model_id not in session.models:
             raise Gone(f"there is no model {model_id} in session {session.session_id}")
         return session.models[model_id]
 
     def sampler(self, sampler_id: str) -> Sampler:
-        """Raises Gone."""
+        """Raises `Gone`."""
         session = self.get(sampler_id.split(":")[0])
         if sampler_id not in session.samplers:
             raise Gone(f"there is no sampler {sampler_id} in session {session.session_id}")

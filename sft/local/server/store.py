@@ -139,8 +139,8 @@ class Store:
     ) -> Checkpoint:
         """On return the checkpoint is complete and synced; on an error there is nothing of it.
 
-        Raises:
-            StoreError: the name is taken and `overwrite` is False, or the TTL is out of bounds.
+        Raises `StoreError` if the name is taken and `overwrite` is False, or the TTL (in seconds)
+        is out of bounds.
         """
         check_ttl(ttl_seconds)
         with self._lock:
@@ -177,7 +177,7 @@ class Store:
             return meta[0]
 
     def get(self, path: CheckpointPath) -> Checkpoint:
-        """Raises StoreError where there is none, or none whole, or it has expired."""
+        """Raises `StoreError` if there is none, or it is not whole, or it has expired."""
         checkpoint = self._alive(path)
         if checkpoint is None:
             with self._lock:  # an overwrite may just be between its two renames
@@ -189,7 +189,10 @@ class Store:
         return checkpoint
 
     def read(self, path: CheckpointPath, optimizer: bool = False) -> AdapterState:
-        """The saved state; its optimizer is None where none was saved or asked for."""
+        """The saved state; its optimizer is None if none was saved or asked for.
+
+        Raises `StoreError`.
+        """
         with self._lock:
             checkpoint, folder = self.get(path), self.folder(path)
             moments = None
@@ -251,7 +254,7 @@ class Store:
         return None if checkpoint is None or self._expired(checkpoint) else checkpoint
 
     def _whole(self, path: CheckpointPath) -> Checkpoint | None:
-        """None where the folder is missing, or some file of it is or has another size."""
+        """None if the folder is missing, or a file of it is missing or has another size."""
         folder = self.folder(path)
         try:
             checkpoint = Checkpoint.from_json((folder / _META).read_bytes())

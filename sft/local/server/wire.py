@@ -1,7 +1,7 @@
 """The SDK's messages to and from the engine's plain values.
 
-Requests are decoded into what engine_api.py describes and checked on the way: whatever the engine
-is handed is well-formed, and what is not is a `BadRequest` with a sentence. Results become the
+Requests are decoded into what engine_api.py describes and checked on the way: the engine gets
+nothing that is malformed. What is malformed raises `BadRequest` with a sentence. Results become the
 protobuf messages and JSON that the SDK's proto/response_conv.py and types read.
 """
 
@@ -35,7 +35,7 @@ class BadRequest(Exception):
 
 
 def parse_training(body: bytes) -> pb.ForwardBackwardRequest:
-    """A forward or forward_backward request, its data not yet looked at."""
+    """A forward or forward_backward request, its data not yet checked. Raises `BadRequest`."""
     message = pb.ForwardBackwardRequest()
     try:
         message.ParseFromString(body)
@@ -47,7 +47,10 @@ def parse_training(body: bytes) -> pb.ForwardBackwardRequest:
 def training_sequences(
     message: pb.ForwardBackwardRequest, max_context_length: int
 ) -> list[TrainingSequence]:
-    """Raises BadRequest for another loss than cross_entropy and for data that do not fit it."""
+    """The data of a request.
+
+    Raises `BadRequest` if the loss is not cross_entropy, or the data do not fit it.
+    """
     if message.loss_fn != "cross_entropy":
         raise BadRequest(
             f"loss_fn is {message.loss_fn!r}: the local service computes cross_entropy only "
@@ -62,7 +65,9 @@ def training_sequences(
 
 
 def _training_sequence(datum: pb.Datum, where: str, longest: int) -> TrainingSequence:
-    tokens = np.concatenate([_chunk_tokens(chunk, where) for chunk in datum.model_input] or [[]])
+    tokens = np.concatenate(
+        [_chunk_tokens(chunk, where) for chunk in datum.model_input] or [np.array([])]
+    )
     inputs = datum.loss_fn_inputs
     if unknown := sorted(set(inputs) - {"target_tokens", "weights"}):
         raise BadRequest(f"{where}: cross_entropy takes target_tokens and weights, not {unknown}")
@@ -197,7 +202,7 @@ def _refuse_unserved(request: types.SampleRequest) -> None:
 
 
 def _stops(stop: str | Sequence[str] | Sequence[int] | None) -> tuple[list[str], list[list[int]]]:
-    entries = [stop] if isinstance(stop, str) else list(stop or [])
+    entries: list[str | int] = [stop] if isinstance(stop, str) else [*(stop or [])]
     strings = [entry for entry in entries if isinstance(entry, str)]
     if "" in strings:
         raise BadRequest("a stop string is empty")

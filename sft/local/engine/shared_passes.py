@@ -1,28 +1,26 @@
-"""Pieces of several requests, or their prompts, joined into passes over the base model.
+"""Which pieces of several requests, or which prompts, share one pass over the base model.
 
 A pass has costs of its own: it reads every weight, makes kernels for its number of rows and calls
-each of them. Joined pieces share it. Each sequence still goes through its own adapter, and the
-gradients and losses of each piece are its own in shape and order; only products with weights (those
-of the base model, and of the adapter where neighbours have the same one) and what is computed row
-by row run over many rows at once.
+each of them. Joined pieces share these costs. Each sequence still goes through its own adapter, and
+the gradients and losses of each piece are its own in shape and order. Only two things run over many
+rows at once: products with weights (those of the base model, and those of the adapter if neighbours
+have the same one), and what is computed row by row.
 
-On a GPU numbers then agree to rounding. On a CPU they must not change by a bit, so pieces are
-joined only where a row does not depend on those beside it: from 64 rows up, in matrices a multiple
-of 64 wide (the remainder of a vector loop rounds in other ways), by workers of one thread (more
-would divide the rows by their number), and where a trial on this very processor says so.
+On a GPU numbers then agree to rounding. On a CPU they must not change by a bit. So there pieces are
+joined only if a row does not depend on those beside it: from 64 rows up, in matrices a multiple of
+64 wide (the remainder of a vector loop rounds in other ways), by workers of one thread (more would
+divide the rows by their number), and if a trial on this very processor says so.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
-from sft.local.engine import layer, network, packing
+from sft.local.engine import layer, network, packs
 from sft.local.engine.lora import Adapter, Run
 from sft.local.engine.models import BaseModel
-from sft.local.engine.passes import SMALLEST_PIECE, Piece, budget
+from sft.local.engine.pieces import SMALLEST_PIECE, Piece, most_tokens
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import LoraSpec
 
@@ -37,7 +35,7 @@ TRIAL = (64, 101, 83)  # rows of the sequences that are computed alone and toget
 def join(queue: list[Piece], workers: Workers) -> list[list[Piece]]:
     """Divide pieces into passes of one base model and one direction each.
 
-    About in their order, so that one adapter after another is done.
+    About in their order: one adapter after another is done.
     """
     passes: list[list[int]] = []
     joined: dict[tuple[int, bool], list[int]] = {}
@@ -51,22 +49,22 @@ def join(queue: list[Piece], workers: Workers) -> list[list[Piece]]:
     return [[queue[place] for place in one] for one in sorted(passes)]
 
 
-def prompts(base: BaseModel, lengths: list[int], workers: Workers) -> list[list[int]]:
+def join_prompts(base: BaseModel, lengths: list[int], workers: Workers) -> list[list[int]]:
     """Divide prompts of these lengths into passes over `base`; returns the places in each."""
     joined = [place for place, length in enumerate(lengths) if may_be_joined(base, length, workers)]
     passes = [[place] for place in range(len(lengths)) if place not in set(joined)]
     if joined:
         chosen = [lengths[place] for place in joined]
         most = _most(base, sum(chosen), len(chosen))
-        packs = packing.split(chosen, most, workers.count, SMALLEST_PIECE)
-        passes += [[joined[index] for index in pack] for pack in packs]
+        groups = packs.even_groups(chosen, most, workers.count, SMALLEST_PIECE)
+        passes += [[joined[index] for index in group] for group in groups]
     return sorted(passes)
 
 
 def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[int]]:
-    """Passes of about the same size, so that the workers end together.
+    """Passes of about the same size: the workers shall end together.
 
-    Of whole requests where that is as even: their pieces share some products.
+    Of whole requests if that is about as even: their pieces share some products.
     """
     base = queue[places[0]].adapter.base
     most = _most(base, sum(queue[place].tokens for place in places), len(places))
@@ -81,8 +79,8 @@ def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[in
 
     def passes(units: list[list[int]]) -> list[list[int]]:
         sizes = [sum(queue[place].tokens for place in unit) for unit in units]
-        packs = packing.split(sizes, most, workers, SMALLEST_PIECE)
-        return [[place for index in pack for place in units[index]] for pack in packs]
+        groups = packs.even_groups(sizes, most, workers, SMALLEST_PIECE)
+        return [[place for index in group for place in units[index]] for group in groups]
 
     def longest(passes: list[list[int]]) -> int:
         return max(sum(queue[place].tokens for place in one) for one in passes)
@@ -94,7 +92,7 @@ def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[in
 
 def _most(base: BaseModel, tokens: int, pieces: int) -> int:
     """How many tokens a pass may have, of so many in so many pieces."""
-    most = budget(base, PASS_TOKENS)
+    most = most_tokens(base, PASS_TOKENS)
     return min(most, MOST_PIECES * tokens // pieces) if base.device.type == "cpu" else most
 
 
@@ -112,7 +110,7 @@ def may_be_joined(base: BaseModel, tokens: int, workers: Workers) -> bool:
 def rows_stand_alone(base: BaseModel) -> bool:
     """Whether a layer's rows come out the same bit for bit, forward and backward, in a larger pack.
 
-    To be called where passes are computed: with the same number of threads.
+    To be called by a worker, as passes are: with the same number of threads.
     """
     modules = [module for linear in base.linears[:-1] for module in linear.modules]
     if any(module.inputs % WIDTH or module.outputs % WIDTH for module in modules):
@@ -123,10 +121,9 @@ def rows_stand_alone(base: BaseModel) -> bool:
     shape = (sum(TRIAL), base.embedding.shape[1])
     x, dy = (torch.randn(shape, generator=generator).to(base.dtype) for _ in range(2))
     together = _layer(adapter, x, dy, TRIAL)
-    bounds = pairwise((0, *torch.tensor(TRIAL).cumsum(0).tolist()))
     return all(
         torch.equal(one, many[start:end])
-        for start, end in bounds
+        for start, end in packs.bounds(TRIAL)
         for one, many in zip(
             _layer(adapter, x[start:end], dy[start:end], (end - start,)), together, strict=True
         )
@@ -137,9 +134,9 @@ def _layer(
     adapter: Adapter, x: Tensor, dy: Tensor, lengths: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     """The first layer's output and the gradient of its input."""
-    positions = packing.positions(list(lengths))
+    positions = packs.positions(list(lengths))
     run = Run(0, len(x), adapter.compute(), adapter.scale)
-    pack = packing.Pack(positions, positions, list(lengths), [run])
-    context = network.context_of(adapter.base, pack, keep=True)
-    y, kept = layer.forward(context, 0, x)
+    pack = packs.Pack(positions, positions, list(lengths), [run])
+    context = network.context_of(adapter.base, pack)
+    y, kept = layer.forward_kept(context, 0, x)
     return y, layer.backward(context, 0, kept, dy)

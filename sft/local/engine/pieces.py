@@ -1,7 +1,7 @@
-"""Passes over a base model: from requests to packs, and from packs back to results.
+"""Pieces: what a training request is cut into, and how pieces are computed in one pass.
 
-A request is cut into pieces by what it holds alone, so that its numbers do not depend on what else
-is queued. A pass computes one or several (`joining`), each through its own adapter.
+A request is cut by what it holds alone. So its numbers do not depend on what else is queued. A pass
+computes one piece or several (`shared_passes`), each through its own adapter.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft.local.engine import network, packing
+from sft.local.engine import network, packs
 from sft.local.engine.lora import Adapter, LoraViews, Run
 from sft.local.engine.models import BaseModel
-from sft.local.engine.packing import Pack
+from sft.local.engine.packs import Pack
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import TrainingSequence, Work
 
-PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}  # at most, in one
-LEAST_TOKENS = 256  # that a budget of tokens allows
-SMALLEST_PIECE = 64  # tokens worth a piece of their own where another worker is free
+PIECE_TOKENS = {"cpu": 1024, "cuda": 8192}  # in a piece, at most
+LEAST_TOKENS = 256  # what `most_tokens` gives at least, also for a very large model
+SMALLEST_PIECE = 64  # tokens worth a piece of their own if another worker is free
 
 
 @dataclass(frozen=True)
@@ -48,35 +48,35 @@ class Piece:
 
 @dataclass
 class PieceResult:
-    """float32 logprobs of each sequence, and the gradient of the piece's loss.
+    """float32 logprobs [T] of each sequence, and the gradient of the piece's loss.
 
-    None for a forward, and where it is in that of the request's first piece.
+    `gradient` is None for a forward, and if it is part of that of the request's first piece.
     """
 
     logprobs: list[np.ndarray]
     gradient: Tensor | None
 
 
-def pieces(request: int, adapter: Adapter, work: Work, workers: Workers) -> list[Piece]:
+def cut(request: int, adapter: Adapter, work: Work, workers: Workers) -> list[Piece]:
     """Cut one request; the same request is always cut the same way."""
     base = adapter.base
-    parts = packing.split(
+    parts = packs.even_groups(
         [len(sequence.tokens) for sequence in work.sequences],
-        budget=budget(base, PIECE_TOKENS),
+        most=most_tokens(base, PIECE_TOKENS),
         workers=workers.count,
         smallest=SMALLEST_PIECE,
     )
     return [Piece(request, place, adapter, work, part) for place, part in enumerate(parts)]
 
 
-def budget(base: BaseModel, tokens: dict[str, int]) -> int:
+def most_tokens(base: BaseModel, tokens: dict[str, int]) -> int:
     """`tokens` of the base model's device; fewer for a large model, rather than to compute its
     layers once more, but not very few."""
     return min(tokens[base.device.type], max(network.tokens_kept(base), LEAST_TOKENS))
 
 
 def compute(group: list[Piece]) -> list[PieceResult]:
-    """One pass over the base model: forward, and backward where the requests ask for it."""
+    """One pass over the base model: forward, and backward if the requests ask for it."""
     base = group[0].adapter.base
     backward = group[0].work.backward
     sequences = [sequence for piece in group for sequence in piece.sequences]
@@ -93,7 +93,7 @@ def compute(group: list[Piece]) -> list[PieceResult]:
         start += piece.tokens
     pack = Pack(
         _joined([sequence.tokens for sequence in sequences], np.int64, base.device),
-        packing.positions(lengths).to(base.device),
+        packs.positions(lengths).to(base.device),
         lengths,
         runs,
     )
@@ -114,7 +114,7 @@ def _gradients(group: list[Piece]) -> list[tuple[Tensor | None, list[LoraViews |
     """A vector of zeros for each piece, and its views.
 
     The first pieces of a request have one vector together (None but for the first of them): a pass
-    adds them in their order, so that the sum is that of pieces computed by themselves.
+    adds them in their order, and the sum is that of pieces computed by themselves.
     """
     made: list[tuple[Tensor | None, list[LoraViews | None]]] = []
     together = 0  # pieces in the last vector, if they are the first of their request

@@ -1,4 +1,4 @@
-"""From pieces back to requests, and from requests to the adapters that wait for them."""
+"""The total of each request, added up from its pieces, and of each adapter, from its requests."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 from torch import Tensor
 
 from sft.local.engine.lora import Adapter
-from sft.local.engine.passes import Piece, PieceResult
+from sft.local.engine.pieces import Piece, PieceResult
 from sft.local.engine_api import EngineError, Work, WorkResult
 
 
-class Tally:
-    """Adds the pieces of each request up, in their order, whatever the order they come in.
+class Totals:
+    """Adds up the pieces of each request in their own order, also if they come in another one.
 
-    `complete` hands an adapter its gradient once nothing of it is left to compute, so that only a
-    few gradients are there at once, however many adapters train.
+    `complete` hands an adapter its gradient once nothing of it is left to compute. So only a few
+    gradients are there at once, even if many adapters train.
     """
 
     def __init__(self, work: list[Work]):
         self._work = work
         self._errors: list[EngineError | None] = [None] * len(work)
         self._gradients: list[Tensor | None] = [None] * len(work)
-        self._logprobs: list[list[np.ndarray | None]] = [[None] * len(w.sequences) for w in work]
+        self._logprobs: list[dict[int, np.ndarray]] = [{} for _ in work]  # by sequence
         self._order: dict[int, deque[Piece]] = defaultdict(deque)  # pieces to be added
         self._early: dict[int, PieceResult | EngineError] = {}  # by the piece's id
         self._left: Counter[str] = Counter()
@@ -75,16 +75,19 @@ class Tally:
         return any(one.backward and one.model_id == model_id and error for one, error in pairs)
 
     def results(self) -> list[WorkResult | EngineError]:
-        return [
-            error or WorkResult(logprobs, _loss(one, logprobs))
-            for one, error, logprobs in zip(self._work, self._errors, self._logprobs, strict=True)
-        ]
+        triples = zip(self._work, self._errors, self._logprobs, strict=True)
+        return [error or _result(one, logprobs) for one, error, logprobs in triples]
 
 
 def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     if total is None or part is None:
         return part if total is None else total
     return total.add_(part)
+
+
+def _result(work: Work, found: dict[int, np.ndarray]) -> WorkResult:
+    logprobs = [found[index] for index in range(len(work.sequences))]
+    return WorkResult(logprobs, _loss(work, logprobs))
 
 
 def _loss(work: Work, logprobs: list[np.ndarray]) -> float:
