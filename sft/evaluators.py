@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sft.errors import BadInput
 from sft.record.fingerprints import sequences
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 CONCURRENT_REQUESTS = 64
 """Requests of one evaluation in flight: enough to fill the service, few enough to hold."""
+
+Result = TypeVar("Result")
 
 
 class Evaluator(Protocol):
@@ -102,11 +105,11 @@ def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]
             )
 
 
-async def gather_bounded(jobs: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+async def gather_bounded(jobs: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:
     """The results of `jobs`, in order, `CONCURRENT_REQUESTS` of them at a time."""
     slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
-    async def one(job: Callable[[], Awaitable[Any]]) -> Any:
+    async def one(job: Callable[[], Awaitable[Result]]) -> Result:
         async with slots:
             return await job()
 
@@ -127,25 +130,24 @@ class NLLEvaluator:
         self.name = name
         self.prefix = _prefix(name, "nll")
         self.metrics = (f"{self.prefix}/nll", f"{self.prefix}/bpb")
-        self._data: list[tinker.Datum] | None = None
-        self._num_bytes: int | None = None
+        self._read: tuple[list[tinker.Datum], int | None] | None = None
         self.digest: str | None = None
         """Of all held-out sequences, once they were read."""
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
-        if self._data is None:
-            self._data, self._num_bytes = await asyncio.to_thread(_whole, self.dataset)
-            self.digest = await asyncio.to_thread(sequences, self._data)
-
-        special_tokens = getattr(self.dataset, "special_tokens", frozenset())
+        if self._read is None:
+            self._read = await asyncio.to_thread(_whole, self.dataset)
+            self.digest = await asyncio.to_thread(sequences, self._read[0])
+        data, num_bytes = self._read
+        special_tokens: frozenset[int] = getattr(self.dataset, "special_tokens", frozenset())
 
         async def score(datum: tinker.Datum) -> Nats:
             # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
             logprobs = await sampling_client.compute_logprobs(full_sequence(datum))
             return nats(datum, logprobs[1:], special_tokens)
 
-        scores = await gather_bounded([lambda d=datum: score(d) for datum in self._data])
-        return summarize(sum(scores, Nats()), self._num_bytes, self.prefix)
+        scores = await gather_bounded([partial(score, datum) for datum in data])
+        return summarize(sum(scores, Nats()), num_bytes, self.prefix)
 
 
 def _prefix(name: str, default: str) -> str:
@@ -236,7 +238,7 @@ class SamplingEvaluator:
                     row["exact_match"] = same
             return row
 
-        jobs = [lambda i=i, p=p: answer(i, p) for i, p in enumerate(self.prompts)]
+        jobs = [partial(answer, index, prompt) for index, prompt in enumerate(self.prompts)]
         self.table = await gather_bounded(jobs)
         matches = [row["exact_match"] for row in self.table if "exact_match" in row]
         if not matches:
@@ -268,7 +270,7 @@ class SamplingEvaluatorBuilder(EvaluatorBuilder):
 
         tokenizer = load_tokenizer(self.model_name_for_tokenizer)
         renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
-        references = self.references or [None] * len(self.prompts)
+        nothing: list[str | None] = [None] * len(self.prompts)
         for number, reference in enumerate(self.references or [], start=1):
             words = answer_text(_encode(reference, tokenizer), tokenizer, renderer.stop_sequences())
             if (length := len(_encode(words, tokenizer))) > self.max_tokens:
@@ -279,7 +281,7 @@ class SamplingEvaluatorBuilder(EvaluatorBuilder):
                 )
         prompts = [
             Prompt(renderer.generation_prompt([{"role": "user", "content": text}]), text, reference)
-            for text, reference in zip(self.prompts, references, strict=True)
+            for text, reference in zip(self.prompts, self.references or nothing, strict=True)
         ]
         return SamplingEvaluator(
             prompts,
@@ -344,10 +346,11 @@ def answer_text(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) 
 
 def _end(answer: list[int], tokenizer: Any, stop: list[int] | list[str]) -> int | None:
     """How many tokens stand before the end of an answer; None: it has none, or another before."""
-    if all(isinstance(end, int) for end in stop):
+    words = [end for end in stop if isinstance(end, str)]
+    if not words:
         ends = [index for index, token in enumerate(answer) if token in stop]
         return ends[0] if ends == [len(answer) - 1] else None
     text = tokenizer.decode(answer, skip_special_tokens=True)
-    if not any(text.endswith(end) and text.find(end) == len(text) - len(end) for end in stop):
+    if not any(text.endswith(end) and text.find(end) == len(text) - len(end) for end in words):
         return None
     return len(_encode(answer_text(answer, tokenizer, stop), tokenizer))

@@ -84,7 +84,10 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
     A subclass may give its `common_config` as a class attribute instead of an argument.
     """
 
-    common_config: ChatDatasetBuilderCommonConfig = field(default=None, kw_only=True)  # type: ignore[assignment]
+    common_config: ChatDatasetBuilderCommonConfig = field(  # __post_init__ leaves no None
+        default=None,  # type: ignore[assignment]
+        kw_only=True,
+    )
 
     def __post_init__(self) -> None:
         if self.common_config is None:

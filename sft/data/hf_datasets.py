@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sft.data.row_stream import Row, RowStream
 from sft.errors import BadInput
 from sft.types import SupervisedDataset
 
@@ -12,14 +13,17 @@ if TYPE_CHECKING:
     import datasets
     import tinker
 
-Row = dict[str, Any]
 
-
-def _one_of(map_fn: Any, flatmap_fn: Any) -> Callable[[Row], list[Any]]:
-    """Either function as one from a row to a list."""
-    if (map_fn is None) == (flatmap_fn is None):
-        raise ValueError("give either map_fn (a row to a datum) or flatmap_fn (a row to a list)")
-    return flatmap_fn or (lambda row: [map_fn(row)])
+def _one_of(
+    map_fn: Callable[[Row], tinker.Datum] | None,
+    flatmap_fn: Callable[[Row], list[tinker.Datum]] | None,
+) -> Callable[[Row], list[tinker.Datum]]:
+    """Either function as one from a row to a list. Raises `ValueError`."""
+    if map_fn is not None and flatmap_fn is None:
+        return lambda row: [map_fn(row)]
+    if flatmap_fn is not None and map_fn is None:
+        return flatmap_fn
+    raise ValueError("give either map_fn (a row to a datum) or flatmap_fn (a row to a list)")
 
 
 class SupervisedDatasetFromHFDataset(SupervisedDataset):
@@ -104,20 +108,18 @@ class StreamingSupervisedDatasetFromHFDataset(SupervisedDataset):
         flatmap_fn: Callable[[Row], list[tinker.Datum]] | None = None,
         buffer_size: int = 10_000,
     ):
-        self.hf_dataset = hf_dataset
-        self.batch_size = batch_size
-        self.length = length
-        self.buffer_size = buffer_size
-        self._convert = _one_of(map_fn, flatmap_fn)
-        self._one_to_one = map_fn is not None
-        self.set_epoch(0)
+        self._map_fn = map_fn
+        convert = _one_of(map_fn, flatmap_fn)
+        # With map_fn the rows themselves, which are converted only once their batch is asked for.
+        self._stream: RowStream[Any] = RowStream(
+            hf_dataset, batch_size, length, buffer_size, (lambda row: [row]) if map_fn else convert
+        )
 
     def __len__(self) -> int:
-        return self.length
+        return self._stream.length
 
     def set_epoch(self, seed: int = 0) -> None:
-        self._next = 0
-        self._items = self._stream(seed)
+        self._stream.begin(seed)
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
         """The datums of batch `index`, which must not lie before the last one asked for.
@@ -126,30 +128,5 @@ class StreamingSupervisedDatasetFromHFDataset(SupervisedDataset):
             IndexError: it does, or lies beyond the epoch.
             BadInput: the stream holds no row, or none that gives a datum.
         """
-        if not self._next <= index < self.length:
-            raise IndexError(
-                f"batch {index} of a stream of {self.length} that is at {self._next}: "
-                "it goes forward only, from set_epoch on"
-            )
-        for _ in range((index - self._next) * self.batch_size):
-            next(self._items)
-        self._next = index + 1
-        batch = [next(self._items) for _ in range(self.batch_size)]
-        return [self._convert(item)[0] for item in batch] if self._one_to_one else batch
-
-    def _stream(self, seed: int) -> Iterator[Any]:
-        """Rows to convert where each gives one datum, else datums; without end."""
-        again = 0
-        while True:
-            # Seeds of one epoch's passes lie far from those of the next epochs' first ones.
-            shuffled = self.hf_dataset.shuffle(
-                seed=seed + again * 7_368_787, buffer_size=self.buffer_size
-            )
-            found = False
-            for row in shuffled:
-                for item in [row] if self._one_to_one else self._convert(row):
-                    found = True
-                    yield item
-            if not found:
-                raise BadInput("the stream holds no row that gives a sequence to train on")
-            again += 1
+        items = self._stream.batch(index)
+        return [self._map_fn(row) for row in items] if self._map_fn else items

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from sft.data import columns
 from sft.data.builders import Built
 from sft.data.columns import LAYOUTS, Messages
-from sft.data.hf_datasets import StreamingSupervisedDatasetFromHFDataset
+from sft.data.row_stream import RowStream
 from sft.errors import BadInput
 from sft.keys import key
 from sft.tokens.datums import datums_with_bytes
-from sft.types import ChatDatasetBuilder
+from sft.types import ChatDatasetBuilder, SupervisedDataset
 
 if TYPE_CHECKING:
     import tinker
@@ -93,7 +93,7 @@ class Listed:
         return enumerate(self.listed, start=1)
 
 
-class ChatStream(StreamingSupervisedDatasetFromHFDataset):
+class ChatStream(SupervisedDataset):
     """A stream of conversations without those that are held out. Knows the bytes of the batch
     that it gave last."""
 
@@ -111,16 +111,19 @@ class ChatStream(StreamingSupervisedDatasetFromHFDataset):
                 messages, renderer, common.max_length, common.train_on_what, common.reduction
             )
 
-        super().__init__(
-            stream,
-            common.batch_size,
-            builder.steps_per_epoch,
-            flatmap_fn=convert,
-            buffer_size=builder.shuffle_buffer,
+        self._stream = RowStream(
+            stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert
         )
+        self._bytes: tuple[int | None, int] = (None, 0)
+
+    def __len__(self) -> int:
+        return self._stream.length
+
+    def set_epoch(self, seed: int = 0) -> None:
+        self._stream.begin(seed)
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
-        batch = super().get_batch(index)
+        batch = self._stream.batch(index)
         self._bytes = (index, sum(num_bytes for _, num_bytes in batch))
         return [datum for datum, _ in batch]
 

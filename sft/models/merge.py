@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sft.errors import BadInput
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import PreTrainedModel
 
 PREFIX = "base_model.model."
 
@@ -53,7 +53,7 @@ def merge_into_base(base: str, adapter: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _untie(model: torch.nn.Module) -> None:
+def _untie(model: PreTrainedModel) -> None:
     import torch
 
     output = model.get_output_embeddings()

@@ -80,8 +80,12 @@ def read(path: Path) -> list[CheckpointRecord]:
 
 def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
     """The record with the lowest `eval/nll`; the earlier of two equals; None without any."""
-    evaluated = [r for r in records if r.evaluation and "eval/nll" in r.evaluation]
-    return min(evaluated, key=lambda r: r.evaluation["eval/nll"], default=None)
+    scored = [
+        (r.evaluation["eval/nll"], r)
+        for r in records
+        if r.evaluation and "eval/nll" in r.evaluation
+    ]
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
 @dataclass

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sft.files import replace_durably
 
 if TYPE_CHECKING:
+    import numpy as np
     import tinker
 
 NOT_METRICS = ("step", "timestamp")
@@ -151,16 +152,18 @@ class Nats:
 
 
 def nats(
-    datum: tinker.Datum, logprobs: Sequence[float], special_tokens: Set[int] = frozenset()
+    datum: tinker.Datum,
+    logprobs: Sequence[float | None] | np.ndarray,
+    special_tokens: Set[int] = frozenset(),
 ) -> Nats:
     """The nats of a sequence's targets, of which `logprobs` [T] are: those with a weight above 0
     count, whatever it is."""
-    import numpy
+    import numpy as np
 
     trained = datum.loss_fn_inputs["weights"].to_numpy() > 0
-    chosen = numpy.asarray(logprobs, dtype=numpy.float64)[trained]
+    chosen = np.asarray(logprobs, dtype=np.float64)[trained]
     targets = datum.loss_fn_inputs["target_tokens"].to_numpy()[trained]
-    text = chosen[~numpy.isin(targets, list(special_tokens))]
+    text = chosen[~np.isin(targets, list(special_tokens))]
     return Nats(-float(chosen.sum()), -float(text.sum()), int(trained.sum()))
 
 

@@ -39,8 +39,8 @@ class Running:
     pid: int
 
     def is_healthy(self) -> bool:
-        address = urllib.parse.urlsplit(self.url)
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+        address = urllib.parse.urlsplit(self.url).netloc
+        connection = http.client.HTTPConnection(address, timeout=30)
         try:
             connection.request("GET", "/api/v1/healthz", headers={"X-API-Key": self.key})
             return connection.getresponse().status == 200

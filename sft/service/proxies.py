@@ -77,4 +77,4 @@ def sdk_without_proxies(base_url: str) -> None:
                 options["trust_env"] = False
             super().__init__(**options)
 
-    _base_client.AsyncHttpxClientWrapper = Client
+    _base_client.AsyncHttpxClientWrapper = Client  # type: ignore[misc]  # see above

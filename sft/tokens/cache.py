@@ -38,7 +38,10 @@ UNUSED_DAYS = 30
 class Source(Protocol):
     """Conversations that can be read more than once, in the same order."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     def key(self) -> str:
         """Changes when the conversations do. Cheap: it does not look at every one of them."""

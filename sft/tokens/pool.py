@@ -25,7 +25,7 @@ from sft.errors import BadInput
 if TYPE_CHECKING:
     import pyarrow
 
-    from sft.rendering.base import Renderer
+    from sft.rendering.base import Messages, Rendered, Renderer
 
 CHUNK = 1024
 """Conversations a chunk, and a record batch of the result: what is in memory at once."""
@@ -91,7 +91,9 @@ def tokenise_chunk(folder: Path, index: int, recipe: Recipe, renderer: Renderer)
     source.unlink()
 
 
-def _render(conversations: list, numbers: Iterable[int], recipe: Recipe, renderer: Renderer) -> Any:
+def _render(
+    conversations: list[Messages], numbers: Iterable[int], recipe: Recipe, renderer: Renderer
+) -> list[list[Rendered]]:
     try:
         return renderer.render_batch(conversations, recipe.train_on_what)
     except Exception as whole:
@@ -109,7 +111,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _to_arrow(rendered: Iterable[list], max_length: int | None) -> pyarrow.RecordBatch:
+def _to_arrow(rendered: Iterable[list[Rendered]], max_length: int | None) -> pyarrow.RecordBatch:
     import numpy as np
     import pyarrow as pa
 
@@ -164,12 +166,14 @@ class Pool:
     processes: int
     waiting: list[int] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
-    workers: list[subprocess.Popen] = field(default_factory=list)
+    workers: list[subprocess.Popen[str]] = field(default_factory=list)
+    chunks: queue.Queue[int | None] = field(
+        # Bounded: reading must not run far ahead of tokenising and fill the disk.
+        default_factory=lambda: queue.Queue(maxsize=2 * PARALLEL_FROM)
+    )
     error: BaseException | None = None
 
     def __enter__(self) -> Pool:
-        # Bounded, so that reading does not run far ahead of tokenising and fill the disk.
-        self.queue: queue.Queue[int | None] = queue.Queue(maxsize=2 * PARALLEL_FROM)
         return self
 
     def put(self, index: int) -> None:
@@ -213,7 +217,7 @@ class Pool:
             if self.error is not None:
                 raise self.error
             try:
-                return self.queue.put(item, timeout=0.2)
+                return self.chunks.put(item, timeout=0.2)
             except queue.Full:
                 continue
 
@@ -221,14 +225,13 @@ class Pool:
         """Feed one worker process. An error is kept for the thread that puts."""
         try:
             worker = self._start()
-            while (index := self.queue.get()) is not None:
+            while (index := self.chunks.get()) is not None:
                 _ask(worker, {"chunk": index})
-            worker.stdin.close()
-            worker.wait()
+            worker.communicate()  # ends its input, and waits
         except BaseException as error:
             self.error = self.error or error
 
-    def _start(self) -> subprocess.Popen:
+    def _start(self) -> subprocess.Popen[str]:
         # One thread each: the processes are the parallelism.
         environment = os.environ | {
             "TOKENIZERS_PARALLELISM": "false",
@@ -247,8 +250,9 @@ class Pool:
         return worker
 
 
-def _ask(worker: subprocess.Popen, message: dict[str, Any]) -> None:
+def _ask(worker: subprocess.Popen[str], message: dict[str, Any]) -> None:
     """Send a line to a worker and wait for its answer. Raises `BadInput` or `RuntimeError`."""
+    assert worker.stdin and worker.stdout  # pipes, both
     try:
         worker.stdin.write(json.dumps(message) + "\n")
         worker.stdin.flush()
@@ -277,7 +281,7 @@ def serve(lines: Iterator[str], answer: Any) -> None:
 
 def _main() -> None:
     # transformers imports torch where it finds it: 250 MB and seconds that no tokenizer needs.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    sys.modules["torch"] = None  # type: ignore[assignment]  # None: not there
     # Nothing that a library prints may be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
