@@ -1,5 +1,7 @@
 """Errors that are the user's to mend."""
 
+import difflib
+
 from sft.secrets import mask_urls
 
 
@@ -20,7 +22,5 @@ class BadInput(Sentence):
 
 def nearest(name: str, valid: list[str]) -> str:
     """`"; did you mean 'lr'?"` when one of `valid` is close to `name`, else an empty string."""
-    import difflib
-
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

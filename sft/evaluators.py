@@ -16,13 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sft.errors import BadInput
+from sft.models.tokenizers import load_tokenizer
 from sft.record.fingerprints import sequences
 from sft.record.metrics import NOT_METRICS, UNITS, Nats, nats, summarize
+from sft.renderers import get_renderer
+from sft.types import SupervisedDataset
 
 if TYPE_CHECKING:
     import tinker
-
-    from sft.types import SupervisedDataset
 
 CONCURRENT_REQUESTS = 64
 """Requests of one evaluation in flight: enough to fill the service, few enough to hold."""
@@ -265,9 +266,6 @@ class SamplingEvaluatorBuilder(EvaluatorBuilder):
     name: str = "prompts"
 
     def __call__(self) -> SamplingEvaluator:
-        from sft.models.tokenizers import load_tokenizer
-        from sft.renderers import get_renderer
-
         tokenizer = load_tokenizer(self.model_name_for_tokenizer)
         renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
         nothing: list[str | None] = [None] * len(self.prompts)

@@ -10,6 +10,7 @@ import fcntl
 import functools
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -69,7 +70,7 @@ def make_once(target: Path, fill: Callable[[Path], None]) -> None:
 
 def dump_yaml(saved: dict[str, Any]) -> str:
     """Plain data as YAML, in its order."""
-    import yaml
+    import yaml  # 10 ms that `--help` need not pay
 
     return yaml.safe_dump(saved, sort_keys=False, allow_unicode=True)
 
@@ -94,8 +95,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _loader() -> type:
     """PyYAML's safe loader, which reads `1e-05` as the number that it is (YAML 1.2)."""
-    import re
-
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -10,10 +10,12 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sft import renderers
+from sft.models import tokenizers
+from sft.rendering.base import Renderer
+
 if TYPE_CHECKING:
     import tinker
-
-    from sft.rendering.base import Renderer
 
 
 class SupervisedDataset:
@@ -99,17 +101,15 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of `common_config.model_name_for_tokenizer` (a transformers one)."""
-        from sft.models.tokenizers import load_tokenizer
-
-        return load_tokenizer(self.common_config.model_name_for_tokenizer)
+        return tokenizers.load_tokenizer(self.common_config.model_name_for_tokenizer)
 
     @property
     def renderer(self) -> Renderer:
         """What turns a conversation into tokens. Raises `BadInput` where the model has none."""
-        from sft.renderers import get_renderer
-
         common = self.common_config
-        return get_renderer(common.renderer_name, self.tokenizer, common.chat_template_kwargs)
+        return renderers.get_renderer(
+            common.renderer_name, self.tokenizer, common.chat_template_kwargs
+        )
 
 
 @dataclass(frozen=True)

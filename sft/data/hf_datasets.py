@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data.row_stream import Row, RowStream
 from sft.errors import BadInput
+from sft.tokens.table import permutation
 from sft.types import SupervisedDataset
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ class SupervisedDatasetFromHFDataset(SupervisedDataset):
         return -(-len(self.hf_dataset) // self.batch_size)
 
     def set_epoch(self, seed: int = 0) -> None:
-        from sft.tokens.table import permutation
-
         self._order = permutation(len(self.hf_dataset), seed)
 
     def get_batch(self, index: int) -> list[tinker.Datum]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sft.data.sources import JsonLines, Rows
 from sft.errors import BadInput
 from sft.files import cache_folder, can_be_written
-
-if TYPE_CHECKING:
-    from sft.tokens.cache import Source
+from sft.tokens.cache import Source
 
 READERS = {
     ".jsonl": "json",

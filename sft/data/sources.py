@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data import columns
 from sft.errors import BadInput
+from sft.rendering.conversations import check_conversation
 
 if TYPE_CHECKING:
     import datasets
@@ -107,8 +108,6 @@ class Rows:
 
 def checked(row: dict[str, Any], layout: str, where: str) -> columns.Messages:
     """The messages of a row of a table. Raises `BadInput`, naming `where`."""
-    from sft.rendering.conversations import check_conversation
-
     messages = columns.to_messages(row, layout, where)
     check_conversation(messages, where)
     return messages

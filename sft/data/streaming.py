@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sft.data import columns
-from sft.data.builders import Built
+from sft.data.builders import Built, build_whole
 from sft.data.columns import LAYOUTS, Messages
+from sft.data.hub import load
 from sft.data.row_stream import RowStream
+from sft.data.sources import checked
 from sft.errors import BadInput
 from sft.keys import key
+from sft.rendering.token_bytes import special_tokens
 from sft.tokens.datums import datums_with_bytes
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 
@@ -38,8 +41,6 @@ class HFStreamBuilder(ChatDatasetBuilder):
     steps_per_epoch: int = key(1000, "batches that count as an epoch", minimum=1)
 
     def __call__(self) -> Built:
-        from sft.data.hub import load
-
         stream = load(self.path, self.name, self.split, streaming=True)
         rows = ChatRows(f"{self.path} ({self.split})", _layout(stream, self.layout, self.path))
         held: list[Messages] = []
@@ -54,8 +55,6 @@ class HFStreamBuilder(ChatDatasetBuilder):
         return train, self._evaluation(held) if held else None
 
     def _evaluation(self, held: list[Messages]) -> Any:
-        from sft.data.builders import build_whole
-
         return build_whole(self, Listed(f"{self.path}, held out", held))
 
 
@@ -68,8 +67,6 @@ class ChatRows:
 
     def messages(self, row: dict[str, Any]) -> Messages:
         """Raises `BadInput`, with the beginning of a row that is not sound."""
-        from sft.data.sources import checked
-
         try:
             return checked(row, self.layout, self.name)
         except BadInput as error:
@@ -98,8 +95,6 @@ class ChatStream(SupervisedDataset):
     that it gave last."""
 
     def __init__(self, stream: Any, rows: ChatRows, held_out: set[bytes], builder: HFStreamBuilder):
-        from sft.rendering.token_bytes import special_tokens
-
         common, renderer = builder.common_config, builder.renderer
         self.special_tokens = special_tokens(builder.tokenizer)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from sft.errors import BadInput
@@ -84,8 +85,6 @@ def _convert(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
     try:
         print(folder())
     except BadInput as error:

@@ -7,9 +7,9 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from sft.errors import BadInput
+from sft.models import demo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 def folder_or_name(name: str) -> str:
     """The folder of the demo model where it is meant, else `name` itself."""
-    from sft.models import demo
-
     return str(demo.folder()) if name == demo.NAME else name
 
 
@@ -53,6 +51,8 @@ def _read(source: str, failure: str, **options: bool) -> PreTrainedTokenizerBase
 
 def _check_hub(name: str) -> None:
     """Fail at once without a network: the Hub's client would try for a minute."""
+    from urllib.request import getproxies  # 20 ms that `--help` need not pay
+
     from huggingface_hub import constants
 
     scheme = urlsplit(constants.ENDPOINT).scheme

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from sft.models.tokenizers import folder_or_name
+
 if TYPE_CHECKING:
     import tinker
 
@@ -88,8 +90,6 @@ def harness() -> str:
 def model_files(name: str) -> dict[str, str] | None:
     """Of each file of the model `name`, by samples where it is large; None where the model is in
     no folder of this machine: then the service alone knows its weights."""
-    from sft.models.tokenizers import folder_or_name
-
     folder = Path(folder_or_name(name)).expanduser()
     return files(folder) if folder.is_dir() else None
 

@@ -7,7 +7,6 @@ not recorded, and passwords in URLs, keys and tokens are masked wherever they tu
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -89,6 +88,8 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 def packages() -> dict[str, str]:
     """Installed versions of `PACKAGES`; those that are not installed are left out."""
+    import importlib.metadata  # 20 ms that `--help` need not pay
+
     versions = {}
     for name in PACKAGES:
         try:

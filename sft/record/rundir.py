@@ -24,6 +24,7 @@ from typing import Any
 
 from sft.errors import BadInput
 from sft.files import dump_yaml, read_yaml, replace_durably
+from sft.record import provenance
 from sft.record.checkpoints import CheckpointFile
 from sft.record.metrics import MetricsFile
 from sft.secrets import differing, mask_urls
@@ -124,8 +125,6 @@ def hold(
             before = dict(state.facts)
             try:
                 if not state.facts:
-                    from sft.record import provenance
-
                     made_with = provenance.collect(overrides=overrides)
                     state.record(name=state.name, started=time.time(), **made_with)
                 state.begin(origin)

@@ -8,6 +8,7 @@ rewrite it (Qwen3 drops its thinking): that answer gets a sequence of its own.
 
 from __future__ import annotations
 
+import datetime
 import gc
 import hashlib
 import json
@@ -131,8 +132,6 @@ class TemplateRenderer:
 
     def fingerprint(self) -> str:
         """Of the template, its arguments and the tokenizer; and of today, where it is written."""
-        import datetime
-
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()  # what the last call left set is no part of the tokenizer

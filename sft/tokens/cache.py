@@ -19,15 +19,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sft.errors import BadInput
 from sft.files import cache_folder, make_once
 from sft.rendering.base import Messages, Renderer
 from sft.tokens.pool import CHUNK, Pool, Recipe, chunk_file, processes, schema
-
-if TYPE_CHECKING:
-    from sft.tokens.table import TokenTable
+from sft.tokens.table import TokenTable
 
 FORMAT = 3
 """Of an entry and of what is tokenised; raise it where either changes."""
@@ -100,8 +98,6 @@ def _key(source: Source, recipe: Recipe, renderer: Renderer) -> str:
 def _open(entry: Path) -> TokenTable | None:
     """The table in `entry`; None where there is none. One that cannot be read is deleted."""
     import pyarrow
-
-    from sft.tokens.table import TokenTable
 
     try:
         os.utime(entry)

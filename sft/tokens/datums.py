@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput
+from sft.rendering.base import Renderer
+from sft.rendering.conversations import check_conversation
 
 if TYPE_CHECKING:
     import tinker
-
-    from sft.rendering.base import Renderer
 
 REDUCTIONS = ("mean", "none")
 
@@ -113,8 +113,6 @@ def datums_with_bytes(
 ) -> list[tuple[tinker.Datum, int]]:
     """Each datum of a conversation with the UTF-8 bytes of its trained text."""
     import numpy as np
-
-    from sft.rendering.conversations import check_conversation
 
     check_conversation(conversation, "conversation")
     found = []

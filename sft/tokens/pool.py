@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft import renderers
 from sft.errors import BadInput
+from sft.models import tokenizers
+from sft.rendering.base import Messages, Rendered, Renderer
 
 if TYPE_CHECKING:
     import pyarrow
-
-    from sft.rendering.base import Messages, Rendered, Renderer
 
 CHUNK = 1024
 """Conversations a chunk, and a record batch of the result: what is in memory at once."""
@@ -50,11 +51,8 @@ class Recipe:
     """The place of a conversation, for error messages, around its number."""
 
     def renderer(self) -> Renderer:
-        from sft.models.tokenizers import load_tokenizer
-        from sft.renderers import get_renderer
-
-        tokenizer = load_tokenizer(self.model_name_for_tokenizer)
-        return get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
+        tokenizer = tokenizers.load_tokenizer(self.model_name_for_tokenizer)
+        return renderers.get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
 
 
 def schema() -> pyarrow.Schema:
