@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.data import hub
-from sft.data.columns import LAYOUTS
+from sft.data.layouts import LAYOUTS
 from sft.data.sources import JsonLines
 from sft.errors import BadInput
 from sft.keys import key

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data import columns
 from sft.data.builders import Built, build_whole
-from sft.data.columns import LAYOUTS, Messages
 from sft.data.hub import load
+from sft.data.layouts import LAYOUTS
 from sft.data.row_stream import RowStream
 from sft.data.sources import checked
 from sft.errors import BadInput
 from sft.keys import key
+from sft.rendering.base import Messages
 from sft.rendering.token_bytes import special_tokens
 from sft.tokens.datums import datums_with_bytes
 from sft.types import ChatDatasetBuilder, SupervisedDataset
