@@ -13,6 +13,7 @@ template. The name says that these are not the Hub's weights.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import sys
@@ -84,9 +85,20 @@ def _convert(source: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(target)
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sft.models.demo",
+        description="Prints the folder of the demo model, which is made at the first call.",
+    )
+    parser.parse_args(argv)
     try:
         print(folder())
     except BadInput as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

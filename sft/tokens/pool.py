@@ -15,7 +15,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,11 @@ PARALLEL_FROM = 12
 
 MOST_PROCESSES = 4
 """Each takes 150 MB."""
+
+BY_HAND = (
+    "sft.tokens.pool: this is a worker process that tokenises what another process hands it; "
+    "`python -m sft` starts it if the data is large"
+)
 
 
 @dataclass(frozen=True)
@@ -263,10 +268,8 @@ def _ask(worker: subprocess.Popen[str], message: dict[str, Any]) -> None:
         raise BadInput(error)
 
 
-def serve(lines: Iterator[str], answer: Any) -> None:
-    """A worker process: a line that says what to do, then a line for each chunk."""
-    task = json.loads(next(lines))
-    folder, recipe = Path(task["folder"]), Recipe(**task["recipe"])
+def serve(folder: Path, recipe: Recipe, lines: Iterable[str], answer: Any) -> None:
+    """Tokenise in a worker process: an answer once it is ready, then one to each line."""
     renderer = recipe.renderer()
     answer({})
     for line in lines:
@@ -277,7 +280,18 @@ def serve(lines: Iterator[str], answer: Any) -> None:
             answer({"error": str(error)})
 
 
-def _main() -> None:
+def _task() -> tuple[Path, Recipe] | None:
+    """What the first line of standard input says to do; None if this was started by hand."""
+    if sys.stdin is None or sys.stdin.isatty() or sys.argv[1:]:
+        return None
+    try:
+        task = json.loads(sys.stdin.readline())
+        return Path(task["folder"]), Recipe(**task["recipe"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _main() -> int:
     # transformers imports torch where it finds it: 250 MB and seconds that no tokenizer needs.
     sys.modules["torch"] = None  # type: ignore[assignment]  # None: not there
     # Nothing that a library prints may be taken for an answer.
@@ -289,10 +303,14 @@ def _main() -> None:
         answers.flush()
 
     try:
-        serve(iter(sys.stdin), answer)
+        if (task := _task()) is None:
+            print(BY_HAND, file=sys.stderr)
+            return 2
+        serve(*task, sys.stdin, answer)
+        return 0
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(1)  # the process that asked has been interrupted too, or is gone
 
 
 if __name__ == "__main__":
-    _main()
+    sys.exit(_main())
