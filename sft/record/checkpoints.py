@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sft.files import replace_durably
+from sft.files import json_lines, replace_durably
 
 
 @dataclass
@@ -69,13 +69,7 @@ class CheckpointFile:
 
 def read(path: Path) -> list[CheckpointRecord]:
     """The records in `path`. A last line that a crash cut short is passed over."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(CheckpointRecord(**json.loads(line)))
-        except json.JSONDecodeError:
-            break
-    return records
+    return [CheckpointRecord(**record) for record in json_lines(path)]
 
 
 def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:

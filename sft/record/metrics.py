@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.files import replace_durably
+from sft.files import json_lines, replace_durably
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,16 +125,8 @@ class MetricsFile:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows in `path`; none where there is no file. A last line cut short is passed over."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """The rows in `path`; none if there is no file. A last line cut short is passed over."""
+    return json_lines(path) if path.exists() else []
 
 
 @dataclass(frozen=True)
