@@ -34,10 +34,12 @@ Result = TypeVar("Result")
 class Evaluator(Protocol):
     """Measures one set of weights.
 
-    An evaluator may also have a `name` (else it goes by that of its class or function), which no
-    other of the run may have; `metrics`, the names of what it measures, so that a sweep knows
-    before it starts whether there is what it compares; and, after a call, a `table` (rows as plain
-    dicts), which is logged under that name beside its metrics.
+    An evaluator may also have
+
+    - a `name`, which no other of the run may have; else it goes by that of its class or function;
+    - `metrics`, the names of what it measures: a sweep looks there, before it starts, for the
+      metric that it compares;
+    - a `table` after a call, rows as plain dicts, which is logged under its name.
     """
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
@@ -48,8 +50,8 @@ class EvaluatorBuilder:
     """A dataclass of plain values that says what to measure, and builds the evaluator when called.
 
     The command line sets its fields: `evaluators.builder=my_eval:Judge
-    evaluators.args.path=questions.jsonl`. From Python any callable will do, but a run can only be
-    reproduced if its builders are of this kind.
+    evaluators.args.path=questions.jsonl`. From Python any callable will do, but only a run whose
+    builders are of this kind can be reproduced.
     """
 
     def __call__(self) -> Evaluator:
@@ -57,7 +59,7 @@ class EvaluatorBuilder:
 
 
 def name_of(evaluator: Evaluator) -> str:
-    """What an evaluator goes by in tables, messages and the names of files."""
+    """The name of an evaluator in tables, messages and the names of files."""
     own = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", None)
     return str(own or type(evaluator).__name__)
 
@@ -88,8 +90,11 @@ def numbers(measured: object) -> dict[str, float]:
 
 
 def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]) -> None:
-    """Enter in `writers` who writes each metric of `measured`. Raises `BadInput` where that is
-    someone else already: a step's row has one place for it."""
+    """Enter in `writers` that `evaluator` writes the metrics `measured`.
+
+    Raises `BadInput` if training or another evaluator writes one of them: a step's row has one
+    place for each.
+    """
     name = name_of(evaluator)
     for key in measured:
         of_training = key.startswith("train/") or key in UNITS and not key.startswith("eval/")
@@ -156,7 +161,7 @@ def _prefix(name: str, default: str) -> str:
 
 
 def _whole(dataset: SupervisedDataset) -> tuple[list[tinker.Datum], int | None]:
-    """Every sequence of `dataset`, and the bytes of their trained text where it knows them."""
+    """Every sequence of `dataset`, and the bytes of their trained text or None."""
     num_bytes = getattr(dataset, "num_bytes", None)
     data: list[tinker.Datum] = []
     total = 0
@@ -177,26 +182,26 @@ def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:
 
 @dataclass
 class Prompt:
-    """A prompt as tokens, its text and, where there is one, the answer it should give."""
+    """A prompt as tokens and text, and the answer that it should get, if there is one."""
 
     tokens: list[int]
     text: str
     reference: str | None = None
     compared: bool = True
-    """Whether an answer can match the reference: it fits and ends as answers do. One that cannot
-    is shown, and exact match is of the others."""
+    """Whether an answer can match the reference: it is not too long and ends as answers do. A
+    prompt without that is shown, but does not count in exact match."""
 
 
 @dataclass
 class SamplingEvaluator:
-    """Answers to fixed prompts, as a table, with the share that matches its reference exactly
-    (`eval/exact_match`; under another name than `answers` `eval/NAME/exact_match`).
+    """Answers to fixed prompts, as a table, and the share of them that is exactly the reference.
 
-    What is compared is text as the tokenizer writes it, without special tokens and the end of the
-    turn, and without the white space around it.
+    The share is `eval/exact_match`; under another name than `answers` it is
+    `eval/NAME/exact_match`. Texts are compared as the tokenizer writes them, without special
+    tokens, the end of the turn, and the white space around them.
 
-    Temperature 0 takes the most likely token; above 0, answer i of a call is seeded by `seed` + i
-    so that the same weights give the same answers.
+    Temperature 0 takes the most likely token. Above 0, answer i of a call is seeded by `seed` + i:
+    the same weights give the same answers.
     """
 
     prompts: list[Prompt]
@@ -299,11 +304,11 @@ def held_out_prompts(
     stop: list[int] | list[str],
     max_tokens: int,
 ) -> list[Prompt]:
-    """The first `count` held-out sequences as prompts: what comes before their first trained
-    token, with the trained tokens that follow as the reference.
+    """The first `count` held-out sequences as prompts.
 
-    A reference is compared where it is one answer: at most `max_tokens` long without its end, and
-    with an end, which is lost where its sequence was cut.
+    A prompt is what comes before a sequence's first trained token; the trained tokens that follow
+    are its reference. It is compared if it is one whole answer: at most `max_tokens` long without
+    its end, and with an end, which is missing if the sequence was cut.
     """
     prompts: list[Prompt] = []
     for index in range(len(dataset)):

@@ -26,9 +26,9 @@ class SupervisedDataset:
         digest: at most 36 characters that change when the data does. Without one, a reproduction
             compares the first batches before it trains, and every further one as it is trained.
         num_bytes(index): UTF-8 bytes of the trained text of batch `index`, for bits per byte. It
-            is asked for right after `get_batch(index)`.
-        special_tokens: ids of the tokens that are no text: `num_bytes` counts no byte of them,
-            and bits per byte leaves their nats out.
+            is called right after `get_batch(index)`.
+        special_tokens: ids of the tokens that are no text. `num_bytes` counts no byte of them, and
+            bits per byte leaves their nats out.
     """
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
@@ -52,7 +52,7 @@ class SupervisedDatasetBuilder:
     """
 
     def __call__(self) -> tuple[SupervisedDataset, SupervisedDataset | None]:
-        """The data to train on and, where there is some, data held out to evaluate on."""
+        """The data to train on, and the data held out to evaluate on or None."""
         raise NotImplementedError
 
 
@@ -75,8 +75,8 @@ class ChatDatasetBuilderCommonConfig:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Handed to the chat template, such as `{"enable_thinking": False}`."""
     seed: int = 0
-    """The run's seed. The held-out set does not depend on it, so that runs of several seeds are
-    measured on the same one; a builder's `split_seed` picks another."""
+    """The run's seed. The held-out set does not depend on it: runs of several seeds are measured
+    on the same one. A builder's `split_seed` picks another."""
 
 
 @dataclass
@@ -105,7 +105,7 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
 
     @property
     def renderer(self) -> Renderer:
-        """What turns a conversation into tokens. Raises `BadInput` where the model has none."""
+        """What turns a conversation into tokens. Raises `BadInput` if the model has none."""
         common = self.common_config
         return renderers.get_renderer(
             common.renderer_name, self.tokenizer, common.chat_template_kwargs

@@ -114,11 +114,10 @@ def build(
 ) -> Built:
     """Tokenise `source`, once, and cut training and held-out data from it.
 
-    The held-out conversations are `evaluation`, or `eval_size` of it, or `eval_size` of `source`.
-    A conversation that is among them, or the same as one of them, is not trained on.
+    Held out are all of `evaluation`, or `eval_size` of it, or `eval_size` of `source`. A
+    conversation that is held out, or is the same as one that is, is not trained on.
 
-    Raises:
-        BadInput: the data is not sound, or too small for `eval_size` or a batch.
+    Raises `BadInput` if the data is not sound, or too small for `eval_size` or for a batch.
     """
     import numpy as np
 

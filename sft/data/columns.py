@@ -21,7 +21,7 @@ def detect(columns: Iterable[str], where: str) -> str:
 
 
 def require(columns: Iterable[str], layout: str, where: str) -> None:
-    """Raises `BadInput`, naming the columns found, unless they hold those of `layout`."""
+    """Check that `layout` has its columns. Raises `BadInput`, naming those that are there."""
     present = set(columns)
     if missing := sorted(LAYOUTS[layout].columns - present):
         raise BadInput(
@@ -32,8 +32,7 @@ def require(columns: Iterable[str], layout: str, where: str) -> None:
 def to_messages(row: Any, layout: str, where: str) -> Messages:
     """The messages in `row`. They are not checked: see `check_conversation`.
 
-    Raises:
-        BadInput: the row lacks the layout's columns, or they hold something else.
+    Raises `BadInput` if a column of the layout is missing or holds something else.
     """
     if not isinstance(row, dict):
         raise BadInput(f"{where}: expected a JSON object, found {type(row).__name__}")

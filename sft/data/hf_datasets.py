@@ -30,8 +30,8 @@ def _one_of(
 class SupervisedDatasetFromHFDataset(SupervisedDataset):
     """A `datasets.Dataset`, converted row by row as batches are asked for.
 
-    The harness asks ahead of the steps, in a thread. A batch is what `batch_size` rows give: with
-    `flatmap_fn` it may hold more datums than that, or fewer. The last batch may be short.
+    The harness asks for them before their step, in a thread. A batch is what `batch_size` rows
+    give: with `flatmap_fn` it may hold more datums, or fewer. The last batch may be short.
 
     Args:
         hf_dataset: rows as `datasets` gives them.
@@ -39,9 +39,8 @@ class SupervisedDatasetFromHFDataset(SupervisedDataset):
         map_fn: one row to one datum.
         flatmap_fn: one row to a list of datums.
 
-    Raises:
-        ValueError: not exactly one of the functions is given.
-        BadInput: the dataset has fewer than `batch_size` rows.
+    Raises `ValueError` unless exactly one of the functions is given, and `BadInput` if the dataset
+    has fewer than `batch_size` rows.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class SupervisedDatasetFromHFDataset(SupervisedDataset):
         self._order = permutation(len(self.hf_dataset), seed)
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
-        """Raises `BadInput` where the batch's rows give no datum."""
+        """Raises `BadInput` if the batch's rows give no datum."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
@@ -80,22 +79,22 @@ class SupervisedDatasetFromHFDataset(SupervisedDataset):
 class StreamingSupervisedDatasetFromHFDataset(SupervisedDataset):
     """A `datasets.IterableDataset`, read forward as batches are asked for.
 
-    In memory is a buffer of `buffer_size` rows, from which the next one is drawn at random.
-    A resumed run reads again what it has trained on, and skips it: quickly with `map_fn`, which is
-    not called for a row that is skipped; with `flatmap_fn` as fast as that converts. A stream that
-    ends within an epoch begins again, in another order.
+    A buffer of `buffer_size` rows is in memory; the next row is drawn from it at random. A stream
+    that ends within an epoch begins again, in another order.
+
+    A resumed run reads what it has trained on a second time, and skips it. That is quick with
+    `map_fn`, which is not called for a row that is skipped. `flatmap_fn` is called for every row.
 
     Args:
         hf_dataset: rows as `datasets` streams them.
         batch_size: datums a batch; none is short.
-        length: batches that make an epoch, for a stream does not say how many rows it has. Every
-            epoch starts the stream anew.
+        length: batches that make an epoch, since a stream does not say how many rows it has.
+            Every epoch starts the stream anew.
         map_fn: one row to one datum.
         flatmap_fn: one row to a list of datums, which may be empty.
         buffer_size: rows of the shuffle buffer.
 
-    Raises:
-        ValueError: not exactly one of the functions is given.
+    Raises `ValueError` unless exactly one of the functions is given.
     """
 
     def __init__(
@@ -121,11 +120,10 @@ class StreamingSupervisedDatasetFromHFDataset(SupervisedDataset):
         self._stream.begin(seed)
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
-        """The datums of batch `index`, which must not lie before the last one asked for.
+        """The datums of batch `index`.
 
-        Raises:
-            IndexError: it does, or lies beyond the epoch.
-            BadInput: the stream holds no row, or none that gives a datum.
+        Raises `IndexError` if it lies before the last one asked for, or beyond the epoch, and
+        `BadInput` if the stream holds no row that gives a datum.
         """
         items = self._stream.batch(index)
         return [self._map_fn(row) for row in items] if self._map_fn else items

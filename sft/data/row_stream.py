@@ -46,11 +46,10 @@ class RowStream(Generic[Item]):
         self._drawn = self._draw(seed)
 
     def batch(self, index: int) -> list[Item]:
-        """The items of batch `index`, which must not lie before the last one asked for.
+        """The items of batch `index`.
 
-        Raises:
-            IndexError: it does, or lies beyond the epoch.
-            BadInput: the stream holds no row, or none that gives an item.
+        Raises `IndexError` if it lies before the last one asked for, or beyond the epoch, and
+        `BadInput` if the stream holds no row that gives an item.
         """
         if not self._next <= index < self.length:
             raise IndexError(

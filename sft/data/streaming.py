@@ -67,7 +67,7 @@ class ChatRows:
     layout: str
 
     def messages(self, row: dict[str, Any]) -> Messages:
-        """Raises `BadInput`, with the beginning of a row that is not sound."""
+        """The messages of a row. Raises `BadInput` that shows how an unsound row begins."""
         try:
             return checked(row, self.layout, self.name)
         except BadInput as error:
@@ -92,8 +92,10 @@ class Listed:
 
 
 class ChatStream(SupervisedDataset):
-    """A stream of conversations without those that are held out. Knows the bytes of the batch
-    that it gave last."""
+    """A stream of conversations without those that are held out.
+
+    It knows the bytes of the batch that it gave last, and of no other.
+    """
 
     def __init__(self, stream: Any, rows: ChatRows, held_out: set[bytes], builder: HFStreamBuilder):
         common, renderer = builder.common_config, builder.renderer
@@ -124,7 +126,10 @@ class ChatStream(SupervisedDataset):
         return [datum for datum, _ in batch]
 
     def num_bytes(self, index: int) -> int:
-        """UTF-8 bytes of the trained text of batch `index`, the last one that was given."""
+        """UTF-8 bytes of the trained text of batch `index`, the last one that was given.
+
+        Raises `IndexError` for another batch.
+        """
         last, num_bytes = self._bytes
         if index != last:
             raise IndexError(f"batch {index}: only of batch {last}, the last one, it is known")
@@ -132,12 +137,13 @@ class ChatStream(SupervisedDataset):
 
 
 def digest(messages: Messages) -> bytes:
-    """Equal for conversations that are the same."""
+    """Equal for conversations that are the same, 16 bytes."""
     return hashlib.blake2b(json.dumps(messages).encode(), digest_size=16).digest()
 
 
 def _layout(stream: Any, layout: str, path: str) -> str:
-    """The layout of a stream's first row. Raises `BadInput` where it has none or does not fit."""
+    """The layout of a stream's first row. Raises `BadInput` if it has none, or if
+    its columns do not fit `layout`."""
     first = next(iter(stream), None)
     if first is None:
         raise BadInput(f"dataset.path: {path} holds no row")
@@ -148,7 +154,10 @@ def _layout(stream: Any, layout: str, path: str) -> str:
 
 
 def _different(stream: Any, rows: ChatRows, size: int | None) -> list[Messages]:
-    """The first `size` different conversations of a stream, None: all. Raises `BadInput`."""
+    """The first `size` different conversations of a stream; None: all of them.
+
+    Raises `BadInput` if there are not as many.
+    """
     found: dict[bytes, Messages] = {}
     for row in stream:
         messages = rows.messages(row)

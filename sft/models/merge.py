@@ -20,9 +20,9 @@ PREFIX = "base_model.model."
 def merge_into_base(base: str, adapter: Path, target: Path) -> None:
     """Write the model `base` (a folder or a Hub id) with the PEFT `adapter` merged in to `target`.
 
-    The sum is formed in float32 and kept in the base model's own type. An output matrix that is
-    tied to the embedding and adapted is untied first: the adapter changed the output alone.
-    Raises `BadInput` where base and adapter do not fit.
+    The sum is formed in float32 and kept in the base model's own type. If the output matrix is
+    tied to the embedding and adapted, it is untied first: the adapter changed the output alone.
+    Raises `BadInput` if the base cannot be loaded, or if base and adapter do not fit.
     """
     import torch
     from safetensors.torch import load_file

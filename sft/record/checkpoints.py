@@ -73,7 +73,7 @@ def read(path: Path) -> list[CheckpointRecord]:
 
 
 def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
-    """The record with the lowest `eval/nll`; the earlier of two equals; None without any."""
+    """The record with the lowest `eval/nll`; of two equal ones the earlier; None without any."""
     scored = [
         (r.evaluation["eval/nll"], r)
         for r in records

@@ -1,10 +1,10 @@
 """Tokenising conversations in chunks, in this process or, for large data, in several.
 
 A chunk is a file of JSON lines, `[number, messages]`, in a scratch folder; tokenised, it is an
-Arrow file beside it. Worker processes are started as `python -m sft.tokens.pool` rather than
-forked or spawned: this process may hold threads and sockets, and its main script may not stand
-being imported again. They are told chunk numbers on standard input, answer on standard output,
-and end when their input does, hence with this process.
+Arrow file beside it. A worker process is started as `python -m sft.tokens.pool`. It is not forked,
+since this process may hold threads and sockets, and not spawned by `multiprocessing`, which would
+import the main script again. It reads chunk numbers from standard input, answers on standard
+output, and ends when its input ends, hence with this process.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Recipe:
 
 
 def schema() -> pyarrow.Schema:
-    """A row is a sequence; one without a trained token is empty, and stands for a dropped one."""
+    """The columns of a table of sequences. An empty row stands for one that was dropped."""
     import pyarrow as pa
 
     return pa.schema(
@@ -153,7 +153,7 @@ def _to_arrow(rendered: Iterable[list[Rendered]], max_length: int | None) -> pya
 
 
 def processes() -> int:
-    """Processes to tokenise large data in: one a core that this process may use, and not many."""
+    """Processes to tokenise large data in: one a core, `MOST_PROCESSES` at most."""
     has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return min(MOST_PROCESSES, cores)
@@ -161,7 +161,7 @@ def processes() -> int:
 
 @dataclass
 class Pool:
-    """Tokenises chunks: the first ones are kept back until it is known whether there are many."""
+    """Tokenises chunks. The first ones wait until it is known whether there are many."""
 
     folder: Path
     recipe: Recipe
@@ -292,7 +292,7 @@ def _task() -> tuple[Path, Recipe] | None:
 
 
 def _main() -> int:
-    # transformers imports torch where it finds it: 250 MB and seconds that no tokenizer needs.
+    # transformers imports torch if it is there: 250 MB and seconds that no tokenizer needs.
     sys.modules["torch"] = None  # type: ignore[assignment]  # None: not there
     # Nothing that a library prints may be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
