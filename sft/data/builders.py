@@ -15,7 +15,7 @@ from sft.errors import BadInput
 from sft.keys import key
 from sft.rendering.token_bytes import special_tokens
 from sft.tokens.cache import Source, tokenised
-from sft.tokens.pool import Recipe
+from sft.tokens.chunks import Recipe
 from sft.tokens.table import TokenisedDataset, TokenTable, held_out
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 

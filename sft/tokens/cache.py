@@ -24,7 +24,8 @@ from typing import Any, Protocol
 from sft.errors import BadInput
 from sft.files import cache_folder, make_once
 from sft.rendering.base import Messages, Renderer
-from sft.tokens.pool import CHUNK, Pool, Recipe, chunk_file, processes, schema
+from sft.tokens.chunks import CHUNK, Recipe, chunk_file, schema
+from sft.tokens.pool import Pool, processes
 from sft.tokens.table import TokenTable
 
 FORMAT = 3

@@ -22,7 +22,7 @@ class TokenTable:
     """Sequences of all conversations of a source, in its order. Only counts are in memory."""
 
     batches: list[Any]
-    """Arrow record batches, mapped; see `sft.tokens.pool.schema`."""
+    """Arrow record batches, mapped; see `sft.tokens.chunks.schema`."""
     starts: list[int]
     """The first row of each batch."""
     digests: np.ndarray
