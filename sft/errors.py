@@ -1,10 +1,12 @@
-"""Errors that are the user's to mend."""
+"""Errors that the user can mend."""
+
+import difflib
 
 from sft.secrets import mask_urls
 
 
 class Sentence(Exception):
-    """An error on the way of a run whose message is a sentence for people: shown as it is."""
+    """An error whose message is a sentence for people: it is shown without its class."""
 
 
 class BadInput(Sentence):
@@ -19,8 +21,6 @@ class BadInput(Sentence):
 
 
 def nearest(name: str, valid: list[str]) -> str:
-    """`"; did you mean 'lr'?"` when one of `valid` is close to `name`, else an empty string."""
-    import difflib
-
+    """`"; did you mean 'lr'?"` if one of `valid` is close to `name`, else an empty string."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

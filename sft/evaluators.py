@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sft.errors import BadInput
+from sft.models.tokenizers import load_tokenizer
 from sft.record.fingerprints import sequences
 from sft.record.metrics import NOT_METRICS, UNITS, Nats, nats, summarize
+from sft.renderers import get_renderer
+from sft.types import SupervisedDataset
 
 if TYPE_CHECKING:
     import tinker
 
-    from sft.types import SupervisedDataset
-
 CONCURRENT_REQUESTS = 64
 """Requests of one evaluation in flight: enough to fill the service, few enough to hold."""
+
+Result = TypeVar("Result")
 
 
 class Evaluator(Protocol):
     """Measures one set of weights.
 
-    An evaluator may also have a `name` (else it goes by that of its class or function), which no
-    other of the run may have; `metrics`, the names of what it measures, so that a sweep knows
-    before it starts whether there is what it compares; and, after a call, a `table` (rows as plain
-    dicts), which is logged under that name beside its metrics.
+    An evaluator may also have
+
+    - a `name`, which no other of the run may have; else it goes by that of its class or function;
+    - `metrics`, the names of what it measures: a sweep looks there, before it starts, for the
+      metric that it compares;
+    - a `table` after a call, rows as plain dicts, which is logged under its name.
     """
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
@@ -44,8 +50,8 @@ class EvaluatorBuilder:
     """A dataclass of plain values that says what to measure, and builds the evaluator when called.
 
     The command line sets its fields: `evaluators.builder=my_eval:Judge
-    evaluators.args.path=questions.jsonl`. From Python any callable will do, but a run can only be
-    reproduced if its builders are of this kind.
+    evaluators.args.path=questions.jsonl`. From Python any callable will do, but only a run whose
+    builders are of this kind can be reproduced.
     """
 
     def __call__(self) -> Evaluator:
@@ -53,7 +59,7 @@ class EvaluatorBuilder:
 
 
 def name_of(evaluator: Evaluator) -> str:
-    """What an evaluator goes by in tables, messages and the names of files."""
+    """The name of an evaluator in tables, messages and the names of files."""
     own = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", None)
     return str(own or type(evaluator).__name__)
 
@@ -84,8 +90,11 @@ def numbers(measured: object) -> dict[str, float]:
 
 
 def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]) -> None:
-    """Enter in `writers` who writes each metric of `measured`. Raises `BadInput` where that is
-    someone else already: a step's row has one place for it."""
+    """Enter in `writers` that `evaluator` writes the metrics `measured`.
+
+    Raises `BadInput` if training or another evaluator writes one of them: a step's row has one
+    place for each.
+    """
     name = name_of(evaluator)
     for key in measured:
         of_training = key.startswith("train/") or key in UNITS and not key.startswith("eval/")
@@ -102,11 +111,11 @@ def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]
             )
 
 
-async def gather_bounded(jobs: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+async def gather_bounded(jobs: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:
     """The results of `jobs`, in order, `CONCURRENT_REQUESTS` of them at a time."""
     slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
-    async def one(job: Callable[[], Awaitable[Any]]) -> Any:
+    async def one(job: Callable[[], Awaitable[Result]]) -> Result:
         async with slots:
             return await job()
 
@@ -127,25 +136,24 @@ class NLLEvaluator:
         self.name = name
         self.prefix = _prefix(name, "nll")
         self.metrics = (f"{self.prefix}/nll", f"{self.prefix}/bpb")
-        self._data: list[tinker.Datum] | None = None
-        self._num_bytes: int | None = None
+        self._read: tuple[list[tinker.Datum], int | None] | None = None
         self.digest: str | None = None
         """Of all held-out sequences, once they were read."""
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
-        if self._data is None:
-            self._data, self._num_bytes = await asyncio.to_thread(_whole, self.dataset)
-            self.digest = await asyncio.to_thread(sequences, self._data)
-
-        special_tokens = getattr(self.dataset, "special_tokens", frozenset())
+        if self._read is None:
+            self._read = await asyncio.to_thread(_whole, self.dataset)
+            self.digest = await asyncio.to_thread(sequences, self._read[0])
+        data, num_bytes = self._read
+        special_tokens: frozenset[int] = getattr(self.dataset, "special_tokens", frozenset())
 
         async def score(datum: tinker.Datum) -> Nats:
             # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
             logprobs = await sampling_client.compute_logprobs(full_sequence(datum))
             return nats(datum, logprobs[1:], special_tokens)
 
-        scores = await gather_bounded([lambda d=datum: score(d) for datum in self._data])
-        return summarize(sum(scores, Nats()), self._num_bytes, self.prefix)
+        scores = await gather_bounded([partial(score, datum) for datum in data])
+        return summarize(sum(scores, Nats()), num_bytes, self.prefix)
 
 
 def _prefix(name: str, default: str) -> str:
@@ -153,7 +161,7 @@ def _prefix(name: str, default: str) -> str:
 
 
 def _whole(dataset: SupervisedDataset) -> tuple[list[tinker.Datum], int | None]:
-    """Every sequence of `dataset`, and the bytes of their trained text where it knows them."""
+    """Every sequence of `dataset`, and the bytes of their trained text or None."""
     num_bytes = getattr(dataset, "num_bytes", None)
     data: list[tinker.Datum] = []
     total = 0
@@ -174,26 +182,26 @@ def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:
 
 @dataclass
 class Prompt:
-    """A prompt as tokens, its text and, where there is one, the answer it should give."""
+    """A prompt as tokens and text, and the answer that it should get, if there is one."""
 
     tokens: list[int]
     text: str
     reference: str | None = None
     compared: bool = True
-    """Whether an answer can match the reference: it fits and ends as answers do. One that cannot
-    is shown, and exact match is of the others."""
+    """Whether an answer can match the reference: it is not too long and ends as answers do. A
+    prompt without that is shown, but does not count in exact match."""
 
 
 @dataclass
 class SamplingEvaluator:
-    """Answers to fixed prompts, as a table, with the share that matches its reference exactly
-    (`eval/exact_match`; under another name than `answers` `eval/NAME/exact_match`).
+    """Answers to fixed prompts, as a table, and the share of them that is exactly the reference.
 
-    What is compared is text as the tokenizer writes it, without special tokens and the end of the
-    turn, and without the white space around it.
+    The share is `eval/exact_match`; under another name than `answers` it is
+    `eval/NAME/exact_match`. Texts are compared as the tokenizer writes them, without special
+    tokens, the end of the turn, and the white space around them.
 
-    Temperature 0 takes the most likely token; above 0, answer i of a call is seeded by `seed` + i
-    so that the same weights give the same answers.
+    Temperature 0 takes the most likely token. Above 0, answer i of a call is seeded by `seed` + i:
+    the same weights give the same answers.
     """
 
     prompts: list[Prompt]
@@ -236,7 +244,7 @@ class SamplingEvaluator:
                     row["exact_match"] = same
             return row
 
-        jobs = [lambda i=i, p=p: answer(i, p) for i, p in enumerate(self.prompts)]
+        jobs = [partial(answer, index, prompt) for index, prompt in enumerate(self.prompts)]
         self.table = await gather_bounded(jobs)
         matches = [row["exact_match"] for row in self.table if "exact_match" in row]
         if not matches:
@@ -263,12 +271,9 @@ class SamplingEvaluatorBuilder(EvaluatorBuilder):
     name: str = "prompts"
 
     def __call__(self) -> SamplingEvaluator:
-        from sft.models.tokenizers import load_tokenizer
-        from sft.renderers import get_renderer
-
         tokenizer = load_tokenizer(self.model_name_for_tokenizer)
         renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
-        references = self.references or [None] * len(self.prompts)
+        nothing: list[str | None] = [None] * len(self.prompts)
         for number, reference in enumerate(self.references or [], start=1):
             words = answer_text(_encode(reference, tokenizer), tokenizer, renderer.stop_sequences())
             if (length := len(_encode(words, tokenizer))) > self.max_tokens:
@@ -279,7 +284,7 @@ class SamplingEvaluatorBuilder(EvaluatorBuilder):
                 )
         prompts = [
             Prompt(renderer.generation_prompt([{"role": "user", "content": text}]), text, reference)
-            for text, reference in zip(self.prompts, references, strict=True)
+            for text, reference in zip(self.prompts, self.references or nothing, strict=True)
         ]
         return SamplingEvaluator(
             prompts,
@@ -299,11 +304,11 @@ def held_out_prompts(
     stop: list[int] | list[str],
     max_tokens: int,
 ) -> list[Prompt]:
-    """The first `count` held-out sequences as prompts: what comes before their first trained
-    token, with the trained tokens that follow as the reference.
+    """The first `count` held-out sequences as prompts.
 
-    A reference is compared where it is one answer: at most `max_tokens` long without its end, and
-    with an end, which is lost where its sequence was cut.
+    A prompt is what comes before a sequence's first trained token; the trained tokens that follow
+    are its reference. It is compared if it is one whole answer: at most `max_tokens` long without
+    its end, and with an end, which is missing if the sequence was cut.
     """
     prompts: list[Prompt] = []
     for index in range(len(dataset)):
@@ -344,10 +349,11 @@ def answer_text(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) 
 
 def _end(answer: list[int], tokenizer: Any, stop: list[int] | list[str]) -> int | None:
     """How many tokens stand before the end of an answer; None: it has none, or another before."""
-    if all(isinstance(end, int) for end in stop):
+    words = [end for end in stop if isinstance(end, str)]
+    if not words:
         ends = [index for index, token in enumerate(answer) if token in stop]
         return ends[0] if ends == [len(answer) - 1] else None
     text = tokenizer.decode(answer, skip_special_tokens=True)
-    if not any(text.endswith(end) and text.find(end) == len(text) - len(end) for end in stop):
+    if not any(text.endswith(end) and text.find(end) == len(text) - len(end) for end in words):
         return None
     return len(_encode(answer_text(answer, tokenizer, stop), tokenizer))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import json
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -25,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def replace_durably(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`, so that a crash leaves the old or the new, whole.
+    """Replace the file at `path` by `text`. A crash leaves the old or the new one, whole.
 
-    Threads and processes may do so side by side: the last one to end wins.
+    Threads and processes may do so at the same time: the last one to end wins.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -35,6 +37,17 @@ def replace_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def json_lines(path: Path) -> list[Any]:
+    """The values in a file of JSON lines. A last line that a crash cut short is passed over."""
+    values = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return values
 
 
 @contextmanager
@@ -48,7 +61,7 @@ def locked(path: Path) -> Iterator[None]:
 def make_once(target: Path, fill: Callable[[Path], None]) -> None:
     """Make the folder `target`, whole or not at all, with what `fill` writes into a scratch folder.
 
-    Of several processes one makes it and the others wait. What killed ones left is removed.
+    Of several processes one makes it and the others wait. What killed processes left is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f"{target.name}.lock"):
@@ -57,7 +70,7 @@ def make_once(target: Path, fill: Callable[[Path], None]) -> None:
         prefix = f".{target.name}-"
         for left in target.parent.glob(f"{prefix}*"):
             shutil.rmtree(left, ignore_errors=True)
-        # Beside the target, so that the rename is atomic.
+        # Beside the target: only within one file system is a rename atomic.
         scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         try:
             fill(scratch)
@@ -69,7 +82,7 @@ def make_once(target: Path, fill: Callable[[Path], None]) -> None:
 
 def dump_yaml(saved: dict[str, Any]) -> str:
     """Plain data as YAML, in its order."""
-    import yaml
+    import yaml  # 10 ms that `--help` need not pay
 
     return yaml.safe_dump(saved, sort_keys=False, allow_unicode=True)
 
@@ -94,8 +107,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _loader() -> type:
     """PyYAML's safe loader, which reads `1e-05` as the number that it is (YAML 1.2)."""
-    import re
-
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -109,8 +120,7 @@ def _loader() -> type:
 def cache_folder() -> Path:
     """Return the project's cache folder (it may not exist yet).
 
-    Raises:
-        BadInput: neither the home folder nor a temporary one can be used.
+    Raises `BadInput` if neither the home folder nor a temporary one can be used.
     """
     if override := os.environ.get("SFT_CACHE"):
         return Path(override).expanduser()
@@ -119,7 +129,7 @@ def cache_folder() -> Path:
 
 
 def usual_cache() -> Path | None:
-    """The cache where nothing is in the way of it; None: the user has no home folder."""
+    """The cache if it can be written; None if the user has no home folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sft"
     except RuntimeError:

@@ -1,7 +1,7 @@
 """What a run tells the outside while it trains, and how the outside asks it to stop.
 
 The training loop writes its own files; everything else that wants to follow a run (MLflow, the
-terminal, a sweep) is a hook. Hooks are called on the event loop and return at once: one that has
+terminal, a sweep) is a hook. Hooks are called on the event loop and return at once. A hook with
 slow work to do hands it to a thread of its own.
 """
 
@@ -69,14 +69,14 @@ class RunResult:
     """Updates applied."""
     error: str | None = None
     reason: str | None = None
-    """Why it ended early, where it did: early stopping, pruned, interrupted, diverged."""
+    """Why it ended early, if it did: early stopping, pruned, interrupted, diverged."""
     diverged: bool = False
     first: dict[str, float] = field(default_factory=dict)
     """The first value of each metric."""
     last: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
     best: CheckpointRecord | None = None
-    """The checkpoint with the lowest `eval/nll`, where one was evaluated."""
+    """The checkpoint with the lowest `eval/nll`; None if none was evaluated."""
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Last rows of each evaluator's table by name, and those of step 0 under `NAME@start`."""
@@ -92,7 +92,7 @@ class RunResult:
 
 
 class Hook(Protocol):
-    """Follows one run. Every method returns at once; `on_end` is called once, whatever happens."""
+    """Follows one run. Every method returns at once; `on_end` is called exactly once."""
 
     def on_start(self, run: Run) -> None: ...
 

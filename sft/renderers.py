@@ -1,7 +1,7 @@
 """From a chat to tokens and the tokens that carry loss.
 
-The tokenizer's own chat template says how a conversation is written, so that what training shows
-a model is, token for token, what the service will prompt it with.
+The tokenizer's own chat template says how a conversation is written. So training shows a model,
+token for token, what the service will prompt it with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROLE_COLON = (
     "{% if add_generation_prompt %}Assistant:"
     "{% elif messages and messages[-1].role == 'assistant' %}User:{% endif %}"
 )
-"""An answer ends its turn by giving the floor back: that is what sampling stops at."""
+"""An answer ends its turn with the next speaker's name: that is what sampling stops at."""
 ROLE_COLON_STOP = "\n\nUser:"
 
 
@@ -35,7 +35,7 @@ def get_renderer(
     `role_colon` writes `User: …`, `Assistant: …` for base models, which have no template.
     `qwen3_disable_thinking` is the template with `enable_thinking: false`.
 
-    Raises `BadInput` for another name, and for a tokenizer without a template.
+    Raises `BadInput` for another name, or if the tokenizer has no template.
     """
     kwargs = dict(chat_template_kwargs or {})
     if name == "role_colon":
@@ -58,6 +58,6 @@ def get_renderer(
 
 
 def _beginning(tokenizer: Any) -> str:
-    """The token that the tokenizer itself begins every text with; "" where there is none."""
+    """The token that the tokenizer itself begins every text with; "" if there is none."""
     first = tokenizer("")["input_ids"][:1]
     return tokenizer.bos_token if first and first == [tokenizer.bos_token_id] else ""

@@ -1,7 +1,7 @@
 """Secrets in URLs and texts: masked in all that is written.
 
-A run keeps `postgresql://me:***@host/db`; whoever uses such a URL asks `sft.config.secrets.fill`
-for the whole one. Two URLs that differ in their secrets alone name one place.
+A run keeps `postgresql://me:***@host/db`; what uses such a URL asks `sft.config.secrets.fill` for
+the whole one. Two URLs that differ in nothing but their secrets name one place.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ VARIABLES = {
     "service.base_url": "TINKER_BASE_URL",
     "hydra.sweeper.storage": "OPTUNA_STORAGE",
 }
-"""Keys whose URL may hold a secret, and the variable that MLflow, the Tinker SDK and Optuna have
-for it: there the whole URL is looked for."""
+"""Keys whose URL may hold a secret, and the variable of MLflow, the Tinker SDK or Optuna that is
+looked at for the whole URL."""
 
 # Up to the last @ before the query, or else (a password with ? or # in it) up to the first @ at
 # all. `http://host:5000/a@b` has a port there, and no password.
@@ -51,9 +51,9 @@ def mask_urls(text: str) -> str:
 
 
 def mask(text: str) -> str:
-    """`mask_urls`, and whatever else looks like a key or follows a name such as `api_key=`.
+    """`mask_urls`, and masks what looks like a key or follows a name such as `api_key=`.
 
-    For texts that are only read by people: it may take a harmless word for a key.
+    For texts that only people read: it may take a harmless word for a key.
     """
     return KEY.sub(MASK, _NAMED.sub(rf"\1{MASK}", mask_urls(text)))
 

@@ -10,10 +10,12 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sft import renderers
+from sft.models import tokenizers
+from sft.rendering.base import Renderer
+
 if TYPE_CHECKING:
     import tinker
-
-    from sft.rendering.base import Renderer
 
 
 class SupervisedDataset:
@@ -24,9 +26,9 @@ class SupervisedDataset:
         digest: at most 36 characters that change when the data does. Without one, a reproduction
             compares the first batches before it trains, and every further one as it is trained.
         num_bytes(index): UTF-8 bytes of the trained text of batch `index`, for bits per byte. It
-            is asked for right after `get_batch(index)`.
-        special_tokens: ids of the tokens that are no text: `num_bytes` counts no byte of them,
-            and bits per byte leaves their nats out.
+            is called right after `get_batch(index)`.
+        special_tokens: ids of the tokens that are no text. `num_bytes` counts no byte of them, and
+            bits per byte leaves their nats out.
     """
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
@@ -50,7 +52,7 @@ class SupervisedDatasetBuilder:
     """
 
     def __call__(self) -> tuple[SupervisedDataset, SupervisedDataset | None]:
-        """The data to train on and, where there is some, data held out to evaluate on."""
+        """The data to train on, and the data held out to evaluate on or None."""
         raise NotImplementedError
 
 
@@ -73,8 +75,8 @@ class ChatDatasetBuilderCommonConfig:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Handed to the chat template, such as `{"enable_thinking": False}`."""
     seed: int = 0
-    """The run's seed. The held-out set does not depend on it, so that runs of several seeds are
-    measured on the same one; a builder's `split_seed` picks another."""
+    """The run's seed. The held-out set does not depend on it: runs of several seeds are measured
+    on the same one. A builder's `split_seed` picks another."""
 
 
 @dataclass
@@ -84,7 +86,10 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
     A subclass may give its `common_config` as a class attribute instead of an argument.
     """
 
-    common_config: ChatDatasetBuilderCommonConfig = field(default=None, kw_only=True)  # type: ignore[assignment]
+    common_config: ChatDatasetBuilderCommonConfig = field(  # __post_init__ leaves no None
+        default=None,  # type: ignore[assignment]
+        kw_only=True,
+    )
 
     def __post_init__(self) -> None:
         if self.common_config is None:
@@ -96,17 +101,15 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of `common_config.model_name_for_tokenizer` (a transformers one)."""
-        from sft.models.tokenizers import load_tokenizer
-
-        return load_tokenizer(self.common_config.model_name_for_tokenizer)
+        return tokenizers.load_tokenizer(self.common_config.model_name_for_tokenizer)
 
     @property
     def renderer(self) -> Renderer:
-        """What turns a conversation into tokens. Raises `BadInput` where the model has none."""
-        from sft.renderers import get_renderer
-
+        """What turns a conversation into tokens. Raises `BadInput` if the model has none."""
         common = self.common_config
-        return get_renderer(common.renderer_name, self.tokenizer, common.chat_template_kwargs)
+        return renderers.get_renderer(
+            common.renderer_name, self.tokenizer, common.chat_template_kwargs
+        )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sft.data import layouts
 from sft.datasets import (
     BUILDERS,
     FaqBuilder,
@@ -153,6 +154,25 @@ def test_prompts_and_completions_may_be_lists_of_messages(common, chats, tmp_pat
     path = write_rows(tmp_path, rows, "parquet")
     train, _ = HFChatBuilder(common_config=common, path=str(path))()
     assert train.digest == jsonl(common, chats)()[0].digest
+
+
+def test_a_new_layout_is_one_entry_of_the_registry(common, chats, tmp_path, monkeypatch):
+    def convert(row, where):
+        return [
+            {"role": "user", "content": layouts.base.text(row, "question", where)},
+            {"role": "assistant", "content": layouts.base.text(row, "answer", where)},
+        ]
+
+    layout = layouts.Layout(frozenset({"question", "answer"}), convert)
+    monkeypatch.setitem(layouts.LAYOUTS, "question_answer", layout)
+    turns = [conversation(i) for i in range(30)]
+    rows = [{"question": q["content"], "answer": a["content"]} for q, a in turns]
+    path = write_rows(tmp_path, rows, "jsonl")
+    for chosen in ("auto", "question_answer"):
+        train, _ = HFChatBuilder(common_config=common, path=str(path), layout=chosen)()
+        assert train.digest == jsonl(common, chats)()[0].digest
+    with pytest.raises(BadInput, match="expected .*, or 'answer' and 'question'$"):
+        HFChatBuilder(common_config=common, path=str(write_rows(tmp_path, [{"x": 1}], "jsonl")))()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,19 @@ def test_a_cached_model_is_found_without_importing_torch(tmp_path, monkeypatch):
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert found.split() == [str(cached), "False"]
+
+
+def test_help_is_a_text_and_converts_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sft.models.demo", "--help"],
+        env=os.environ | {"SFT_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "usage: python -m sft.models.demo" in done.stdout
+    assert "Prints the folder of the demo model" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):

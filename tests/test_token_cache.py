@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from dataclasses import replace
@@ -245,6 +246,37 @@ def test_a_worker_ends_with_the_process_that_asked():
     worker.stdin.close()
     assert worker.wait(60) is not None
     worker.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "given", ["", "\n", "hello\n", "{}\n", '{"folder": 1, "recipe": {}}\n', "\xff"]
+)
+def test_a_worker_that_was_started_by_hand_says_what_it_is_for(given):
+    done = subprocess.run(
+        [sys.executable, "-m", "sft.tokens.pool"],
+        input=given.encode("latin-1"),
+        capture_output=True,
+        timeout=60,
+    )
+    [sentence] = done.stderr.decode().splitlines()
+    assert "worker process" in sentence and "`python -m sft` starts it" in sentence
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_a_worker_does_not_wait_for_what_nobody_will_type(arguments):
+    ours, terminal = pty.openpty() if not arguments else os.pipe()[::-1]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sft.tokens.pool", *arguments],
+            stdin=terminal,
+            capture_output=True,
+            timeout=60,
+        )
+    finally:
+        os.close(ours)
+        os.close(terminal)
+    assert done.returncode == 2 and b"worker process" in done.stderr
 
 
 def test_importing_the_datasets_module_imports_nothing_heavy():

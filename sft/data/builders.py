@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.data.columns import LAYOUTS
+from sft.data import hub
+from sft.data.layouts import LAYOUTS
+from sft.data.sources import JsonLines
 from sft.errors import BadInput
 from sft.keys import key
+from sft.rendering.token_bytes import special_tokens
+from sft.tokens.cache import Source, tokenised
+from sft.tokens.chunks import Recipe
+from sft.tokens.table import TokenisedDataset, TokenTable, held_out
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from sft.tokens.cache import Source
-    from sft.tokens.table import TokenisedDataset, TokenTable
 
 Built = tuple[SupervisedDataset, SupervisedDataset | None]
 
@@ -38,8 +41,6 @@ class FaqBuilder(ChatDatasetBuilder):
     split_seed: int = split_seed()
 
     def __call__(self) -> Built:
-        from sft.data.sources import JsonLines
-
         spec = importlib.util.find_spec("zaragoza_construction_faq")
         folders = (spec and spec.submodule_search_locations) or []
         files = [Path(folder) / "data" / "faq-en-sharegpt.jsonl" for folder in folders]
@@ -62,8 +63,6 @@ class FromConversationFileBuilder(ChatDatasetBuilder):
     split_seed: int = split_seed()
 
     def __call__(self) -> Built:
-        from sft.data.sources import JsonLines
-
         source = JsonLines(Path(self.path).expanduser())
         return build(self, source, self.eval_size, self.split_seed)
 
@@ -83,12 +82,10 @@ class HFChatBuilder(ChatDatasetBuilder):
     layout: str = key("auto", "columns of a row", choices=("auto", *LAYOUTS))
 
     def __call__(self) -> Built:
-        from sft.data.hub import source
-
-        train = source(self.path, self.name, self.split, self.layout)
+        train = hub.source(self.path, self.name, self.split, self.layout)
         if self.eval_split is None:
             return build(self, train, self.eval_size, self.split_seed)
-        evaluation = source(self.path, self.name, self.eval_split, self.layout, "eval_split")
+        evaluation = hub.source(self.path, self.name, self.eval_split, self.layout, "eval_split")
         return build(self, train, self.eval_size, self.split_seed, evaluation)
 
 
@@ -117,15 +114,12 @@ def build(
 ) -> Built:
     """Tokenise `source`, once, and cut training and held-out data from it.
 
-    The held-out conversations are `evaluation`, or `eval_size` of it, or `eval_size` of `source`.
-    A conversation that is among them, or the same as one of them, is not trained on.
+    Held out are all of `evaluation`, or `eval_size` of it, or `eval_size` of `source`. A
+    conversation that is held out, or is the same as one that is, is not trained on.
 
-    Raises:
-        BadInput: the data is not sound, or too small for `eval_size` or a batch.
+    Raises `BadInput` if the data is not sound, or too small for `eval_size` or for a batch.
     """
     import numpy as np
-
-    from sft.tokens.table import held_out
 
     table = _tokenised(builder, source)
     trained = np.ones(len(table.digests), dtype=bool)
@@ -161,9 +155,6 @@ def build_whole(builder: ChatDatasetBuilder, source: Source) -> TokenisedDataset
 
 
 def _tokenised(builder: ChatDatasetBuilder, source: Source) -> TokenTable:
-    from sft.tokens.cache import tokenised
-    from sft.tokens.pool import Recipe
-
     common = builder.common_config
     recipe = Recipe(
         common.model_name_for_tokenizer,
@@ -183,9 +174,6 @@ def _tokenised(builder: ChatDatasetBuilder, source: Source) -> TokenTable:
 def _dataset(
     builder: ChatDatasetBuilder, table: TokenTable, conversations: np.ndarray, what: str
 ) -> TokenisedDataset:
-    from sft.rendering.token_bytes import special_tokens
-    from sft.tokens.table import TokenisedDataset
-
     common = builder.common_config
     dataset = TokenisedDataset(
         table,

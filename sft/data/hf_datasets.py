@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sft.data.row_stream import Row, RowStream
 from sft.errors import BadInput
+from sft.tokens.table import permutation
 from sft.types import SupervisedDataset
 
 if TYPE_CHECKING:
     import datasets
     import tinker
 
-Row = dict[str, Any]
 
-
-def _one_of(map_fn: Any, flatmap_fn: Any) -> Callable[[Row], list[Any]]:
-    """Either function as one from a row to a list."""
-    if (map_fn is None) == (flatmap_fn is None):
-        raise ValueError("give either map_fn (a row to a datum) or flatmap_fn (a row to a list)")
-    return flatmap_fn or (lambda row: [map_fn(row)])
+def _one_of(
+    map_fn: Callable[[Row], tinker.Datum] | None,
+    flatmap_fn: Callable[[Row], list[tinker.Datum]] | None,
+) -> Callable[[Row], list[tinker.Datum]]:
+    """Either function as one from a row to a list. Raises `ValueError`."""
+    if map_fn is not None and flatmap_fn is None:
+        return lambda row: [map_fn(row)]
+    if flatmap_fn is not None and map_fn is None:
+        return flatmap_fn
+    raise ValueError("give either map_fn (a row to a datum) or flatmap_fn (a row to a list)")
 
 
 class SupervisedDatasetFromHFDataset(SupervisedDataset):
     """A `datasets.Dataset`, converted row by row as batches are asked for.
 
-    The harness asks ahead of the steps, in a thread. A batch is what `batch_size` rows give: with
-    `flatmap_fn` it may hold more datums than that, or fewer. The last batch may be short.
+    The harness asks for them before their step, in a thread. A batch is what `batch_size` rows
+    give: with `flatmap_fn` it may hold more datums, or fewer. The last batch may be short.
 
     Args:
         hf_dataset: rows as `datasets` gives them.
@@ -34,9 +39,8 @@ class SupervisedDatasetFromHFDataset(SupervisedDataset):
         map_fn: one row to one datum.
         flatmap_fn: one row to a list of datums.
 
-    Raises:
-        ValueError: not exactly one of the functions is given.
-        BadInput: the dataset has fewer than `batch_size` rows.
+    Raises `ValueError` unless exactly one of the functions is given, and `BadInput` if the dataset
+    has fewer than `batch_size` rows.
     """
 
     def __init__(
@@ -59,12 +63,10 @@ class SupervisedDatasetFromHFDataset(SupervisedDataset):
         return -(-len(self.hf_dataset) // self.batch_size)
 
     def set_epoch(self, seed: int = 0) -> None:
-        from sft.tokens.table import permutation
-
         self._order = permutation(len(self.hf_dataset), seed)
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
-        """Raises `BadInput` where the batch's rows give no datum."""
+        """Raises `BadInput` if the batch's rows give no datum."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
@@ -77,22 +79,22 @@ class SupervisedDatasetFromHFDataset(SupervisedDataset):
 class StreamingSupervisedDatasetFromHFDataset(SupervisedDataset):
     """A `datasets.IterableDataset`, read forward as batches are asked for.
 
-    In memory is a buffer of `buffer_size` rows, from which the next one is drawn at random.
-    A resumed run reads again what it has trained on, and skips it: quickly with `map_fn`, which is
-    not called for a row that is skipped; with `flatmap_fn` as fast as that converts. A stream that
-    ends within an epoch begins again, in another order.
+    A buffer of `buffer_size` rows is in memory; the next row is drawn from it at random. A stream
+    that ends within an epoch begins again, in another order.
+
+    A resumed run reads what it has trained on a second time, and skips it. That is quick with
+    `map_fn`, which is not called for a row that is skipped. `flatmap_fn` is called for every row.
 
     Args:
         hf_dataset: rows as `datasets` streams them.
         batch_size: datums a batch; none is short.
-        length: batches that make an epoch, for a stream does not say how many rows it has. Every
-            epoch starts the stream anew.
+        length: batches that make an epoch, since a stream does not say how many rows it has.
+            Every epoch starts the stream anew.
         map_fn: one row to one datum.
         flatmap_fn: one row to a list of datums, which may be empty.
         buffer_size: rows of the shuffle buffer.
 
-    Raises:
-        ValueError: not exactly one of the functions is given.
+    Raises `ValueError` unless exactly one of the functions is given.
     """
 
     def __init__(
@@ -104,52 +106,24 @@ class StreamingSupervisedDatasetFromHFDataset(SupervisedDataset):
         flatmap_fn: Callable[[Row], list[tinker.Datum]] | None = None,
         buffer_size: int = 10_000,
     ):
-        self.hf_dataset = hf_dataset
-        self.batch_size = batch_size
-        self.length = length
-        self.buffer_size = buffer_size
-        self._convert = _one_of(map_fn, flatmap_fn)
-        self._one_to_one = map_fn is not None
-        self.set_epoch(0)
+        self._map_fn = map_fn
+        convert = _one_of(map_fn, flatmap_fn)
+        # With map_fn the rows themselves, which are converted only once their batch is asked for.
+        self._stream: RowStream[Any] = RowStream(
+            hf_dataset, batch_size, length, buffer_size, (lambda row: [row]) if map_fn else convert
+        )
 
     def __len__(self) -> int:
-        return self.length
+        return self._stream.length
 
     def set_epoch(self, seed: int = 0) -> None:
-        self._next = 0
-        self._items = self._stream(seed)
+        self._stream.begin(seed)
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
-        """The datums of batch `index`, which must not lie before the last one asked for.
+        """The datums of batch `index`.
 
-        Raises:
-            IndexError: it does, or lies beyond the epoch.
-            BadInput: the stream holds no row, or none that gives a datum.
+        Raises `IndexError` if it lies before the last one asked for, or beyond the epoch, and
+        `BadInput` if the stream holds no row that gives a datum.
         """
-        if not self._next <= index < self.length:
-            raise IndexError(
-                f"batch {index} of a stream of {self.length} that is at {self._next}: "
-                "it goes forward only, from set_epoch on"
-            )
-        for _ in range((index - self._next) * self.batch_size):
-            next(self._items)
-        self._next = index + 1
-        batch = [next(self._items) for _ in range(self.batch_size)]
-        return [self._convert(item)[0] for item in batch] if self._one_to_one else batch
-
-    def _stream(self, seed: int) -> Iterator[Any]:
-        """Rows to convert where each gives one datum, else datums; without end."""
-        again = 0
-        while True:
-            # Seeds of one epoch's passes lie far from those of the next epochs' first ones.
-            shuffled = self.hf_dataset.shuffle(
-                seed=seed + again * 7_368_787, buffer_size=self.buffer_size
-            )
-            found = False
-            for row in shuffled:
-                for item in [row] if self._one_to_one else self._convert(row):
-                    found = True
-                    yield item
-            if not found:
-                raise BadInput("the stream holds no row that gives a sequence to train on")
-            again += 1
+        items = self._stream.batch(index)
+        return [self._map_fn(row) for row in items] if self._map_fn else items

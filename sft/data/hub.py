@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sft.data.sources import JsonLines, Rows
 from sft.errors import BadInput
 from sft.files import cache_folder, can_be_written
-
-if TYPE_CHECKING:
-    from sft.tokens.cache import Source
+from sft.tokens.cache import Source
 
 READERS = {
     ".jsonl": "json",
@@ -24,7 +22,10 @@ READERS = {
 
 
 def source(path: str, name: str | None, split: str, layout: str, key: str = "split") -> Source:
-    """The conversations of a split. Raises `BadInput`, naming the key under `dataset`."""
+    """The conversations of a split. Raises `BadInput`.
+
+    `key` is the key under `dataset` that gave `split`, for messages.
+    """
     file = Path(path).expanduser()
     if file.suffix == ".jsonl" and file.is_file() and split == "train":
         return JsonLines(file, layout)  # which can tell the line that is not sound
@@ -34,7 +35,7 @@ def source(path: str, name: str | None, split: str, layout: str, key: str = "spl
 def load(
     path: str, name: str | None, split: str, *, streaming: bool = False, key: str = "split"
 ) -> Any:
-    """A `datasets.Dataset`, or an `IterableDataset` where `streaming`. Raises `BadInput`."""
+    """A `datasets.Dataset`, or with `streaming` an `IterableDataset`. Raises `BadInput`."""
     import datasets
 
     file = Path(path).expanduser()
@@ -50,7 +51,7 @@ def load(
     try:
         if file.is_dir() and (file / "state.json").exists():
             return datasets.load_from_disk(str(file))
-        if not can_be_written(Path(datasets.config.HF_DATASETS_CACHE)):  # as where home is not
+        if not can_be_written(Path(datasets.config.HF_DATASETS_CACHE)):  # home, say
             arguments["cache_dir"] = str(cache_folder() / "datasets")
         return datasets.load_dataset(**arguments, split=split, streaming=streaming)
     except Exception as error:

@@ -12,17 +12,18 @@ from typing import Any
 from sft.errors import BadInput, nearest
 
 NOT_IMPORTABLE = "not importable: "
-"""Begins what `import_path` says of a class that another process could not import."""
+"""What `import_path` begins with if another process could not import the class."""
 
 
 def build(group: str, path: str, args: Mapping[str, Any], base: type, common_config: Any) -> Any:
-    """The builder `path`, which must be a `base`, with the fields `args`.
+    """The builder `path` with the fields `args`.
 
     The module may lie in the current folder. `common_config` is passed to a builder that has such
-    a field. `group` is the config's, for messages: `dataset`, `evaluators`.
+    a field. `group` is the config group that names the builder (`dataset`, `evaluators`), for
+    messages.
 
-    Raises:
-        BadInput: there is no such class, it is not a `base`, or `args` are not its fields.
+    Raises `BadInput` if there is no such class, if it is not a `base`, or if `args` are not its
+    fields.
     """
     builder = load_class(group, path, base)
     fields = {item.name: item for item in dataclasses.fields(builder) if item.init}
@@ -93,9 +94,11 @@ def _not_a_builder(path: str, module: Any, name: str, found: Any, base: type) ->
 
 
 def import_path(builder: Any) -> str:
-    """`module:Name` of a class or function, or `NOT_IMPORTABLE` and its name if another process
-    could not import it: one made in a script, a notebook or a function. A run of such a builder
-    can be recorded, but not reproduced."""
+    """`module:Name` of a class or function.
+
+    `NOT_IMPORTABLE` stands before it if another process could not import it: it was made in a
+    script, a notebook or a function. A run of such a builder is recorded, but cannot be reproduced.
+    """
     name = getattr(builder, "__qualname__", type(builder).__qualname__)
     path = f"{builder.__module__}:{name}"
     module = sys.modules.get(builder.__module__)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data import columns
 from sft.errors import BadInput
+from sft.rendering.base import Messages
+from sft.rendering.conversations import check_conversation
 
 if TYPE_CHECKING:
     import datasets
@@ -24,7 +26,7 @@ class JsonLines:
 
     path: Path
     layout: str = "messages"
-    """One of `columns.LAYOUTS`, or `auto`: what the first object's keys say."""
+    """One of `sft.data.layouts.LAYOUTS`, or `auto`: what the first object's keys say."""
 
     @property
     def name(self) -> str:
@@ -37,7 +39,7 @@ class JsonLines:
         with _open(self.path) as file:
             return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {self.layout}"
 
-    def conversations(self) -> Iterator[tuple[int, columns.Messages]]:
+    def conversations(self) -> Iterator[tuple[int, Messages]]:
         layout = self.layout
         with _open(self.path) as file:
             for number, line in enumerate(file, start=1):
@@ -90,7 +92,7 @@ class Rows:
         # Of the dataset's content and history, as `datasets` itself names its caches.
         return f"{self.dataset._fingerprint} {len(self.dataset)} {self.layout}"
 
-    def conversations(self) -> Iterator[tuple[int, columns.Messages]]:
+    def conversations(self) -> Iterator[tuple[int, Messages]]:
         layout = self.layout
         if layout == "auto":
             layout = columns.detect(self.dataset.column_names, self.name)
@@ -105,10 +107,8 @@ class Rows:
                 yield number, checked(row, layout, self.where(number))
 
 
-def checked(row: dict[str, Any], layout: str, where: str) -> columns.Messages:
+def checked(row: dict[str, Any], layout: str, where: str) -> Messages:
     """The messages of a row of a table. Raises `BadInput`, naming `where`."""
-    from sft.rendering.conversations import check_conversation
-
     messages = columns.to_messages(row, layout, where)
     check_conversation(messages, where)
     return messages

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sft.data import columns
-from sft.data.builders import Built
-from sft.data.columns import LAYOUTS, Messages
-from sft.data.hf_datasets import StreamingSupervisedDatasetFromHFDataset
+from sft.data.builders import Built, build_whole
+from sft.data.hub import load
+from sft.data.layouts import LAYOUTS
+from sft.data.row_stream import RowStream
+from sft.data.sources import checked
 from sft.errors import BadInput
 from sft.keys import key
+from sft.rendering.base import Messages
+from sft.rendering.token_bytes import special_tokens
 from sft.tokens.datums import datums_with_bytes
-from sft.types import ChatDatasetBuilder
+from sft.types import ChatDatasetBuilder, SupervisedDataset
 
 if TYPE_CHECKING:
     import tinker
@@ -38,8 +42,6 @@ class HFStreamBuilder(ChatDatasetBuilder):
     steps_per_epoch: int = key(1000, "batches that count as an epoch", minimum=1)
 
     def __call__(self) -> Built:
-        from sft.data.hub import load
-
         stream = load(self.path, self.name, self.split, streaming=True)
         rows = ChatRows(f"{self.path} ({self.split})", _layout(stream, self.layout, self.path))
         held: list[Messages] = []
@@ -54,8 +56,6 @@ class HFStreamBuilder(ChatDatasetBuilder):
         return train, self._evaluation(held) if held else None
 
     def _evaluation(self, held: list[Messages]) -> Any:
-        from sft.data.builders import build_whole
-
         return build_whole(self, Listed(f"{self.path}, held out", held))
 
 
@@ -67,9 +67,7 @@ class ChatRows:
     layout: str
 
     def messages(self, row: dict[str, Any]) -> Messages:
-        """Raises `BadInput`, with the beginning of a row that is not sound."""
-        from sft.data.sources import checked
-
+        """The messages of a row. Raises `BadInput` that shows how an unsound row begins."""
         try:
             return checked(row, self.layout, self.name)
         except BadInput as error:
@@ -93,13 +91,13 @@ class Listed:
         return enumerate(self.listed, start=1)
 
 
-class ChatStream(StreamingSupervisedDatasetFromHFDataset):
-    """A stream of conversations without those that are held out. Knows the bytes of the batch
-    that it gave last."""
+class ChatStream(SupervisedDataset):
+    """A stream of conversations without those that are held out.
+
+    It knows the bytes of the batch that it gave last, and of no other.
+    """
 
     def __init__(self, stream: Any, rows: ChatRows, held_out: set[bytes], builder: HFStreamBuilder):
-        from sft.rendering.token_bytes import special_tokens
-
         common, renderer = builder.common_config, builder.renderer
         self.special_tokens = special_tokens(builder.tokenizer)
 
@@ -111,21 +109,27 @@ class ChatStream(StreamingSupervisedDatasetFromHFDataset):
                 messages, renderer, common.max_length, common.train_on_what, common.reduction
             )
 
-        super().__init__(
-            stream,
-            common.batch_size,
-            builder.steps_per_epoch,
-            flatmap_fn=convert,
-            buffer_size=builder.shuffle_buffer,
+        self._stream = RowStream(
+            stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert
         )
+        self._bytes: tuple[int | None, int] = (None, 0)
+
+    def __len__(self) -> int:
+        return self._stream.length
+
+    def set_epoch(self, seed: int = 0) -> None:
+        self._stream.begin(seed)
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
-        batch = super().get_batch(index)
+        batch = self._stream.batch(index)
         self._bytes = (index, sum(num_bytes for _, num_bytes in batch))
         return [datum for datum, _ in batch]
 
     def num_bytes(self, index: int) -> int:
-        """UTF-8 bytes of the trained text of batch `index`, the last one that was given."""
+        """UTF-8 bytes of the trained text of batch `index`, the last one that was given.
+
+        Raises `IndexError` for another batch.
+        """
         last, num_bytes = self._bytes
         if index != last:
             raise IndexError(f"batch {index}: only of batch {last}, the last one, it is known")
@@ -133,12 +137,13 @@ class ChatStream(StreamingSupervisedDatasetFromHFDataset):
 
 
 def digest(messages: Messages) -> bytes:
-    """Equal for conversations that are the same."""
+    """Equal for conversations that are the same, 16 bytes."""
     return hashlib.blake2b(json.dumps(messages).encode(), digest_size=16).digest()
 
 
 def _layout(stream: Any, layout: str, path: str) -> str:
-    """The layout of a stream's first row. Raises `BadInput` where it has none or does not fit."""
+    """The layout of a stream's first row. Raises `BadInput` if it has none, or if
+    its columns do not fit `layout`."""
     first = next(iter(stream), None)
     if first is None:
         raise BadInput(f"dataset.path: {path} holds no row")
@@ -149,7 +154,10 @@ def _layout(stream: Any, layout: str, path: str) -> str:
 
 
 def _different(stream: Any, rows: ChatRows, size: int | None) -> list[Messages]:
-    """The first `size` different conversations of a stream, None: all. Raises `BadInput`."""
+    """The first `size` different conversations of a stream; None: all of them.
+
+    Raises `BadInput` if there are not as many.
+    """
     found: dict[bytes, Messages] = {}
     for row in stream:
         messages = rows.messages(row)

@@ -14,7 +14,7 @@ class Loss(Protocol):
     def forward_backward(self, client: tinker.TrainingClient, data: list[tinker.Datum]) -> Any:
         """Queue forward and backward of `data`; returns the SDK's future.
 
-        The answer to each datum holds `logprobs`, one for each target: `train/nll` is made of them,
-        whatever the loss. The request takes its place in the service's queue before this returns.
+        The answer to each datum holds `logprobs`, one for each target: `train/nll` is made of them
+        for every loss. The request takes its place in the service's queue before this returns.
         """
         ...

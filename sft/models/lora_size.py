@@ -9,7 +9,7 @@ def trained_parameters(
     """Parameters of a LoRA adapter of `rank` on a Llama- or Qwen3-style model.
 
     Each adapted projection from m to n features has rank x (m + n) (Hu et al. 2021, section 4.1).
-    `model` is a Hub id or folder; None where its config is not at hand or of another style.
+    `model` is a Hub id or folder. None if its config cannot be read or is of another style.
     """
     from transformers import AutoConfig
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sft.errors import BadInput
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import PreTrainedModel
 
 PREFIX = "base_model.model."
 
@@ -20,9 +20,9 @@ PREFIX = "base_model.model."
 def merge_into_base(base: str, adapter: Path, target: Path) -> None:
     """Write the model `base` (a folder or a Hub id) with the PEFT `adapter` merged in to `target`.
 
-    The sum is formed in float32 and kept in the base model's own type. An output matrix that is
-    tied to the embedding and adapted is untied first: the adapter changed the output alone.
-    Raises `BadInput` where base and adapter do not fit.
+    The sum is formed in float32 and kept in the base model's own type. If the output matrix is
+    tied to the embedding and adapted, it is untied first: the adapter changed the output alone.
+    Raises `BadInput` if the base cannot be loaded, or if base and adapter do not fit.
     """
     import torch
     from safetensors.torch import load_file
@@ -53,7 +53,7 @@ def merge_into_base(base: str, adapter: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _untie(model: torch.nn.Module) -> None:
+def _untie(model: PreTrainedModel) -> None:
     import torch
 
     output = model.get_output_embeddings()

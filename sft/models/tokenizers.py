@@ -7,18 +7,16 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from sft.errors import BadInput
+from sft.models import demo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def folder_or_name(name: str) -> str:
-    """The folder of the demo model where it is meant, else `name` itself."""
-    from sft.models import demo
-
+    """The folder of the demo model if `name` means it, else `name` itself. Raises `BadInput`."""
     return str(demo.folder()) if name == demo.NAME else name
 
 
@@ -26,7 +24,7 @@ def folder_or_name(name: str) -> str:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer called `name`, from a folder, the Hub's cache on this machine, or the Hub.
 
-    No code of a repository is run. Raises `BadInput` where there is none to be had.
+    No code of a repository is run. Raises `BadInput` if there is none.
     """
     source = folder_or_name(name)
     if Path(source).is_dir():
@@ -46,13 +44,15 @@ def _read(source: str, failure: str, **options: bool) -> PreTrainedTokenizerBase
     try:
         # False, not unset: unset, transformers asks on the terminal.
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-    except Exception as error:  # whatever a broken file makes of the libraries that read it
+    except Exception as error:  # the libraries raise all sorts on a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"model.tokenizer: {failure}: {reason}") from error
 
 
 def _check_hub(name: str) -> None:
     """Fail at once without a network: the Hub's client would try for a minute."""
+    from urllib.request import getproxies  # 20 ms that `--help` need not pay
+
     from huggingface_hub import constants
 
     scheme = urlsplit(constants.ENDPOINT).scheme

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sft.files import replace_durably
+from sft.files import json_lines, replace_durably
 
 
 @dataclass
@@ -69,19 +69,17 @@ class CheckpointFile:
 
 def read(path: Path) -> list[CheckpointRecord]:
     """The records in `path`. A last line that a crash cut short is passed over."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(CheckpointRecord(**json.loads(line)))
-        except json.JSONDecodeError:
-            break
-    return records
+    return [CheckpointRecord(**record) for record in json_lines(path)]
 
 
 def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
-    """The record with the lowest `eval/nll`; the earlier of two equals; None without any."""
-    evaluated = [r for r in records if r.evaluation and "eval/nll" in r.evaluation]
-    return min(evaluated, key=lambda r: r.evaluation["eval/nll"], default=None)
+    """The record with the lowest `eval/nll`; of two equal ones the earlier; None without any."""
+    scored = [
+        (r.evaluation["eval/nll"], r)
+        for r in records
+        if r.evaluation and "eval/nll" in r.evaluation
+    ]
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
 @dataclass

@@ -3,7 +3,7 @@
     >>> files(Path("models/mine"))                            # doctest: +SKIP
     {'config.json': '1f0c…', 'model.safetensors': '77ab…'}
 
-They are recorded in the run directory, so that a reproduction can tell what is as it was.
+They are recorded in the run directory. A reproduction sees by them what is still as it was.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from sft.models.tokenizers import folder_or_name
+
 if TYPE_CHECKING:
     import tinker
 
 BLOCK, BLOCKS = 4096, 256
-"""A file of more bytes than all these blocks is read in so many blocks, evenly spread: weights
-that were trained or replaced differ in nearly all of them, and reading them whole takes longer
-than the run of a small model."""
+"""A file that is larger than all these blocks is not read whole but in that many blocks, evenly
+spread. Weights that were trained or replaced differ in nearly all of them, and reading them whole
+takes longer than the run of a small model."""
 
 
 def sequences(data: Iterable[tinker.Datum]) -> str:
-    """Of the tokens, targets and weights of `data`, in their order."""
+    """A digest of the tokens, targets and weights of `data`, in their order."""
     import numpy as np
 
     digest = hashlib.blake2b(digest_size=8)
@@ -42,8 +44,10 @@ def sequences(data: Iterable[tinker.Datum]) -> str:
 
 
 def code_of(*builders: object) -> dict[str, str]:
-    """Of the files of builders' classes that are not the harness's own, of what is loaded of their
-    packages and of the files beside them: {module: digest}. Empty for built-in builders."""
+    """{module: digest} of the source of builders' classes; empty for the harness's own.
+
+    With them come the loaded modules of their packages, and those that lie beside them.
+    """
     names = {cls.__module__ for builder in builders for cls in type(builder).__mro__}
     names = {name for name in names if _is_foreign(name)}
     # At one moment: another thread may import something meanwhile.
@@ -62,7 +66,7 @@ def code_of(*builders: object) -> dict[str, str]:
 
 
 def _beside(names: set[str], loaded: dict[str, ModuleType]) -> set[str]:
-    """The `loaded` modules that lie in the folders of the modules `names`: they may import them."""
+    """The `loaded` modules in the folders of the modules `names`, which may import them."""
     files = {name: getattr(module, "__file__", None) for name, module in loaded.items()}
     folders = {Path(file).parent for name, file in files.items() if name in names and file}
     return {
@@ -77,7 +81,7 @@ def _is_foreign(module: str) -> bool:
 
 
 def harness() -> str:
-    """Of the harness's own source files, whatever repository the working folder is in."""
+    """A digest of the harness's own source files."""
     folder = Path(__file__).parent.parent
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(folder.rglob("*.py")):
@@ -86,21 +90,21 @@ def harness() -> str:
 
 
 def model_files(name: str) -> dict[str, str] | None:
-    """Of each file of the model `name`, by samples where it is large; None where the model is in
-    no folder of this machine: then the service alone knows its weights."""
-    from sft.models.tokenizers import folder_or_name
+    """{file: digest} of the model `name`; a large file is sampled.
 
+    None if no folder of this machine holds it: then the service alone knows its weights.
+    """
     folder = Path(folder_or_name(name)).expanduser()
     return files(folder) if folder.is_dir() else None
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Of each file that lies in `folder` itself."""
+    """{name: digest} of the files that lie in `folder` itself."""
     return {path.name: _file(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def _file(path: Path) -> str:
-    """Of a file's size and content; the content of `BLOCKS` blocks where there is more."""
+    """A digest of a file's size and content, or of `BLOCKS` blocks of it if it is larger."""
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=8)
     with path.open("rb") as file:

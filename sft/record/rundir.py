@@ -6,7 +6,7 @@ batches.jsonl       one object a step: a digest of what was trained on
 checkpoints.jsonl   one object a checkpoint
 run.json            provenance, state and end of the run
 run.log             what was said
-run.lock            held by the process that trains; free when no process does
+run.lock            held by the process that trains; free if none does
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 from sft.errors import BadInput
 from sft.files import dump_yaml, read_yaml, replace_durably
+from sft.record import provenance
 from sft.record.checkpoints import CheckpointFile
 from sft.record.metrics import MetricsFile
 from sft.secrets import differing, mask_urls
@@ -45,7 +46,7 @@ class LogFormat(logging.Formatter):
 
 @dataclass
 class RunDirectory:
-    """An open run directory. Only the process that holds its lock writes to it."""
+    """An open run directory; only the process that holds its lock writes to it."""
 
     path: Path
     name: str
@@ -61,9 +62,10 @@ class RunDirectory:
         replace_durably(self.path / "run.json", json.dumps(self.facts, indent=2) + "\n")
 
     def begin(self, origin: dict[str, Any] | None = None) -> None:
-        """Record that a process trains here, on what. Raises `BadInput` on other data than before.
+        """Record that a process trains here, and on what.
 
-        What an earlier life recorded as its end goes, but for its seconds, which are added to.
+        What an earlier life recorded as its end is forgotten, but for its seconds: those of this
+        life are added to them. Raises `BadInput` if the data is not that of before.
         """
         origin = origin or {}
         for key in ("digest", "held_out_digest"):
@@ -99,9 +101,9 @@ def hold(
     `overrides` are what a command set, for the record; `completed` adds to a saved config the keys
     that have come since it was written (see `sft.config.saved.completed`).
 
-    Raises `BadInput` when another process trains there, or when the directory holds a run of a
-    different config or of other data. A directory made for bad input is removed again; one that was
-    there says of its run what it said before.
+    Raises `BadInput` if another process trains there, or if the directory holds a run of a
+    different config or of other data. A directory that was made here is then removed again; one
+    that was there says of its run what it said before.
     """
     made = not path.exists()
     try:
@@ -124,8 +126,6 @@ def hold(
             before = dict(state.facts)
             try:
                 if not state.facts:
-                    from sft.record import provenance
-
                     made_with = provenance.collect(overrides=overrides)
                     state.record(name=state.name, started=time.time(), **made_with)
                 state.begin(origin)
@@ -148,7 +148,7 @@ def hold(
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What run.json of the run directory `path` says; empty where there is none."""
+    """What run.json of the run directory `path` says; empty if there is none."""
     file = path / "run.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
@@ -191,7 +191,7 @@ def _write_settings(
 
 
 def _logger(path: Path) -> logging.Logger:
-    """A logger that writes to this run's run.log alone, whatever else logs in the process."""
+    """A logger that writes to this run's run.log alone, apart from all other logging."""
     log = logging.Logger(f"sft.run.{path.name}")
     handler = logging.FileHandler(path / "run.log", encoding="utf-8")
     handler.setFormatter(LogFormat())

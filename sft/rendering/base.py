@@ -22,8 +22,10 @@ class Rendered:
     """For each token the UTF-8 bytes of its text, 0 for a special token: int32 [T]."""
 
     def trained_bytes(self, max_length: int | None = None) -> int:
-        """UTF-8 bytes of the trained text within the first `max_length` tokens: that of the
-        tokens with loss that are targets, which the first of a sequence is not."""
+        """UTF-8 bytes of the trained text within the first `max_length` tokens.
+
+        The first token of a sequence is no target, so it does not count.
+        """
         import numpy as np
 
         mask = np.asarray(self.trained[1:max_length], dtype=bool)

@@ -19,7 +19,7 @@ TRAIN_ON_WHAT = (
 
 
 def check_conversation(messages: Any, where: str) -> None:
-    """Refuse what is not a conversation. Raises `BadInput` that names `where` it stands."""
+    """Refuse what is not a conversation. Raises `BadInput` that begins with `where`, its place."""
     if not isinstance(messages, list):
         raise BadInput(f"{where}: expected a list of messages, not {type(messages).__name__}")
     if not messages:
@@ -47,8 +47,9 @@ def _check_message(message: Any, where: str) -> None:
 def carries_loss(messages: list[dict[str, Any]], train_on_what: str) -> list[bool]:
     """For each message whether it is trained on.
 
-    `last_assistant_turn` is every assistant message behind the last user message; `customized`
-    takes each message's own `trainable`. Raises `BadInput` on a message without one.
+    `last_assistant_turn` is every assistant message behind the last user message. `customized`
+    takes each message's own `trainable`. Raises `BadInput` if a message has none, and for a
+    `train_on_what` that is not in `TRAIN_ON_WHAT`.
     """
     roles = [message["role"] for message in messages]
     assistant = [role == "assistant" for role in roles]

@@ -16,7 +16,14 @@ from typing import Any
 
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the `ByteLevel` pre-tokenizer splits by when it is given no pattern."""
-_RANGES = ("\t\n", "\r\r", " ~", "\xa0\u024f", "\u2010\u2027", "\u20ac\u20ac")
+_RANGES = (
+    ("\t", "\n"),
+    ("\r", "\r"),
+    (" ", "~"),
+    ("\xa0", "\u024f"),
+    ("\u2010", "\u2027"),
+    ("\u20ac", "\u20ac"),
+)
 SURE = "".join(
     chr(code)
     for first, last in _RANGES
@@ -117,8 +124,7 @@ def _word_pattern(tokenizer: Any) -> Any:
     ):
         return None
     steps = _state(backend.pre_tokenizer) or {}
-    steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
-    *splits, last = steps
+    *splits, last = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
     if last.get("type") != "ByteLevel" or last["add_prefix_space"]:
         return None
     if not splits and last["use_regex"]:
@@ -141,7 +147,7 @@ def _for_re(pattern: str) -> str:
     """`pattern` for Python's `re`, which has no `\\p{L}`, on texts of `SURE` characters."""
     within = False  # brackets
 
-    def spelled(match: re.Match) -> str:
+    def spelled(match: re.Match[str]) -> str:
         nonlocal within
         if category := match[1]:
             members = (c for c in SURE if unicodedata.category(c).startswith(category))

@@ -1,4 +1,4 @@
-"""Conversations as the text that a chat template writes, and where in it an answer stands."""
+"""Conversations as the text that a chat template writes, and the place of an answer in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TemplateText:
     def write(self, messages: Messages, *, prompt: bool = False) -> str:
         """What `apply_chat_template(messages, add_generation_prompt=prompt)` writes.
 
-        Raises `BadInput` where the template refuses the conversation.
+        Raises `BadInput` if the template refuses the conversation.
         """
         import jinja2
 
@@ -80,8 +80,8 @@ class TemplateText:
     def answer(self, messages: Messages, index: int, prompt: str) -> str:
         """What the model is to write behind `prompt`: the words of message `index`, end of turn.
 
-        Mostly the template goes on from the prompt. Raises `BadInput` where nothing in what it
-        writes is a continuation of its generation prompt.
+        Most templates go on from the prompt. Raises `BadInput` if nothing that the template writes
+        continues its own generation prompt.
         """
         whole = self.write(messages[: index + 1])
         if not whole.startswith(prompt):
@@ -91,9 +91,10 @@ class TemplateText:
     def _rewritten(self, messages: Messages, index: int, prompt: str, whole: str) -> str:
         """The answer in `whole`, which does not go on from `prompt`.
 
-        The history may be written otherwise behind the answer, and the generation prompt may open
-        or close what the finished turn shows otherwise (a block of thinking). What stands behind
-        the same close is the answer, else its words as the template writes them.
+        Two things may differ. The history may be written in another way once the answer follows;
+        and the generation prompt may open or close a block (of thinking, say) that the finished
+        turn shows in another way. The answer is what stands behind the same close, or else its
+        words as the template writes them.
         """
         before, _ = self.place(messages[: index + 1], index)
         history = self.write(messages[:index]) if index else ""
@@ -124,8 +125,9 @@ class TemplateText:
     def words(self, messages: Messages, index: int) -> tuple[str, str] | None:
         """What is written before the words of message `index`, and the words with their marker.
 
-        Within the shortest beginning of the conversation that shows them: some templates write a
+        The shortest beginning of the conversation that shows them is taken: some templates write a
         system prompt only within the first question. None: the template leaves the message out.
+        Raises `BadInput` if the template refuses the message.
         """
         refusal = None
         for end in range(index + 1, len(messages) + 1):
@@ -153,7 +155,7 @@ class TemplateText:
 
     @functools.cached_property
     def end_of_turn(self) -> str:
-        """What stands behind an answer's words, up to a marker; "" where there is no marker."""
+        """What stands behind an answer's words, up to a marker; "" if there is no marker."""
         answer = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": STAND_IN}]
         try:
             after = self.place(answer, 1)[1]
@@ -164,7 +166,7 @@ class TemplateText:
 
 
 def _start_of_header(header: str, text: str) -> int:
-    """Where the last place begins that has as much of `header` as `text` has anywhere."""
+    """The last index in `text` of the longest beginning of `header` that `text` holds."""
     for length in range(len(header), 0, -1):
         if (start := text.rfind(header[:length])) >= 0:
             return start

@@ -1,13 +1,14 @@
 """Rendering with a chat template, exactly as the service will prompt the model.
 
 A trained answer stands behind the tokens of its own prompt: what the template writes for the
-messages before it with `add_generation_prompt`. Most templates write an earlier answer the same
-way once more messages follow; then one sequence serves all answers of a conversation. Some
-rewrite it (Qwen3 drops its thinking): that answer gets a sequence of its own.
+messages before it with `add_generation_prompt`. Most templates still write an answer the same way
+once more messages follow; then one sequence serves all answers of a conversation. Some write it in
+another way (Qwen3 drops its thinking): such an answer gets a sequence of its own.
 """
 
 from __future__ import annotations
 
+import datetime
 import gc
 import hashlib
 import json
@@ -130,9 +131,8 @@ class TemplateRenderer:
         return sorted(stop for stop in stops if stop is not None)
 
     def fingerprint(self) -> str:
-        """Of the template, its arguments and the tokenizer; and of today, where it is written."""
-        import datetime
-
+        """A digest of the template, its arguments and the tokenizer, and of today's date if the
+        template writes it."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()  # what the last call left set is no part of the tokenizer
@@ -163,7 +163,10 @@ def _no_collecting() -> Iterator[None]:
 
 
 def _span(target: Target, last: Target) -> tuple[int, int] | None:
-    """Where `target` stands in the sequence that ends with `last`; None: not as it should."""
+    """The tokens (start, end) of `target` in the sequence that ends with `last`.
+
+    None if it does not stand there as it is to be trained.
+    """
     if not last.text.startswith(target.text):
         return None
     before, whole = target.tokens_before, target.tokens

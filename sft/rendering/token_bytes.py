@@ -82,7 +82,7 @@ class TokenBytes:
     def _begins_with_space(self) -> np.ndarray:
         import numpy as np
 
-        return np.array([bool(piece) and piece[0] == SPACE for piece in self._pieces])
+        return np.array([(piece or "").startswith(SPACE) for piece in self._pieces])
 
     @functools.cached_property
     def _is_special(self) -> np.ndarray:

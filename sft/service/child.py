@@ -3,11 +3,11 @@
     with service.local(root, {"my-model": "/data/my-model"}) as url:
         client = tinker.ServiceClient(base_url=url, api_key=service.api_key(url))
 
-Whoever uses the service holds a shared lock on ROOT/users.lock. The kernel lets go of it when the
-process ends, however it ends, and the service ends itself when nobody holds it any more: there is
-no pipe to inherit by mistake and no thread whose death would count. A service that dies while it
-is used (a machine short of memory kills it) is started again at the same address; its sessions are
-lost, its checkpoints are not.
+Each process that uses the service holds a shared lock on ROOT/users.lock. The kernel releases it
+when the process ends, in whatever way. The service ends itself when nobody holds the lock any more.
+So there is no pipe to inherit by mistake, and no thread whose death would count. A service that
+dies while it is used (a machine short of memory kills it) is started again at the same address. Its
+sessions are lost, its checkpoints are not.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ def local(
     """The URL of a service on `root` that serves `models` (name -> folder, or None: the Hub's).
 
     It is ready on entry. On leaving, the service ends if nobody else uses it. What it says goes to
-    the file `log` (default ROOT/service.log), what its users should know also to this module's log.
+    the file `log` (default ROOT/service.log); what its users should know goes to this module's log
+    too.
 
-    Raises:
-        ServiceUnavailable: it did not start, or one that runs there serves something else.
+    Raises `ServiceUnavailable` if it did not start, or if one that runs there serves something
+    else.
     """
     root = Path(root).absolute()
     models = {name: folder and os.path.abspath(folder) for name, folder in models.items()}

@@ -39,8 +39,8 @@ class Running:
     pid: int
 
     def is_healthy(self) -> bool:
-        address = urllib.parse.urlsplit(self.url)
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+        address = urllib.parse.urlsplit(self.url).netloc
+        connection = http.client.HTTPConnection(address, timeout=30)
         try:
             connection.request("GET", "/api/v1/healthz", headers={"X-API-Key": self.key})
             return connection.getresponse().status == 200
@@ -63,7 +63,9 @@ class Wanted:
     def obtain(self, like: Running | None = None) -> tuple[Running, subprocess.Popen | None]:
         """The service on the root, and its process if it was started here.
 
-        `like`: one that has died; a new one takes its address and key, and serves what it did.
+        `like` is one that has died: a new one takes its address and key, and serves what it did.
+
+        Raises `ServiceUnavailable` if it cannot be started, or serves something else.
         """
         child = None
         with starting(self.root):
@@ -77,8 +79,10 @@ class Wanted:
         return running, child
 
     def _find_or_wait(self) -> Running | None:
-        """None only once no service has the root: one may be starting by another hand, or
-        ending."""
+        """The service on the root; None only once no process has the root.
+
+        Another process may be starting a service there, or one may be ending.
+        """
         while (running := self._find()) is None and is_taken(self.root):
             time.sleep(POLL_SECONDS)
         return running
@@ -131,10 +135,10 @@ class Wanted:
             raise ServiceUnavailable(f"cannot start the local service: {error}") from error
 
     def _wait_until_ready(self, child: subprocess.Popen) -> None:
-        """As long as it takes: a first start may load a large model.
+        """Wait as long as it takes: a first start may load a large model.
 
-        Also returns if the child ended because an older service, whose harness was killed while
-        it was starting, has taken the root.
+        Also returns if the child ended because an older service has taken the root: its harness was
+        killed while it was starting. Raises `ServiceUnavailable` if it ended for another reason.
         """
         try:
             while child.poll() is None:
@@ -183,7 +187,11 @@ def is_taken(root: Path) -> bool:
 
 
 def lock(path: Path, kind: int) -> int:
-    """The open file, locked; raises BlockingIOError where `kind` says not to wait."""
+    """Open the file at `path` and lock it.
+
+    Raises `BlockingIOError` if another holds the lock and `kind` says not to wait, and
+    `ServiceUnavailable` if the file cannot be opened or locked.
+    """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

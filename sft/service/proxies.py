@@ -2,9 +2,9 @@
 
 A proxy stands on another machine, whose 127.0.0.1 is not ours. Every library that asks a service
 or a tracking server (httpx and reqwest below the Tinker SDK, requests below MLflow, urllib), and
-every child process, takes its exceptions from NO_PROXY, so that they are named there. This is the
-one thing that is set for the whole process, also in a notebook: it is only added to, only where a
-proxy is set, and only by names of this machine, which nobody could want to reach by a proxy.
+every child process, takes its exceptions from NO_PROXY. So they are named there. This is the one
+thing that is set for the whole process, also in a notebook. It is only added to, only if a proxy is
+set, and only by names of this machine, which nobody could want to reach by a proxy.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 EXCEPTIONS = ("NO_PROXY", "no_proxy")
-"""Both are written: of two that differ requests and httpx heed the second, reqwest the first."""
+"""Both are written: if they differ, requests and httpx heed the second, reqwest the first."""
 
 
 def exempt_loopback(url: str | None = None) -> None:
-    """Reach this machine, and the host of `url` where it is another of its names, directly."""
+    """Reach this machine, and the host of `url` if it is another of its names, directly."""
     if not proxies():
         return
     hosts = list(LOOPBACK)
@@ -59,10 +59,10 @@ def is_loopback(url: str) -> bool:
 def sdk_without_proxies(base_url: str) -> None:
     """Have the SDK's clients of a loopback `base_url` look at no proxy variable at all.
 
-    NO_PROXY is not enough for httpx: a client cannot even be made where ALL_PROXY names a proxy
-    that httpx cannot use (`socks5://` without the package socksio, `socks://` with it), whatever
-    it is for. The SDK takes no client from its user, so that the class that it makes them from
-    learns the rule; clients of other hosts are made as before.
+    NO_PROXY is not enough for httpx. If ALL_PROXY names a proxy that httpx cannot use (`socks5://`
+    without the package socksio, `socks://` with it), a client cannot even be made, for any host.
+    The SDK takes no client from its user. So the class that it makes them from learns the rule;
+    clients of other hosts are made as before.
     """
     from tinker import _base_client
 
@@ -77,4 +77,4 @@ def sdk_without_proxies(base_url: str) -> None:
                 options["trust_env"] = False
             super().__init__(**options)
 
-    _base_client.AsyncHttpxClientWrapper = Client
+    _base_client.AsyncHttpxClientWrapper = Client  # type: ignore[misc]  # see above

@@ -2,9 +2,9 @@
 
 An entry is a folder `tokens/KEY` in the cache (`$SFT_CACHE`, else `$XDG_CACHE_HOME/sft`, else
 `~/.cache/sft`, else a private temporary folder). KEY is a digest of the data, the renderer's
-fingerprint, `max_length` and `train_on_what`; what only chooses among the sequences or scales
-their weights (the held-out split, batches, `reduction`) is not in it. An entry is complete or not
-there: it is made in a scratch folder under a lock and renamed. One that has not been used for
+fingerprint, `max_length` and `train_on_what`. What only chooses among the sequences or scales their
+weights (the held-out split, batches, `reduction`) is not in it. An entry is complete or not there:
+it is made in a scratch folder under a lock, and renamed. One that has not been used for
 `UNUSED_DAYS` is deleted when another is made.
 """
 
@@ -19,18 +19,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sft.errors import BadInput
 from sft.files import cache_folder, make_once
 from sft.rendering.base import Messages, Renderer
-from sft.tokens.pool import CHUNK, Pool, Recipe, chunk_file, processes, schema
-
-if TYPE_CHECKING:
-    from sft.tokens.table import TokenTable
+from sft.tokens.chunks import CHUNK, Recipe, chunk_file, schema
+from sft.tokens.pool import Pool, processes
+from sft.tokens.table import TokenTable
 
 FORMAT = 3
-"""Of an entry and of what is tokenised; raise it where either changes."""
+"""Version of the files of an entry, and of the way to tokenise. Count it up if either changes."""
 
 UNUSED_DAYS = 30
 
@@ -38,7 +37,10 @@ UNUSED_DAYS = 30
 class Source(Protocol):
     """Conversations that can be read more than once, in the same order."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     def key(self) -> str:
         """Changes when the conversations do. Cheap: it does not look at every one of them."""
@@ -58,13 +60,12 @@ def tokenised(
 ) -> TokenTable:
     """The sequences of `source`, from the cache, tokenising them first if need be.
 
-    `renderer` is what `recipe` makes, or, not `parallel`, any other: large data is then tokenised
-    in this process alone.
+    `renderer` is what `recipe` makes. Without `parallel` it may be any other: all data is then
+    tokenised in this process.
 
     Safe to call from several processes and threads at once: one tokenises, the others wait.
 
-    Raises:
-        BadInput: a conversation is not sound, or the cache cannot be written.
+    Raises `BadInput` if a conversation is not sound, or the cache cannot be written.
     """
     entry = cache_folder() / "tokens" / _key(source, recipe, renderer)
     try:
@@ -95,10 +96,8 @@ def _key(source: Source, recipe: Recipe, renderer: Renderer) -> str:
 
 
 def _open(entry: Path) -> TokenTable | None:
-    """The table in `entry`; None where there is none. One that cannot be read is deleted."""
+    """The table in `entry`; None if there is none. One that cannot be read is deleted."""
     import pyarrow
-
-    from sft.tokens.table import TokenTable
 
     try:
         os.utime(entry)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput
+from sft.rendering.base import Renderer
+from sft.rendering.conversations import check_conversation
 
 if TYPE_CHECKING:
     import tinker
-
-    from sft.rendering.base import Renderer
 
 REDUCTIONS = ("mean", "none")
 
@@ -20,7 +20,9 @@ def datum(tokens: Any, weights: Any, reduction: str = "mean") -> tinker.Datum:
     Args:
         tokens: whole numbers [T], T >= 2.
         weights: per token [T], how much it counts as a target; the first one's is not used.
-        reduction: `mean` scales the weights so that they sum to 1, `none` leaves them.
+        reduction: `mean` scales the weights to a sum of 1, `none` leaves them.
+
+    Raises `BadInput` for another reduction, and `ValueError` if the shapes do not fit.
     """
     import numpy as np
     import tinker
@@ -71,12 +73,12 @@ def conversation_to_datums(
     train_on_what: str = "all_assistant_messages",
     reduction: str = "mean",
 ) -> list[tinker.Datum]:
-    """The datums of one conversation: as many as its chat template needs for each trained turn to
-    follow exactly what it would be sampled from. Those without a trained token within
-    `max_length` are left out, so that the list may be empty.
+    """The datums of one conversation, possibly none.
 
-    Raises:
-        BadInput: the conversation is not sound.
+    There are as many as its chat template needs: each trained turn follows exactly the prompt that
+    it would be sampled from. A datum without a trained token within `max_length` is left out.
+
+    Raises `BadInput` if the conversation is not sound.
     """
     return [found for found, _ in datums_with_bytes(
         conversation, renderer, max_length, train_on_what, reduction
@@ -90,10 +92,9 @@ def conversation_to_datum(
     train_on_what: str = "all_assistant_messages",
     reduction: str = "mean",
 ) -> tinker.Datum:
-    """The one datum of a conversation that takes one (see `conversation_to_datums`).
+    """The datum of a conversation that takes exactly one (see `conversation_to_datums`).
 
-    Raises:
-        BadInput: the conversation is not sound, or takes no datum or several.
+    Raises `BadInput` if the conversation is not sound, or takes no datum or several.
     """
     datums = conversation_to_datums(conversation, renderer, max_length, train_on_what, reduction)
     if len(datums) != 1:
@@ -111,10 +112,8 @@ def datums_with_bytes(
     train_on_what: str,
     reduction: str,
 ) -> list[tuple[tinker.Datum, int]]:
-    """Each datum of a conversation with the UTF-8 bytes of its trained text."""
+    """Each datum of a conversation with the UTF-8 bytes of its trained text. Raises `BadInput`."""
     import numpy as np
-
-    from sft.rendering.conversations import check_conversation
 
     check_conversation(conversation, "conversation")
     found = []

@@ -1,10 +1,9 @@
-"""Tokenising conversations in chunks, in this process or, for large data, in several.
+"""Tokenising chunks of conversations in this process or, for large data, in several.
 
-A chunk is a file of JSON lines, `[number, messages]`, in a scratch folder; tokenised, it is an
-Arrow file beside it. Worker processes are started as `python -m sft.tokens.pool` rather than
-forked or spawned: this process may hold threads and sockets, and its main script may not stand
-being imported again. They are told chunk numbers on standard input, answer on standard output,
-and end when their input does, hence with this process.
+A worker process is started as `python -m sft.tokens.pool`. It is not forked, since this process may
+hold threads and sockets, and not spawned by `multiprocessing`, which would import the main script
+again. It reads chunk numbers from standard input, answers on standard output, and ends when its
+input ends, hence with this process.
 """
 
 from __future__ import annotations
@@ -15,20 +14,14 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sft.errors import BadInput
-
-if TYPE_CHECKING:
-    import pyarrow
-
-    from sft.rendering.base import Renderer
-
-CHUNK = 1024
-"""Conversations a chunk, and a record batch of the result: what is in memory at once."""
+from sft.rendering.base import Renderer
+from sft.tokens.chunks import Recipe, tokenise_chunk
 
 PARALLEL_FROM = 12
 """Chunks from which on worker processes are worth the seconds that they take to start."""
@@ -36,119 +29,14 @@ PARALLEL_FROM = 12
 MOST_PROCESSES = 4
 """Each takes 150 MB."""
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How conversations are tokenised, as plain values."""
-
-    model_name_for_tokenizer: str
-    renderer_name: str | None
-    chat_template_kwargs: dict[str, Any]
-    max_length: int | None
-    train_on_what: str
-    where: str = "{}"
-    """The place of a conversation, for error messages, around its number."""
-
-    def renderer(self) -> Renderer:
-        from sft.models.tokenizers import load_tokenizer
-        from sft.renderers import get_renderer
-
-        tokenizer = load_tokenizer(self.model_name_for_tokenizer)
-        return get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
-
-
-def schema() -> pyarrow.Schema:
-    """A row is a sequence; one without a trained token is empty, and stands for a dropped one."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("tokens", pa.list_(pa.int32())),
-            ("trained", pa.list_(pa.bool_())),
-            ("trained_tokens", pa.int32()),
-            ("trained_bytes", pa.int32()),
-            ("truncated", pa.bool_()),
-            ("conversations", pa.int32()),  # begun with this row: 0 for a further part of one
-        ]
-    )
-
-
-def chunk_file(folder: Path, index: int, suffix: str) -> Path:
-    return folder / f"{index:06d}.{suffix}"
-
-
-def tokenise_chunk(folder: Path, index: int, recipe: Recipe, renderer: Renderer) -> None:
-    """Write the Arrow file of chunk `index` and delete its JSON lines. Raises `BadInput`."""
-    import pyarrow as pa
-
-    source = chunk_file(folder, index, "jsonl")
-    numbers, conversations = zip(*map(json.loads, source.open(encoding="utf-8")), strict=True)
-    rendered = _render(list(conversations), numbers, recipe, renderer)
-    batch = _to_arrow(rendered, recipe.max_length)
-    target = chunk_file(folder, index, "arrow")
-    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    source.unlink()
-
-
-def _render(conversations: list, numbers: Iterable[int], recipe: Recipe, renderer: Renderer) -> Any:
-    try:
-        return renderer.render_batch(conversations, recipe.train_on_what)
-    except Exception as whole:
-        # One of them cannot be rendered: a template may refuse what is sound as a conversation.
-        for number, conversation in zip(numbers, conversations, strict=True):
-            try:
-                renderer.render(conversation, recipe.train_on_what)
-            except Exception as error:
-                where = recipe.where.format(number)
-                raise BadInput(f"{where}: cannot be rendered: {_first_line(error)}") from whole
-        raise
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _to_arrow(rendered: Iterable[list], max_length: int | None) -> pyarrow.RecordBatch:
-    import numpy as np
-    import pyarrow as pa
-
-    tokens, masks, offsets = [], [], [0]
-    facts: list[tuple[int, int, bool, int]] = []
-
-    def add(sequence_tokens: Any, mask: Any, *row: Any) -> None:
-        tokens.append(np.asarray(sequence_tokens, dtype=np.int32))
-        masks.append(mask)
-        offsets.append(offsets[-1] + len(mask))
-        facts.append(row)
-
-    nothing = np.zeros(0, dtype=bool)
-    for sequences in rendered:
-        first = 1
-        for sequence in sequences:
-            mask = np.asarray(sequence.trained[:max_length], dtype=bool)
-            if trained := int(np.count_nonzero(mask[1:])):
-                size = sequence.trained_bytes(max_length)
-                cut = len(mask) < len(sequence.tokens)
-                add(sequence.tokens[:max_length], mask, trained, size, cut, first)
-            else:
-                add((), nothing, 0, 0, False, first)
-            first = 0
-        if first:
-            add((), nothing, 0, 0, False, first)
-    bounds = pa.array(np.array(offsets, dtype=np.int32))
-    columns = [
-        pa.ListArray.from_arrays(bounds, pa.array(np.concatenate(tokens))),
-        pa.ListArray.from_arrays(bounds, pa.array(np.concatenate(masks))),
-        *(pa.array(column) for column in zip(*facts, strict=True)),
-    ]
-    types = schema()
-    arrays = [column.cast(item.type) for column, item in zip(columns, types, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=types)
+BY_HAND = (
+    "sft.tokens.pool: this is a worker process that tokenises what another process hands it; "
+    "`python -m sft` starts it if the data is large"
+)
 
 
 def processes() -> int:
-    """Processes to tokenise large data in: one a core that this process may use, and not many."""
+    """Processes to tokenise large data in: one a core, `MOST_PROCESSES` at most."""
     has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return min(MOST_PROCESSES, cores)
@@ -156,7 +44,7 @@ def processes() -> int:
 
 @dataclass
 class Pool:
-    """Tokenises chunks: the first ones are kept back until it is known whether there are many."""
+    """Tokenises chunks. The first ones wait until it is known whether there are many."""
 
     folder: Path
     recipe: Recipe
@@ -164,12 +52,14 @@ class Pool:
     processes: int
     waiting: list[int] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
-    workers: list[subprocess.Popen] = field(default_factory=list)
+    workers: list[subprocess.Popen[str]] = field(default_factory=list)
+    chunks: queue.Queue[int | None] = field(
+        # Bounded: reading must not run far ahead of tokenising and fill the disk.
+        default_factory=lambda: queue.Queue(maxsize=2 * PARALLEL_FROM)
+    )
     error: BaseException | None = None
 
     def __enter__(self) -> Pool:
-        # Bounded, so that reading does not run far ahead of tokenising and fill the disk.
-        self.queue: queue.Queue[int | None] = queue.Queue(maxsize=2 * PARALLEL_FROM)
         return self
 
     def put(self, index: int) -> None:
@@ -213,7 +103,7 @@ class Pool:
             if self.error is not None:
                 raise self.error
             try:
-                return self.queue.put(item, timeout=0.2)
+                return self.chunks.put(item, timeout=0.2)
             except queue.Full:
                 continue
 
@@ -221,14 +111,13 @@ class Pool:
         """Feed one worker process. An error is kept for the thread that puts."""
         try:
             worker = self._start()
-            while (index := self.queue.get()) is not None:
+            while (index := self.chunks.get()) is not None:
                 _ask(worker, {"chunk": index})
-            worker.stdin.close()
-            worker.wait()
+            worker.communicate()  # ends its input, and waits
         except BaseException as error:
             self.error = self.error or error
 
-    def _start(self) -> subprocess.Popen:
+    def _start(self) -> subprocess.Popen[str]:
         # One thread each: the processes are the parallelism.
         environment = os.environ | {
             "TOKENIZERS_PARALLELISM": "false",
@@ -247,8 +136,9 @@ class Pool:
         return worker
 
 
-def _ask(worker: subprocess.Popen, message: dict[str, Any]) -> None:
+def _ask(worker: subprocess.Popen[str], message: dict[str, Any]) -> None:
     """Send a line to a worker and wait for its answer. Raises `BadInput` or `RuntimeError`."""
+    assert worker.stdin and worker.stdout  # pipes, both
     try:
         worker.stdin.write(json.dumps(message) + "\n")
         worker.stdin.flush()
@@ -261,10 +151,8 @@ def _ask(worker: subprocess.Popen, message: dict[str, Any]) -> None:
         raise BadInput(error)
 
 
-def serve(lines: Iterator[str], answer: Any) -> None:
-    """A worker process: a line that says what to do, then a line for each chunk."""
-    task = json.loads(next(lines))
-    folder, recipe = Path(task["folder"]), Recipe(**task["recipe"])
+def serve(folder: Path, recipe: Recipe, lines: Iterable[str], answer: Any) -> None:
+    """Tokenise in a worker process: an answer once it is ready, then one to each line."""
     renderer = recipe.renderer()
     answer({})
     for line in lines:
@@ -275,9 +163,20 @@ def serve(lines: Iterator[str], answer: Any) -> None:
             answer({"error": str(error)})
 
 
-def _main() -> None:
-    # transformers imports torch where it finds it: 250 MB and seconds that no tokenizer needs.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+def _task() -> tuple[Path, Recipe] | None:
+    """What the first line of standard input says to do; None if this was started by hand."""
+    if sys.stdin is None or sys.stdin.isatty() or sys.argv[1:]:
+        return None
+    try:
+        task = json.loads(sys.stdin.readline())
+        return Path(task["folder"]), Recipe(**task["recipe"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _main() -> int:
+    # transformers imports torch if it is there: 250 MB and seconds that no tokenizer needs.
+    sys.modules["torch"] = None  # type: ignore[assignment]  # None: not there
     # Nothing that a library prints may be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -287,10 +186,14 @@ def _main() -> None:
         answers.flush()
 
     try:
-        serve(iter(sys.stdin), answer)
+        if (task := _task()) is None:
+            print(BY_HAND, file=sys.stderr)
+            return 2
+        serve(*task, sys.stdin, answer)
+        return 0
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(1)  # the process that asked has been interrupted too, or is gone
 
 
 if __name__ == "__main__":
-    _main()
+    sys.exit(_main())

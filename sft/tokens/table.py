@@ -22,7 +22,7 @@ class TokenTable:
     """Sequences of all conversations of a source, in its order. Only counts are in memory."""
 
     batches: list[Any]
-    """Arrow record batches, mapped; see `sft.tokens.pool.schema`."""
+    """Arrow record batches, mapped; see `sft.tokens.chunks.schema`."""
     starts: list[int]
     """The first row of each batch."""
     digests: np.ndarray
@@ -69,8 +69,11 @@ class TokenTable:
         return tokens, batch["trained"][offset].values.to_numpy(zero_copy_only=False)
 
     def select(self, conversations: np.ndarray) -> tuple[np.ndarray, DataStatistics, str]:
-        """The rows of some conversations (bool [conversations]) that are not dropped, with
-        statistics and a digest of those conversations, in their order."""
+        """The rows of `conversations` (bool [conversations]) that are not dropped.
+
+        Returns their indices, int64 [rows chosen], with statistics of those conversations and a
+        digest of them in their order.
+        """
         import numpy as np
 
         mine = conversations[self.conversation]
@@ -93,7 +96,7 @@ class TokenisedDataset(SupervisedDataset):
     """Batches of sequences that are tokenised already. The last batch may be short.
 
     Args:
-        table: where the sequences are.
+        table: the sequences.
         conversations: bool [conversations of the table], those of this dataset.
         batch_size: sequences a batch.
         reduction: `mean` or `none`, see `sft.tokens.datums.datum`.
@@ -148,12 +151,11 @@ def permutation(size: int, seed: int) -> np.ndarray:
 def held_out(digests: np.ndarray, size: int, split_seed: int, whole: bool = False) -> np.ndarray:
     """Choose `size` different conversations to hold out: a mask bool [conversations].
 
-    `whole` allows all of them, where the training data is another split. Which ones depends on
-    their content and `split_seed` alone, not on their order or number beside them, so that adding
-    rows to a file hardly changes its held-out set.
+    Which ones depends on their content and `split_seed` alone, not on the order or the number of
+    the others: adding rows to a file hardly changes its held-out set. `whole` allows all of them,
+    for training data that is another split.
 
-    Raises:
-        BadInput: there are not as many, or nothing would be left to train on.
+    Raises `BadInput` if there are not as many, or if nothing would be left to train on.
     """
     import numpy as np
 

@@ -14,12 +14,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+
+from sft.files import locked
 
 WORKER = "worker"  # user attributes of a trial
 ALIVE = "alive"
@@ -63,6 +65,7 @@ class LockedFiles:
 
     def __init__(self, folder: Path):
         self._folder = folder
+        self._asking = folder / "ask.lock"  # one at a time
         folder.mkdir(parents=True, exist_ok=True)
         self.token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path = folder / f"{self.token}.lock"
@@ -70,13 +73,13 @@ class LockedFiles:
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def ask(self, ask: Callable[[], Trial]) -> Trial:
-        with self._alone():  # nobody sees the trial before it is signed
+        with locked(self._asking):  # nobody sees the trial before it is signed
             trial = ask()
             trial.set_user_attr(WORKER, self.token)
         return trial
 
     def take_over(self, study: optuna.Study) -> FrozenTrial | None:
-        with self._alone():
+        with locked(self._asking):
             for trial in orphans(study, self):
                 self.adopt(Trial(study, trial._trial_id))
                 return trial
@@ -107,12 +110,6 @@ class LockedFiles:
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
         self._file.close()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with open(self._folder / "ask.lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 class Timestamps:
