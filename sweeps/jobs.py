@@ -9,16 +9,23 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
+from sft import tracking
 from sft.command import lost_terminal
 from sft.command.signals import Signals
-from sft.config.compose import admitted
+from sft.config.compose import settle
+from sft.config.schema import Settings
 from sft.config.secrets import hand_down
-from sweeps.space import SearchSpace
+from sft.service import child
+from sweeps.composing import Composer
+from sweeps.display import PlainLines
+from sweeps.study import liveness, storage
 from sweeps.study.ledger import ERROR, Ending, Ledger
 from sweeps.sweeper import Sweep
 from sweeps.trial import Shared, TrialRun
@@ -43,7 +50,7 @@ class Handover:
     trials: dict[int, int]  # hydra.job.num -> trial number
 
 
-async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
+async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
     """Runs batches of n_jobs trials until the study is full; returns the exit code."""
     ledger = sweep.shared.ledger
     attempts: dict[int, int] = {}
@@ -60,7 +67,7 @@ async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
             if not batch:
                 break
             handover = _handover(sweep, {job + i: t.number for i, t in enumerate(batch)})
-            error = await asyncio.to_thread(_launch, plugin, searched, handover, batch, job)
+            error = await asyncio.to_thread(_launch, composer, handover, batch, job)
             job += len(batch)
             for trial in batch:
                 attempts[trial.number] = attempts.get(trial.number, 0) + 1
@@ -70,13 +77,11 @@ async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
 
 
 def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
-    from sft.service import child
-
-    shared, storage = sweep.shared, sweep.options.storage
+    shared, url = sweep.shared, sweep.options.storage
     return Handover(
         study_name=shared.study_name,
         # Launchers write it to files; a job opens it by OPTUNA_STORAGE.
-        storage=storage and hand_down(storage, "hydra.sweeper.storage"),
+        storage=url and hand_down(url, "hydra.sweeper.storage"),
         folder=shared.folder.absolute(),
         pruner=shared.ledger.study.pruner,
         metrics=shared.metrics,
@@ -89,19 +94,15 @@ def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
     )
 
 
-def _launch(
-    plugin: Any, searched: SearchSpace, handover: Handover, batch: list[Trial], first: int
-) -> str | None:
+def _launch(composer: Composer, handover: Handover, batch: list[Trial], first: int) -> str | None:
     """Runs a batch; returns the error of the launcher or of a job that said nothing itself."""
-    from hydra.core.plugins import Plugins
-
     launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=plugin.hydra_context,
+        hydra_context=composer.context,
         task_function=partial(task, handover),
-        config=plugin.config,
+        config=composer.config,
     )
     try:
-        returns = launcher.launch([admitted(searched.overrides(t.params)) for t in batch], first)
+        returns = launcher.launch([composer.overrides(t.params) for t in batch], first)
         for job in returns:
             job.return_value  # noqa: B018 - raises what the job raised
     except Exception as error:
@@ -134,12 +135,8 @@ async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> 
     return True
 
 
-def task(handover: Handover, composed: Any) -> str:
+def task(handover: Handover, composed: DictConfig) -> str:
     """The job: one trial, in whatever process the launcher made."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from sft.config.compose import settle
-
     number = handover.trials[HydraConfig.get().job.num]
     if handover.api_key:
         os.environ["TINKER_API_KEY"] = handover.api_key
@@ -150,11 +147,7 @@ def task(handover: Handover, composed: Any) -> str:
     return "interrupted" if ending.state is None else ending.state.name
 
 
-async def _run(handover: Handover, settings: Any, number: int, signals: Signals) -> Ending:
-    from sft import tracking
-    from sweeps.display import PlainLines
-    from sweeps.study import liveness, storage
-
+async def _run(handover: Handover, settings: Settings, number: int, signals: Signals) -> Ending:
     study = optuna.load_study(
         study_name=handover.study_name,
         storage=storage.open_storage(handover.storage, handover.folder),
@@ -167,15 +160,15 @@ async def _run(handover: Handover, settings: Any, number: int, signals: Signals)
         trial = await ledger.call(ledger.opened, frozen)
         await ledger.call(ledger.adopt, trial)
         shared = Shared(
-            handover.study_name,
-            handover.folder,
-            ledger,
-            PlainLines(handover.metrics[0], True, 1),
-            handover.metrics,
-            handover.repeats,
-            handover.base_url,
-            handover.parent_run_id,
-            handover.command,
+            study_name=handover.study_name,
+            folder=handover.folder,
+            ledger=ledger,
+            display=PlainLines(handover.metrics[0], True, 1),
+            metrics=handover.metrics,
+            repeats=handover.repeats,
+            base_url=handover.base_url,
+            parent_run_id=handover.parent_run_id,
+            command=handover.command,
         )
         ending = await _heedful(TrialRun(shared, trial, settings), signals)
         if settings.tracking.uri is not None:

@@ -99,8 +99,8 @@ class Parent:
         client = self._store.client()
         for key, value in values.items():
             client.log_metric(self.run_id, key, value, int(time.time() * 1000), step)
-        for key, value in tags.items():
-            client.set_tag(self.run_id, key, value)
+        for key, tag in tags.items():
+            client.set_tag(self.run_id, key, tag)
 
     def _end(self, status: str, artifacts: list[Path]) -> None:
         client = self._store.client()

@@ -10,10 +10,10 @@ import optuna
 
 from sft.command.main import command, new_parser
 from sft.record.durations import duration
-from sweeps.display import shown_value
 from sweeps.findings.answer import answer
 from sweeps.findings.importance import importance
 from sweeps.findings.results import Results
+from sweeps.parameters import shown_value
 from sweeps.study import storage
 
 STYLE = """

@@ -3,18 +3,17 @@
 import asyncio
 import shlex
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from optuna.trial import Trial, TrialState
 
 from sft.command.signals import AGAIN, Signals
-from sft.config.schema import Settings
 from sft.errors import BadInput
 from sft.record.durations import duration
 from sft.secrets import mask_urls
-from sweeps.options import Options
+from sweeps.composing import Composer
+from sweeps.options import Settled
 from sweeps.parent import Parent
 from sweeps.study.ledger import Ending
 from sweeps.trial import Shared, TrialRun
@@ -42,14 +41,14 @@ class Sweep:
     """Runs trials until the study is full, a limit is reached or the user interrupts.
 
     Args:
-        compose: the settings of a trial from its parameters; called on the event loop's thread.
+        composer: makes the settings of a trial, on the event loop's thread.
     """
 
     def __init__(
         self,
-        options: Options,
+        options: Settled,
         shared: Shared,
-        compose: Callable[[dict], Settings],
+        composer: Composer,
         budget: Budget,
         signals: Signals,
         parent: Parent | None = None,
@@ -60,12 +59,11 @@ class Sweep:
         self.interrupted = False
         self.failures = 0
         self.why_ended = "every trial is done"
-        self._compose = compose
+        self._composer = composer
         self._signals = signals
         self._parent = parent
         self._deadline = time.monotonic() + options.timeout if options.timeout else None
-        self._running: dict[asyncio.Task, TrialRun] = {}
-        shared.spend = budget.spend
+        self._running: dict[asyncio.Task[Ending], TrialRun] = {}
 
     async def run(self) -> int:
         """Returns the exit code."""
@@ -121,7 +119,7 @@ class Sweep:
 
     async def _start(self, trial: Trial) -> None:
         try:
-            settings = self._compose(trial.params)
+            settings = self._composer.settings(trial.params)
         except BadInput as error:
             ending = Ending(TrialState.FAIL, error=str(error))
             ledger = self.shared.ledger
@@ -132,7 +130,7 @@ class Sweep:
         run = TrialRun(self.shared, trial, settings)
         self._running[asyncio.create_task(run.execute())] = run
 
-    async def _ended(self, run: TrialRun, task: asyncio.Task) -> None:
+    async def _ended(self, run: TrialRun, task: asyncio.Task[Ending]) -> None:
         if task.cancelled():
             return
         error = task.exception()
@@ -140,7 +138,7 @@ class Sweep:
             raise error
         self.count(task.result())
         if self._parent is not None and task.result().values:
-            await self._tell_parent()
+            await self._tell(self._parent)
 
     def count(self, ending: Ending) -> None:
         if ending.state == TrialState.FAIL:
@@ -151,7 +149,8 @@ class Sweep:
         done = (TrialState.COMPLETE, TrialState.PRUNED)
         return any(t.state in done for t in study.get_trials(deepcopy=False))
 
-    async def _tell_parent(self) -> None:
+    async def _tell(self, parent: Parent) -> None:
+        """The sweep's own MLflow run hears of the best trial so far."""
         study = self.shared.ledger.study
         if len(study.directions) > 1:
             return
@@ -160,7 +159,7 @@ class Sweep:
         tags |= {"best.trial": str(best.number)}
         finished = self.shared.display.finished
         metric = self.shared.metrics[0]
-        self._parent.update({f"best/{metric}": best.value}, tags, finished)
+        parent.update({f"best/{metric}": best.values[0]}, tags, finished)
 
     # Interruption.
 

@@ -16,7 +16,7 @@ from sft.config.saved import from_saved
 from sft.config.schema import Settings
 from sft.errors import BadInput
 from sft.files import read_yaml
-from sft.hooks import BaseHook, Run, RunResult, Status
+from sft.hooks import BaseHook, Hook, Run, RunResult, Status
 from sft.record import metrics
 from sweeps.display import Display
 from sweeps.study.ledger import DIVERGED, ERROR, Ending, Ledger
@@ -35,8 +35,11 @@ INFRASTRUCTURE = (
     "TimeoutError",
 )
 
+Outcome = RunResult | BaseException
+"""Of one run of a trial."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class Shared:
     """What the trials of one process have in common."""
 
@@ -64,7 +67,7 @@ class TrialRun:
         self._runs: dict[int, Run] = {}
         self._stop: tuple[str, Status] | None = None
         self._measured: dict[int, dict[int, float]] = {}  # step -> repeat -> value
-        self._reports: list[asyncio.Future] = []
+        self._reports: list[asyncio.Future[None]] = []
 
     def stop(self, reason: str, status: Status) -> None:
         """Ask all runs to end between two steps, with a checkpoint."""
@@ -95,6 +98,7 @@ class TrialRun:
     # One run.
 
     async def _attempts(self, repeat: int) -> RunResult:
+        problem: str | None
         for attempt in (1, 2):
             try:
                 result = await self._train(repeat)
@@ -119,7 +123,7 @@ class TrialRun:
     async def _train(self, repeat: int) -> RunResult:
         directory = self.directory(repeat)
         settings = self._settings_of(repeat, directory)
-        hooks: list[Any] = [_Follower(self, repeat)]
+        hooks: list[Hook] = [_Follower(self, repeat)]
         tags = {"sweep.study": self.shared.study_name, "sweep.trial": str(self.number)}
         if self.shared.repeats > 1:
             tags["sweep.repeat"] = str(repeat)
@@ -197,7 +201,7 @@ class TrialRun:
         if prune:
             self.stop(f"pruned at step {step}", "PRUNED")
 
-    async def _report_training(self, outcomes: Sequence[Any]) -> None:
+    async def _report_training(self, outcomes: Sequence[Outcome]) -> None:
         """A trial that diverged before its first evaluation: a pruned trial needs some report."""
         key = self.shared.metrics[0].replace("eval/", "train/")
         values = [o.first[key] for o in outcomes if isinstance(o, RunResult) and key in o.first]
@@ -207,7 +211,7 @@ class TrialRun:
 
     # How it ended.
 
-    def _judge(self, outcomes: Sequence[RunResult | BaseException]) -> Ending:
+    def _judge(self, outcomes: Sequence[Outcome]) -> Ending:
         errors = [o for o in outcomes if isinstance(o, BaseException)]
         results = [o for o in outcomes if isinstance(o, RunResult)]
         if any(isinstance(error, asyncio.CancelledError) for error in errors):
@@ -231,18 +235,19 @@ class TrialRun:
         values = []
         for metric in self.shared.metrics:
             measured = [_value(metric, result, self._settings) for result in results]
-            if any(value is None for value in measured):
+            known = [value for value in measured if value is not None]
+            if len(known) < len(measured):
                 there = ", ".join(sorted(results[0].last)) or "nothing"
                 return Ending(
                     TrialState.FAIL,
                     error=f"hydra.sweeper.metric={metric}: was not measured; there is {there}.",
                 )
-            values.append(statistics.fmean(measured))
+            values.append(statistics.fmean(known))
         if not all(math.isfinite(value) for value in values):
             return Ending(TrialState.PRUNED, error="the metric is not finite", diverged=True)
         return Ending(TrialState.COMPLETE, values)
 
-    def _facts(self, outcomes: Sequence[Any], ending: Ending) -> dict[str, Any]:
+    def _facts(self, outcomes: Sequence[Outcome], ending: Ending) -> dict[str, Any]:
         results = [o for o in outcomes if isinstance(o, RunResult)]
         facts: dict[str, Any] = {
             "tokens": sum(result.tokens for result in results),
@@ -266,7 +271,7 @@ class TrialRun:
             facts[DIVERGED] = True
         return facts
 
-    def _of_run(self, repeat: int, outcome: Any) -> dict[str, Any]:
+    def _of_run(self, repeat: int, outcome: Outcome) -> dict[str, Any]:
         """Seeds of one repeat, its last checkpoint (whose value counts) and one on the way there
         with a lower held-out NLL."""
         settings = self._settings_of(repeat, self.directory(repeat))

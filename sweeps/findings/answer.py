@@ -4,9 +4,9 @@ import shlex
 from typing import Any
 
 from sft.record.durations import duration
-from sweeps.display import shown
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Compared, Result, Results
+from sweeps.parameters import shown
 from sweeps.prior.warm_start import RANK
 
 

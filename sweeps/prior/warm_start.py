@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.prior.published import Cell
 from sweeps.prior.response import Prior
-from sweeps.samplers import other_trials
+from sweeps.samplers.base import other_trials
 
 RATE, RANK = "lr", "lora.rank"
 TOLERANCE = 0.005  # log NLL: as good as the best

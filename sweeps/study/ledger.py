@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from sweeps.parameters import Distribution
 from sweeps.study.liveness import Liveness
 
 T = TypeVar("T")
@@ -45,7 +42,7 @@ class Ledger:
         self,
         study: optuna.Study,
         liveness: Liveness,
-        space: Mapping[str, BaseDistribution],
+        space: Mapping[str, Distribution],
         n_trials: int,
     ):
         self.study = study
@@ -75,7 +72,7 @@ class Ledger:
         counted = self.study.get_trials(deepcopy=False, states=COUNTED)
         if len(counted) >= self._n_trials:
             return None
-        trial = self._liveness.ask(lambda: self.study.ask(self._space))
+        trial = self._liveness.ask(lambda: self.study.ask(dict(self._space)))
         if trial.number >= self._n_trials:  # another process asked at the same time
             trial.set_user_attr(SURPLUS, True)
             self.finish(trial, TrialState.FAIL)
@@ -120,13 +117,11 @@ class Ledger:
             trial.set_user_attr(name, value)
 
 
-def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+def suggest(trial: Trial, name: str, distribution: Distribution) -> Any:
     """A parameter of a trial, through the public method for its distribution."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
-    method = (
-        trial.suggest_float if isinstance(distribution, FloatDistribution) else trial.suggest_int
-    )
-    step = None if distribution.log else distribution.step
-    options = {} if step is None else {"step": step}
-    return method(name, distribution.low, distribution.high, log=distribution.log, **options)
+    d = distribution
+    if isinstance(d, FloatDistribution):
+        return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+    return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
