@@ -77,12 +77,15 @@ def _doubts(results: Results, best: Result) -> list[str]:
     others = [results.against(best, trial) for trial in results.complete if trial is not best]
     if not others:
         return []
-    if any(compared.interval is None for compared in others):
-        return [
-            f"  one run each: the data cannot tell whether its {metric} is better than the others' "
-            "or luck; hydra.sweeper.repeats=3 could"
-        ]
-    untold = [compared for compared in others if compared.interval.low <= 0]
+    untold = []
+    for compared in others:
+        if compared.interval is None:
+            return [
+                f"  one run each: the data cannot tell whether its {metric} is better than the "
+                "others' or luck; hydra.sweeper.repeats=3 could"
+            ]
+        if compared.interval.low <= 0:
+            untold.append(compared)
     worse = len(others) - len(untold)
     lines = [f"  {worse} of the {len(others)} other trials are worse (95% intervals)"]
     if untold:

@@ -5,6 +5,7 @@ nothing is drawn: Optuna's estimate, fANOVA by a forest of trees, gave values in
 shares of up to 90% at the tens of trials that sweeps have, and never tells of an interaction.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeps.findings.results import Result, Results
@@ -56,11 +57,11 @@ def _repeats(varied: list[str], trials: list[Result]) -> dict[tuple, list[float]
 
 
 def _of_grid(shares: Shares, missing: int, metric: str) -> Importance:
-    named = {" x ".join(names): share for names, share in shares.shares.items()}
-    noise = shares.noise and {" x ".join(names): value for names, value in shares.noise.items()}
+    named = _named(shares.shares)
+    noise = None if shares.noise is None else _named(shares.noise)
     if len(named) > MOST_BARS:
         shown = sorted(named, key=named.__getitem__, reverse=True)[: MOST_BARS - 1]
-        for values in filter(None, (named, noise)):
+        for values in (named, noise or {}):
             rest = sum(value for name, value in values.items() if name not in shown)
             for name in [name for name in values if name not in shown]:
                 del values[name]
@@ -71,3 +72,7 @@ def _of_grid(shares: Shares, missing: int, metric: str) -> Importance:
     if noise is None:
         caption += ".\nOne run each: what looks like an interaction may be noise between seeds."
     return Importance(named, noise, f"Share of the variation of {metric}", caption)
+
+
+def _named(shares: Mapping[tuple[str, ...], float]) -> dict[str, float]:
+    return {" x ".join(names): share for names, share in shares.items()}

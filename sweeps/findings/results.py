@@ -103,11 +103,14 @@ class Results:
     def tokens(self) -> int:
         return sum(trial.tokens for trial in self.trials)
 
-    def best(self, among: Sequence[Result] | None = None) -> Result | None:
-        """The complete trial with the best first metric."""
-        trials = self.complete if among is None else among
-        key = (lambda t: t.values[0]) if self.minimize else (lambda t: -t.values[0])
-        return min(trials, key=key, default=None)
+    def best(self) -> Result | None:
+        """The complete trial with the best first metric; None if none is complete."""
+        complete = self.complete
+        return self._best_of(complete) if complete else None
+
+    def _best_of(self, trials: Sequence[Result]) -> Result:
+        sign = 1 if self.minimize else -1
+        return min(trials, key=lambda trial: sign * trial.values[0])
 
     def front(self) -> list[Result]:
         """Complete trials that no other one beats in every metric (a Pareto front)."""
@@ -140,11 +143,13 @@ class Results:
     def by_rank(self) -> list[Compared]:
         """The best trial of each rank beside the best of all, smallest rank first."""
         best = self.best()
-        ranks = sorted({trial.params[RANK] for trial in self.complete if RANK in trial.params})
-        return [
-            self.against(best, self.best([t for t in self.complete if t.params.get(RANK) == rank]))
-            for rank in ranks
-        ]
+        if best is None:
+            return []
+        ranks: dict[int, list[Result]] = {}
+        for trial in self.complete:
+            if RANK in trial.params:
+                ranks.setdefault(trial.params[RANK], []).append(trial)
+        return [self.against(best, self._best_of(ranks[rank])) for rank in sorted(ranks)]
 
     def saved(self) -> dict[int, int]:
         """Tokens that each pruned or diverged trial was spared, against a whole trial."""

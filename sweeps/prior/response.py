@@ -94,7 +94,9 @@ class Prior:
         """Of the published excesses, up to a constant."""
         return float(-0.5 * self._residual @ self._residual - _half_log_det(self._factor))
 
-    def _points(self, cells: Sequence[Cell], parameters: float | None, shift=0.0) -> np.ndarray:
+    def _points(
+        self, cells: Sequence[Cell], parameters: float | None, shift: float = 0.0
+    ) -> np.ndarray:
         """[cells, 3]: log10 rate, log2 rank, log10 size."""
         rates = np.array([c[0] for c in cells], float) / 10**shift
         ranks = np.array([c[1] for c in cells], float)
@@ -120,7 +122,9 @@ class Prior:
         rate = _matern(a[:, 0], b[:, 0], self._h.own_rate)
         return self._h.own**2 * rate * _matern(a[:, 1], b[:, 1], self._h.own_rank)
 
-    def before(self, cells: Sequence[Cell], parameters: float | None, shift: float = 0.0):
+    def before(
+        self, cells: Sequence[Cell], parameters: float | None, shift: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Mean [cells] and covariance [cells, cells] of a new model's excess."""
         x = self._points(cells, parameters, shift)
         known = self._whiten @ self._shared(self._x, x)
@@ -146,7 +150,7 @@ class Prior:
     ) -> np.ndarray:
         """[count, cells]: surfaces drawn from what is known after `trials` (cell, NLL; inf
         where it diverged)."""
-        posteriors, weights = [], []
+        posteriors, evidences = [], []
         for shift in SHIFTS:
             mean, covariance = self.before(
                 [*cells, *(cell for cell, _ in trials)], parameters, shift
@@ -156,14 +160,16 @@ class Prior:
                 mean, covariance, fit = self._given(mean, covariance, trials)
                 evidence += fit
             posteriors.append((mean, covariance))
-            weights.append(evidence)
-        weights = np.exp(np.array(weights) - max(weights))
+            evidences.append(evidence)
+        weights = np.exp(np.array(evidences) - max(evidences))
         counts = rng.multinomial(count, weights / weights.sum())
         return np.concatenate(
             [_draw(rng, *p, n) for p, n in zip(posteriors, counts, strict=True) if n]
         )
 
-    def _given(self, mean: np.ndarray, covariance: np.ndarray, trials):
+    def _given(
+        self, mean: np.ndarray, covariance: np.ndarray, trials: Sequence[tuple[Cell, float]]
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """Conditions on the last len(trials) points; also returns the log evidence.
 
         A finite NLL tells its excess up to the model's unknown level, a diverged trial tells
@@ -180,7 +186,7 @@ class Prior:
         factor = np.linalg.cholesky(observed + (1.5 * self._h.noise) ** 2 * np.eye(n))
         residual = np.linalg.solve(factor, excess - mean[-n:])
         gain = np.linalg.solve(factor, covariance[-n:, :-n])
-        evidence = -0.5 * residual @ residual - _half_log_det(factor)
+        evidence = float(-0.5 * residual @ residual - _half_log_det(factor))
         return mean[:-n] + gain.T @ residual, covariance[:-n, :-n] - gain.T @ gain, evidence
 
 
@@ -188,7 +194,9 @@ def _half_log_det(factor: np.ndarray) -> float:
     return float(np.log(np.diag(factor)).sum())
 
 
-def _draw(rng: np.random.Generator, mean: np.ndarray, covariance: np.ndarray, count: int):
+def _draw(
+    rng: np.random.Generator, mean: np.ndarray, covariance: np.ndarray, count: int
+) -> np.ndarray:
     factor = np.linalg.cholesky(covariance + 1e-8 * np.eye(len(mean)))
     return mean + rng.standard_normal((count, len(mean))) @ factor.T
 
@@ -196,7 +204,7 @@ def _draw(rng: np.random.Generator, mean: np.ndarray, covariance: np.ndarray, co
 def fit(tables: Sequence[Table]) -> Hyperparameters:
     """Maximum a posteriori hyperparameters, with a weak log-normal prior at the defaults of
     a textbook surface (lengths of half a decade and three octaves)."""
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # slow to import, and only benchmarks fit
 
     start = np.log(astuple(Hyperparameters()))
 

@@ -7,8 +7,9 @@ that is so. After `PROPOSALS` trials, or once little is left to settle, another 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.distributions import (
@@ -63,12 +64,14 @@ class WarmStart(BaseSampler):
     def reseed_rng(self) -> None:
         self._base.reseed_rng()
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial):
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         return self._base.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ):
+    ) -> dict[str, Any]:
         values = self._base.sample_relative(study, trial, search_space)
         if RATE not in search_space or study.directions != [StudyDirection.MINIMIZE]:
             return values
@@ -78,13 +81,21 @@ class WarmStart(BaseSampler):
             values = values | {name: known[name] for name in known if name in search_space}
         return values
 
-    def sample_independent(self, study, trial, param_name, param_distribution):
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
         return self._base.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(self, study, trial, state, values) -> None:
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
         self._base.after_trial(study, trial, state, values)
 
-    def describe(self, space: dict[str, BaseDistribution]) -> list[str]:
+    def describe(self, space: Mapping[str, BaseDistribution]) -> list[str]:
         """What the prior holds before the first trial, in a few lines."""
         candidates = cells(space, self._rank)
         expected = self._prior.expected(candidates, self._parameters)
@@ -110,7 +121,7 @@ class WarmStart(BaseSampler):
         ]
 
     def propose(
-        self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
+        self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
     ) -> Cell | None:
         """The cell for `trial`; None where the prior has nothing more to say."""
         known = self._known(other_trials(study, trial))
@@ -142,7 +153,7 @@ class WarmStart(BaseSampler):
                 continue
             cell = (float(rate), int(trial.params.get(RANK, self._rank)))
             if trial.state == TrialState.COMPLETE:
-                known.finished.append((cell, trial.value))
+                known.finished.append((cell, trial.values[0]))
             elif trial.user_attrs.get("diverged"):
                 known.finished.append((cell, math.inf))
             elif trial.state == TrialState.RUNNING:
@@ -178,7 +189,7 @@ def chances(surfaces: np.ndarray, ranks: Sequence[int], covered: np.ndarray) -> 
     return np.mean((good & ~has_good) | (frugal & has_good & ~has_frugal), axis=0)
 
 
-def cells(space: dict[str, BaseDistribution], rank: int) -> list[Cell]:
+def cells(space: Mapping[str, BaseDistribution], rank: int) -> list[Cell]:
     """The (rate, rank) pairs that a prior may propose out of `space`: all of its choices, a
     log-spaced grid of its intervals."""
     rates = _values(space[RATE], per_decade=10)
@@ -197,7 +208,8 @@ def marks(candidates: Sequence[Cell], tried: Sequence[Cell]) -> np.ndarray:
 
 def _values(distribution: BaseDistribution, per_decade: float) -> list[float]:
     if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
+        choices: Sequence[Any] = distribution.choices
+        return [float(choice) for choice in choices]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high, step = distribution.low, distribution.high, distribution.step
     first, last = math.ceil(per_decade * math.log10(low)), math.floor(per_decade * math.log10(high))
