@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sft.record.durations import duration
 from sweeps.parameters import shown, shown_value
-from sweeps.study.ledger import Ending
+from sweeps.study.endings import Ending
 
 KEEP_ENDED = 12  # rows of ended trials that the table keeps
 

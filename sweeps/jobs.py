@@ -26,7 +26,8 @@ from sft.service import child
 from sweeps.composing import Composer
 from sweeps.display import PlainLines
 from sweeps.study import liveness, storage
-from sweeps.study.ledger import ERROR, Ending, Ledger
+from sweeps.study.endings import Ending
+from sweeps.study.ledger import DIVERGED, ERROR, Ledger
 from sweeps.sweeper import Sweep
 from sweeps.trial import Shared, TrialRun
 
@@ -127,7 +128,7 @@ async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> 
         frozen.state,
         frozen.values if frozen.state == TrialState.COMPLETE else None,
         frozen.user_attrs.get(ERROR),
-        bool(frozen.user_attrs.get("diverged")),
+        bool(frozen.user_attrs.get(DIVERGED)),
     )
     sweep.shared.display.ended(trial.number, ending)
     sweep.budget.spend(frozen.user_attrs.get("tokens", 0))

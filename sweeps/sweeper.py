@@ -15,7 +15,7 @@ from sft.secrets import mask_urls
 from sweeps.composing import Composer
 from sweeps.options import Settled
 from sweeps.parent import Parent
-from sweeps.study.ledger import Ending
+from sweeps.study.endings import Ending
 from sweeps.trial import Shared, TrialRun
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from sft.command import launch
 from sft.config.saved import from_saved
@@ -19,7 +19,8 @@ from sft.files import read_yaml
 from sft.hooks import BaseHook, Hook, Run, RunResult, Status
 from sft.record import metrics
 from sweeps.display import Display
-from sweeps.study.ledger import DIVERGED, ERROR, Ending, Ledger
+from sweeps.study.endings import Ending, Outcome, judge, value_of
+from sweeps.study.ledger import DIVERGED, ERROR, Ledger
 
 # What is retried once, by the name that RunResult.error begins with: the service or the network,
 # not the configuration. (The loop itself has resumed a lost session several times by then.)
@@ -34,9 +35,6 @@ INFRASTRUCTURE = (
     "ConnectionResetError",
     "TimeoutError",
 )
-
-Outcome = RunResult | BaseException
-"""Of one run of a trial."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class TrialRun:
             *(self._attempts(repeat) for repeat in repeats), return_exceptions=True
         )
         await asyncio.gather(*self._reports)
-        ending = self._judge(outcomes)
+        ending = judge(outcomes, self.shared.metrics, self._settings)
         if ending.diverged and not self._measured:
             await self._report_training(outcomes)
         facts = self._facts(outcomes, ending)
@@ -211,42 +209,6 @@ class TrialRun:
 
     # How it ended.
 
-    def _judge(self, outcomes: Sequence[Outcome]) -> Ending:
-        errors = [o for o in outcomes if isinstance(o, BaseException)]
-        results = [o for o in outcomes if isinstance(o, RunResult)]
-        if any(isinstance(error, asyncio.CancelledError) for error in errors):
-            return Ending(None)
-        for result in results:
-            if result.diverged:
-                return Ending(TrialState.PRUNED, error=result.reason, diverged=True)
-        for error in errors:
-            kind = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
-            return Ending(TrialState.FAIL, error=f"{kind}{error}")
-        for result in results:
-            if result.status == "FAILED":
-                return Ending(TrialState.FAIL, error=result.error or result.reason)
-        if any(result.status == "PRUNED" for result in results):
-            return Ending(TrialState.PRUNED, error=results[0].reason)
-        if any(result.status == "KILLED" for result in results):
-            return Ending(None)
-        return self._complete(results)
-
-    def _complete(self, results: Sequence[RunResult]) -> Ending:
-        values = []
-        for metric in self.shared.metrics:
-            measured = [_value(metric, result, self._settings) for result in results]
-            known = [value for value in measured if value is not None]
-            if len(known) < len(measured):
-                there = ", ".join(sorted(results[0].last)) or "nothing"
-                return Ending(
-                    TrialState.FAIL,
-                    error=f"hydra.sweeper.metric={metric}: was not measured; there is {there}.",
-                )
-            values.append(statistics.fmean(known))
-        if not all(math.isfinite(value) for value in values):
-            return Ending(TrialState.PRUNED, error="the metric is not finite", diverged=True)
-        return Ending(TrialState.COMPLETE, values)
-
     def _facts(self, outcomes: Sequence[Outcome], ending: Ending) -> dict[str, Any]:
         results = [o for o in outcomes if isinstance(o, RunResult)]
         facts: dict[str, Any] = {
@@ -262,7 +224,7 @@ class TrialRun:
         facts["runs"] = [self._of_run(repeat, o) for repeat, o in enumerate(outcomes)]
         if ending.values and len(results) > 1:
             facts["values"] = [
-                [_value(metric, result, self._settings) for result in results]
+                [value_of(metric, result, self._settings) for result in results]
                 for metric in self.shared.metrics
             ]
         if ending.error:
@@ -311,15 +273,3 @@ class _Follower(BaseHook):
 
 def is_infrastructure(error: str | None) -> bool:
     return (error or "").startswith(INFRASTRUCTURE)
-
-
-def _value(metric: str, result: RunResult, settings: Settings) -> float | None:
-    """A metric's last value; also `tokens`, `seconds` and numbers of the config (lora.rank)."""
-    if metric in result.last:
-        return float(result.last[metric])
-    if metric in ("tokens", "seconds"):
-        return float(getattr(result, metric))
-    value: Any = settings
-    for part in metric.split("."):
-        value = getattr(value, part, None)
-    return float(value) if isinstance(value, int | float) else None

@@ -7,7 +7,6 @@ several threads; the event loop, which feeds the training service, must wait for
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import optuna
@@ -23,16 +22,6 @@ ERROR = "error"  # user attributes of a trial
 DIVERGED = "diverged"
 SURPLUS = "surplus"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
-
-
-@dataclass
-class Ending:
-    """How a trial ended; `state` None leaves it to be continued."""
-
-    state: TrialState | None
-    values: list[float] | None = None
-    error: str | None = None
-    diverged: bool = False
 
 
 class Ledger:
