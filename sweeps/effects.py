@@ -1,7 +1,7 @@
 """Settings of a sweep that cannot have their effect: refused or said before the first trial.
 
-As sft/run/effects.py does for a run: what is surely a mistake is bad input, the rest a sentence,
-and a default is never complained of.
+It is as with a run (sft/run/effects.py): what is surely a mistake is bad input, of the rest a
+sentence is said, and nothing is said of a default.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ Row = tuple[Any, str, str]
 
 
 def check_metrics(options: Settled, settings: Settings, plan: Plan) -> None:
-    """Refuse a metric that no trial with these settings will have. Raises BadInput."""
+    """Refuse a metric that no trial with these settings will have. Raises `BadInput`."""
     measured = plan.metrics()
     if measured is None:  # an evaluator that does not say what it measures
         return
@@ -64,7 +64,7 @@ def judged_at(options: Settled, settings: Settings, plan: Plan) -> list[int]:
 
 
 def check_pruner(options: Settled, judged: bool) -> None:
-    """Refuse a pruner that can never prune. Raises BadInput."""
+    """Refuse a pruner that can never prune. Raises `BadInput`."""
     pruner, trials = f"hydra.sweeper.pruner={options.pruner}", options.n_trials
     if options.pruner == "none":
         return

@@ -1,7 +1,8 @@
-"""Trials through Hydra's other launchers (joblib, submitit, ray): batches that report by storage.
+"""Trials through Hydra's other launchers (joblib, submitit, ray): in batches.
 
 A launcher runs its jobs in processes of its own and returns when all of a batch have ended. Each
-job opens the study, takes over its trial and ends it there, as in-process trials do.
+job opens the study, takes over its trial and ends it there, as the trials of one process do. The
+sweep reads from the storage how it went.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ ATTEMPTS = 2  # for a job that ended without a word
 
 @dataclass(frozen=True)
 class Handover:
-    """What a job needs to know beside its config."""
+    """What a job needs to know, besides its config."""
 
     study_name: str
     storage: str | None
@@ -52,7 +53,7 @@ class Handover:
 
 
 async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
-    """Runs batches of n_jobs trials until the study is full; returns the exit code."""
+    """Run batches of n_jobs trials until the study is full; returns the exit code."""
     ledger = sweep.shared.ledger
     attempts: dict[int, int] = {}
     again: list[Trial] = []
@@ -96,7 +97,7 @@ def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
 
 
 def _launch(composer: Composer, handover: Handover, batch: list[Trial], first: int) -> str | None:
-    """Runs a batch; returns the error of the launcher or of a job that said nothing itself."""
+    """Run a batch; returns the error of the launcher or of a job that said nothing itself."""
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=composer.context,
         task_function=partial(task, handover),
@@ -112,7 +113,7 @@ def _launch(composer: Composer, handover: Handover, batch: list[Trial], first: i
 
 
 async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> bool:
-    """Counts how a trial of a batch ended; False where it is to be run again."""
+    """Count how a trial of a batch ended; False if it is to be run again."""
     ledger = sweep.shared.ledger
     frozen = await ledger.call(ledger.study._storage.get_trial, trial._trial_id)
     if not frozen.state.is_finished():
@@ -142,7 +143,7 @@ def task(handover: Handover, composed: DictConfig) -> str:
     if handover.api_key:
         os.environ["TINKER_API_KEY"] = handover.api_key
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    signals = Signals()  # a scheduler's reach the jobs, too
+    signals = Signals()  # a cluster's scheduler sends them to the jobs, too
     with lost_terminal.survived(), signals.heeded():
         ending = asyncio.run(_run(handover, settle(composed), number, signals))
     return "interrupted" if ending.state is None else ending.state.name
@@ -180,7 +181,7 @@ async def _run(handover: Handover, settings: Settings, number: int, signals: Sig
 
 
 async def _heedful(run: TrialRun, signals: Signals) -> Ending:
-    """Executes `run`; it stops with a checkpoint at a signal."""
+    """Execute `run`; it stops with a checkpoint at a signal."""
     task = asyncio.create_task(run.execute())
 
     def stop(name: str) -> None:

@@ -54,8 +54,10 @@ def check_space(composer: Composer) -> list[Settings]:
 
 
 async def service_url(stack: AsyncExitStack, composer: Composer, base: Settings) -> str | None:
-    """Starts the local service for every model of the sweep; returns its URL. None if no model
-    needs it."""
+    """Start the local service for every model of the sweep; returns its URL.
+
+    None if no model needs it. Raises `BadInput` if it does not start.
+    """
     every = [base]
     for name, distribution in composer.searched.distributions.items():
         of_service = name.partition(".")[0] in ("model", "service")
@@ -91,7 +93,7 @@ class Preflight:
 async def preflight(
     options: Settled, searched: SearchSpace, settings: list[Settings], base_url: str | None
 ) -> Preflight:
-    """Reads the data of all `settings` and asks the service once. Raises `BadInput`."""
+    """Read the data of all `settings` and ask the service once for each. Raises `BadInput`."""
     base = settings[0]
     said = [*without_effect(options, searched), *effects.of_settings(base)]
     judged = False

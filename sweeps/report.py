@@ -67,8 +67,10 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def write(study: optuna.Study, folder: Path) -> tuple[list[Path], list[str]]:
-    """Writes FOLDER/report/*.png and FOLDER/report/report.html; returns that folder in a list, and
-    the study's answer in a few lines."""
+    """Write FOLDER/report/*.png and FOLDER/report/report.html.
+
+    Returns that folder in a list, and the study's answer in a few lines.
+    """
     from sweeps.findings import figures  # imports matplotlib
 
     results = Results.of(study)

@@ -7,7 +7,7 @@
     lora.rank=int(interval(1, 64))      whole numbers, ends included
     lr=tag(log, interval(1e-5, 3e-3))   on a log scale
 
-Written on the command line or under `hydra.sweeper.params`, where the command line wins.
+Written on the command line or under `hydra.sweeper.params`; the command line wins.
 """
 
 from collections.abc import Mapping, Sequence

@@ -25,15 +25,15 @@ class Budget:
 
     limit: int | None
     spent: int
-    per_trial: int | None  # what a whole trial takes, where known
+    per_trial: int | None  # what a whole trial takes, if known
 
     def spend(self, tokens: int) -> bool:
-        """Counts tokens; False once the budget is used up."""
+        """Count tokens; False once the budget is used up."""
         self.spent += tokens
         return self.limit is None or self.spent < self.limit
 
     def admits_one_more(self, promised: int) -> bool:
-        """Whether a whole trial fits, beside `promised` tokens of those that run."""
+        """Whether one more whole trial fits; those that run will still take `promised` tokens."""
         return self.limit is None or self.spent + promised + (self.per_trial or 0) <= self.limit
 
 
@@ -66,7 +66,7 @@ class Sweep:
         self._running: dict[asyncio.Task[Ending], TrialRun] = {}
 
     async def run(self) -> int:
-        """Returns the exit code."""
+        """Run the sweep; returns the exit code."""
         with self.signals():
             while True:
                 await self._fill()

@@ -1,4 +1,4 @@
-"""One trial: the same training loop as a single run, followed by a hook that reports to Optuna."""
+"""One trial: the training loop of a single run, with a hook that reports to Optuna."""
 
 import asyncio
 import dataclasses
@@ -75,7 +75,7 @@ class TrialRun:
             run.stop(*self._stop)
 
     async def execute(self) -> Ending:
-        """Trains, and tells Optuna and the display how it ended."""
+        """Train, and tell Optuna and the display how it ended."""
         repeats = range(self.shared.repeats)
         outcomes = await asyncio.gather(
             *(self._attempts(repeat) for repeat in repeats), return_exceptions=True
@@ -138,7 +138,7 @@ class TrialRun:
         return self.shared.folder / name
 
     def _settings_of(self, repeat: int, directory: Path) -> Settings:
-        """The run's own saved config where it has begun: what it is does not change on the way."""
+        """The run's own saved config if it has begun: what a run is does not change on the way."""
         saved = directory / "config.yaml"
         if saved.exists():
             return from_saved(read_yaml(saved), str(saved))
@@ -176,7 +176,7 @@ class TrialRun:
             self.stop("the sweep's budget of tokens is used up", "PRUNED")
 
     def measured(self, repeat: int, step: int, row: dict[str, float]) -> None:
-        """Reports the mean of an evaluation once every repeat has made it."""
+        """Report the mean of an evaluation once every repeat has made it."""
         if len(self.shared.metrics) > 1 or self.shared.metrics[0] not in row:
             return
         values = self._measured.setdefault(step, {})
@@ -219,7 +219,7 @@ class TrialRun:
             "steps": max((result.steps for result in results), default=0),
             "directories": [str(self.directory(r)) for r in range(self.shared.repeats)],
         }
-        # Of the process that began it: a study may be gone on with by another command.
+        # Of the process that began it: another command may have gone on with the study.
         facts["command"] = self.trial.user_attrs.get("command", self.shared.command)
         facts["runs"] = [self._of_run(repeat, o) for repeat, o in enumerate(outcomes)]
         if ending.values and len(results) > 1:
@@ -234,8 +234,10 @@ class TrialRun:
         return facts
 
     def _of_run(self, repeat: int, outcome: Outcome) -> dict[str, Any]:
-        """Seeds of one repeat, its last checkpoint (whose value counts) and one on the way there
-        with a lower held-out NLL."""
+        """Seeds of one repeat and its last checkpoint, whose value counts.
+
+        And, if there is one, an earlier checkpoint with a lower held-out NLL.
+        """
         settings = self._settings_of(repeat, self.directory(repeat))
         facts: dict[str, Any] = {"seed": settings.seed, "lora.seed": settings.lora.seed}
         if not isinstance(outcome, RunResult) or not outcome.checkpoints:

@@ -1,4 +1,4 @@
-"""What a study found, in a few lines, each difference with what it is worth."""
+"""What a study found, in a few lines, each difference with how sure it is."""
 
 import shlex
 from typing import Any
@@ -127,7 +127,7 @@ def _ranks(results: Results, best: Result) -> list[str]:
 
 
 def _of_the_picked(trials: list[Result]) -> str:
-    """What the intervals of ranks leave out: each is of the best trial of its rank so far."""
+    """What the intervals of ranks do not count: each is of the best trial of its rank so far."""
     others = [{k: v for k, v in trial.params.items() if k != RANK} for trial in trials]
     words = "each rank by its best trial so far, and that it was picked as such is not counted"
     if any(other != others[0] for other in others):

@@ -21,7 +21,7 @@ MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
 
 
 def _figure(title: str, width: float = 6.0, height: float = 3.8) -> tuple[Figure, Any]:
-    """Small in inches and dense, so that its words can be read on a narrow page, too."""
+    """Small in inches and dense: its words can be read on a narrow page, too."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=180)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11)
@@ -63,7 +63,7 @@ def by_rate(results: Results) -> Figure | None:
                   label=label, markersize=5, linewidth=1.6)  # fmt: skip
         for trial in trials:
             if trial.params.get(RANK) == rank and trial.repeats:
-                # Beside each other, in the order of the ranks: they would hide one another.
+                # Side by side, in the order of the ranks: else they would hide one another.
                 x = trial.params[RATE] * 1.03 ** (ranks.index(rank) + 1)
                 axes.plot([x] * len(trial.repeats), [min(v, top) for v in trial.repeats], ".",
                           color=colours[rank], markersize=4)  # fmt: skip
@@ -82,7 +82,7 @@ def by_rate(results: Results) -> Figure | None:
 
 
 def _early(axes: Any, trial: Result, colour: Any, top: float) -> None:
-    """A trial that ended early, at its last report (at the top where that is far off)."""
+    """A trial that ended early, at its last report (at the top if that is far off)."""
     marker, face = MARKS.get(trial.state, ("o", "none"))
     value = list(trial.curve.values())[-1]
     y = top if trial.state == "diverged" or not math.isfinite(value) else min(value, top)
@@ -101,7 +101,7 @@ def _legend(trials: list[Result], word: str) -> list[Line2D]:
 
 
 def _limit(axes: Any, results: Results) -> float:
-    """Keeps the few worst values from flattening the rest; returns the upper limit."""
+    """Keep the few worst values from flattening the rest; returns the upper limit."""
     values = sorted(v for t in results.complete for v in t.repeats or t.values[:1])
     low, middle, high = values[0], values[len(values) // 2], values[-1]
     top = min(high, middle + 4 * (middle - low)) if middle > low and results.minimize else high
@@ -142,7 +142,7 @@ def curves(results: Results) -> Figure | None:
 
 
 def _look_at_the_end(axes: Any, trials: list[Result]) -> None:
-    """Leaves out of sight what would flatten the rest: the untrained model and divergence."""
+    """Leave out of sight what would flatten the rest: the untrained model and divergence."""
     after = [list(t.curve.values())[1:] for t in trials if t.state != "diverged"]
     values = [value for curve in after for value in curve if math.isfinite(value)]
     if values:
@@ -162,7 +162,7 @@ def _ends(values: list[Any]) -> list[Any]:
 
 
 def shares(found: Importance | str | None) -> Figure | None:
-    """How much of the variation each parameter explains, beside what chance would."""
+    """How much of the variation each parameter explains, and how much chance would."""
     if not isinstance(found, Importance):
         return None
     figure, axes = _figure(found.title, height=1.9 + 0.45 * len(found.shares))
@@ -181,7 +181,7 @@ def shares(found: Importance | str | None) -> Figure | None:
 
 
 def parallel(results: Results) -> Figure | None:
-    """Parallel coordinates: a line per complete trial through its parameters to its value."""
+    """Parallel coordinates: a line for each complete trial, through its parameters to its value."""
     names = [n for n in results.space if len({str(t.params.get(n)) for t in results.complete}) > 1]
     if len(results.complete) < 2 or not names:
         return None
@@ -238,7 +238,7 @@ def _scale(values: list[Any]) -> _Scale:
 
 
 def savings(results: Results) -> Figure | None:
-    """Tokens trained and, for trials that ended early, tokens spared."""
+    """Tokens trained on and, of trials that ended early, tokens spared."""
     saved = results.saved()
     if not sum(saved.values()):
         return None

@@ -1,8 +1,8 @@
-"""Which parameters a metric's variation comes from, where the trials of a study can tell.
+"""Which parameters a metric's variation comes from, if the trials of a study can tell.
 
-The trials of a full grid are split exactly, interactions included (see `variation`). For others
-nothing is drawn: Optuna's estimate, fANOVA by a forest of trees, gave values in shuffled order
-shares of up to 90% at the tens of trials that sweeps have, and never tells of an interaction.
+The variation of a full grid is split exactly, interactions included (see `variation`). For other
+trials nothing is drawn. Optuna's estimate (fANOVA by a forest of trees) gave shares of up to 90% to
+values in shuffled order, with as few trials as sweeps have, and never tells of an interaction.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Importance:
 
 
 def importance(results: Results) -> Importance | str | None:
-    """The shares, or a sentence that says why there are none; None where nothing is asked.
+    """The shares, or a sentence that says why there are none; None if nothing is asked.
 
     A study with fewer than two parameters that vary, or than four complete trials, asks nothing.
     """
@@ -50,7 +50,7 @@ def importance(results: Results) -> Importance | str | None:
 
 
 def _repeats(varied: list[str], trials: list[Result]) -> dict[tuple, list[float]] | None:
-    """Each combination's repeats; None where seeds were not the same for all, or there are none."""
+    """Each combination's repeats; None if there are none, or not of the same seeds for all."""
     found = {tuple(t.params.get(n) for n in varied): t.repeats for t in trials}
     seeds = {tuple(trial.seeds) for trial in trials}
     return found if len(seeds) == 1 and seeds != {()} and len(found) == len(trials) else None

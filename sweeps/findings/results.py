@@ -21,7 +21,7 @@ class Result:
     params: dict[str, Any]
     state: str  # complete, pruned, diverged, failed, running, waiting
     values: list[float] = field(default_factory=list)  # of a complete trial, a value a metric
-    repeats: list[float] = field(default_factory=list)  # of the first metric, where repeated
+    repeats: list[float] = field(default_factory=list)  # of the first metric, if there are repeats
     curve: dict[int, float] = field(default_factory=dict)  # step -> first metric
     steps: int = 0
     tokens: int = 0
@@ -44,12 +44,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Compared:
-    """A trial beside the best one."""
+    """A trial compared with the best one."""
 
     trial: Result
-    behind: float  # of the first metric, by how much the best is ahead
-    interval: Interval | None  # of that, None without repeats
-    margin: float  # what does not matter: half a percent of the best
+    behind: float  # by how much the best is ahead in the first metric
+    interval: Interval | None  # of `behind`; None without repeats
+    margin: float  # a difference that does not matter: half a percent of the best
 
     @property
     def verdict(self) -> str:
@@ -141,7 +141,7 @@ class Results:
         )
 
     def by_rank(self) -> list[Compared]:
-        """The best trial of each rank beside the best of all, smallest rank first."""
+        """The best trial of each rank, compared with the best of all; smallest rank first."""
         best = self.best()
         if best is None:
             return []
@@ -152,7 +152,7 @@ class Results:
         return [self.against(best, self._best_of(ranks[rank])) for rank in sorted(ranks)]
 
     def saved(self) -> dict[int, int]:
-        """Tokens that each pruned or diverged trial was spared, against a whole trial."""
+        """Tokens that each pruned or diverged trial did not train on, but a whole trial would."""
         whole = max((trial.tokens for trial in self.complete), default=0)
         early = [trial for trial in self.trials if trial.state in ("pruned", "diverged")]
         return {trial.number: max(0, whole - trial.tokens) for trial in early}

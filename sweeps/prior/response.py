@@ -1,15 +1,15 @@
 """What published sweeps say about a model that is not among them: a prior over its response.
 
 The response is the *excess* of a cell (learning rate, rank): log NLL above the model's best
-one, capped where training as good as diverges. It is modelled as a multi-task Gaussian
+one, capped once training as good as diverges. It is modelled as a multi-task Gaussian
 process (Bonilla et al. 2007, "Multi-task Gaussian Process Prediction"; Swersky et al. 2013,
 "Multi-Task Bayesian Optimization"): one surface that the models share, over log learning
 rate, log rank and log model size, and on top of it a smaller one of each model's own.
 
 Another family of models, other data or another length of training mostly moves the best
-learning rate, so a new model's surface may be shifted along that axis: by how much is
-unknown, has a heavy-tailed (Cauchy) prior, and is learned from the trials. That is what
-lets a wrong prior be noticed and left within a trial or two.
+learning rate. So a new model's surface may be shifted along that axis. By how much is unknown:
+it has a heavy-tailed (Cauchy) prior and is learned from the trials. This is how a wrong prior is
+noticed, and left, within a trial or two.
 """
 
 import math
@@ -26,7 +26,7 @@ SHIFTS = np.arange(-1.5, 1.501, 0.125)  # decades of learning rate
 # either side of the middle.
 SHIFT_SCALE = 0.25
 OFFSET = 3.0  # log NLL: how little is known of a new model's level before its first result
-DEFAULT_PARAMETERS = 30.0  # billions, where a model's name does not tell
+DEFAULT_PARAMETERS = 30.0  # billions, if a model's name does not tell
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ class Prior:
     def expected(self, cells: Sequence[Cell], parameters: float | None) -> np.ndarray:
         """[cells]: expected excess of a new model before its first trial, log NLL, capped.
 
-        The uncertainty of where the best rate lies is averaged over; a rate too high costs
-        far more than one too low, so the least expected excess lies on the careful side.
+        It is an average over all the places that the best rate may have. A rate too high costs far
+        more than one too low, so the least expected excess lies on the careful side.
         """
         surfaces = self.sample(cells, [], parameters, np.random.default_rng(0), 2000)
         return np.minimum(surfaces - surfaces.min(axis=1, keepdims=True), CAP).mean(axis=0)
@@ -148,8 +148,10 @@ class Prior:
         rng: np.random.Generator,
         count: int,
     ) -> np.ndarray:
-        """[count, cells]: surfaces drawn from what is known after `trials` (cell, NLL; inf
-        where it diverged)."""
+        """[count, cells]: surfaces drawn from what is known after `trials`.
+
+        A trial is a cell and its NLL, inf if it diverged.
+        """
         posteriors, evidences = [], []
         for shift in SHIFTS:
             mean, covariance = self.before(
@@ -170,10 +172,10 @@ class Prior:
     def _given(
         self, mean: np.ndarray, covariance: np.ndarray, trials: Sequence[tuple[Cell, float]]
     ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Conditions on the last len(trials) points; also returns the log evidence.
+        """Mean and covariance of the other points given the last len(trials), and the log evidence.
 
-        A finite NLL tells its excess up to the model's unknown level, a diverged trial tells
-        that its excess is CAP.
+        A finite NLL tells its excess up to the model's unknown level. A diverged trial tells that
+        its excess is CAP.
         """
         n = len(trials)
         nll = np.array([value for _, value in trials])

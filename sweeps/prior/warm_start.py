@@ -1,9 +1,9 @@
-"""Knowing where to start: an Optuna sampler whose first proposals come from published sweeps.
+"""An Optuna sampler whose first proposals come from published sweeps.
 
-The first trial is the cell of least expected excess. Each next one is the cell most likely to
-settle what a sweep is for: a trial within half a percent of the best, then the smallest rank
-that is so. After `PROPOSALS` trials, or once little is left to settle, another sampler
-(`hydra.sweeper.sampler`) goes on from the trials there are.
+The first trial is the cell of least expected excess. Each next one is the cell that most probably
+answers what a sweep asks: first for a trial within half a percent of the best, then for the
+smallest rank that has one. After `PROPOSALS` trials, or once little is left to answer, another
+sampler (`hydra.sweeper.sampler`) goes on from the trials there are.
 """
 
 import math
@@ -40,9 +40,9 @@ class WarmStart(BaseSampler):
         base: sampler of the parameters that the prior knows nothing of, and of later trials.
         prior: the published knowledge.
         parameters: billions of parameters of the model, None if unknown.
-        rank: the LoRA rank where the sweep does not search it.
-        seed: of the draws; a trial's proposal depends on it, its number and the other trials.
-        source: where the knowledge comes from, for people.
+        rank: the LoRA rank if the sweep does not search it.
+        seed: of the draws. A proposal depends on it, the trial's number and the other trials.
+        source: who published it; it is shown to the user.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class WarmStart(BaseSampler):
     def propose(
         self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
     ) -> Cell | None:
-        """The cell for `trial`; None where the prior has nothing more to say."""
+        """The cell for `trial`; None if the prior has nothing more to say."""
         known = self._known(other_trials(study, trial))
         started = len(known.finished) + len(known.running)
         if started >= PROPOSALS or any(nll <= 0 for _, nll in known.finished):
@@ -167,7 +167,7 @@ class WarmStart(BaseSampler):
 class _Known:
     """What the other trials of a study say of the cells."""
 
-    finished: list[tuple[Cell, float]]  # with the final NLL, inf where training diverged
+    finished: list[tuple[Cell, float]]  # with the final NLL, inf if training diverged
     running: list[Cell]
     excluded: list[Cell]  # not to be proposed again, though nothing is known of them
 
@@ -178,7 +178,7 @@ def chances(surfaces: np.ndarray, ranks: Sequence[int], covered: np.ndarray) -> 
     Args:
         surfaces: [draws, cells] excess NLL, draws of the posterior.
         ranks: [cells].
-        covered: [cells], True where a trial is finished or under way.
+        covered: [cells], True if a trial there is finished or under way.
     """
     good = surfaces <= surfaces.min(axis=1, keepdims=True) + TOLERANCE
     rank = np.asarray(ranks, float)
@@ -190,8 +190,10 @@ def chances(surfaces: np.ndarray, ranks: Sequence[int], covered: np.ndarray) -> 
 
 
 def cells(space: Mapping[str, BaseDistribution], rank: int) -> list[Cell]:
-    """The (rate, rank) pairs that a prior may propose out of `space`: all of its choices, a
-    log-spaced grid of its intervals."""
+    """The (rate, rank) pairs of `space` that a prior may propose.
+
+    All of its choices; of an interval a grid on a log scale.
+    """
     rates = _values(space[RATE], per_decade=10)
     ranks = _values(space[RANK], per_decade=1 / math.log10(2)) if RANK in space else [rank]
     return [(float(rate), int(rank)) for rank in ranks for rate in rates]

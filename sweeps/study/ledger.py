@@ -1,7 +1,7 @@
-"""The study as the trials of one process see it: every word with the storage in one thread.
+"""The study as the trials of one process use it: all calls to the storage are in one thread.
 
 A storage is a file that is synced or a database far away, and an Optuna study is not made for
-several threads; the event loop, which feeds the training service, must wait for neither.
+several threads. The event loop, which feeds the training service, must not wait for it.
 """
 
 import asyncio
@@ -69,19 +69,21 @@ class Ledger:
         return trial
 
     def opened(self, frozen: FrozenTrial) -> Trial:
-        """The trial under its own number, with its parameters (drawn now where the process that
-        asked for it was killed before that)."""
+        """The trial under its own number, with its parameters.
+
+        They are drawn now if the process that asked for it was killed before that.
+        """
         trial = Trial(self.study, frozen._trial_id)
         for name, distribution in self._space.items():
             suggest(trial, name, distribution)
         return trial
 
     def adopt(self, trial: Trial) -> None:
-        """Makes a trial that another process of the sweep asked for this process's own."""
+        """Make a trial this process's own, which another process of the sweep asked for."""
         self._liveness.adopt(trial)
 
     def report(self, trial: Trial, step: int, value: float, last: bool) -> bool:
-        """Takes an evaluation; returns whether the trial is to be pruned."""
+        """Take an evaluation; returns whether the trial is to be pruned."""
         known = self.study._storage.get_trial(trial._trial_id).intermediate_values
         if step in known:
             return False

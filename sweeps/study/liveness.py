@@ -33,10 +33,10 @@ class Liveness(Protocol):
         """A new trial that is this worker's."""
 
     def take_over(self, study: optuna.Study) -> FrozenTrial | None:
-        """A RUNNING trial whose worker is gone, now this worker's; None where there is none."""
+        """A RUNNING trial whose worker is gone, now this worker's; None if there is none."""
 
     def adopt(self, trial: Trial) -> None:
-        """Makes a trial that another process of the same sweep handed over this worker's."""
+        """Make a trial this worker's, which another process of the same sweep handed over."""
 
     def is_alive(self, trial: FrozenTrial) -> bool:
         """Whether a RUNNING trial has a worker."""
@@ -175,8 +175,11 @@ class Timestamps:
                     self._study._storage.set_trial_user_attr(trial_id, ALIVE, 0.0)
 
     def _claim(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """The earliest of the claims that are visible after a pause wins: a database gives no
-        compare-and-set through Optuna's interface, but each claim is an attribute of its own."""
+        """Whether a trial is now this worker's: of several that claim it the earliest wins.
+
+        Optuna's interface has no compare-and-set. So each claim is an attribute of its own, and
+        they are compared after a pause, when all of them can be seen.
+        """
         storage, mine = study._storage, f"{CLAIM}:{self.token}"
         storage.set_trial_user_attr(trial._trial_id, mine, time.time())
         time.sleep(self._settle)

@@ -1,7 +1,7 @@
 """Where a study lives, and what it remembers of the sweep that began it.
 
-By default OUTPUTS/sweeps/STUDY/study.journal, one JSON object a line; else any Optuna storage by
-URL. Trials' run directories lie beside the journal (for a URL: in the same place), by number.
+By default it is outputs/sweeps/STUDY/study.journal, one JSON object a line; else any Optuna storage
+by URL. The run directories of its trials lie in outputs/sweeps/STUDY in both cases, by number.
 """
 
 import fcntl
@@ -67,7 +67,7 @@ class FileLock(BaseJournalFileLock):
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The storage at an Optuna URL, or the journal in `folder`. Raises BadInput."""
+    """The storage at an Optuna URL, or the journal in `folder`. Raises `BadInput`."""
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
         journal = folder / JOURNAL
@@ -90,7 +90,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
 
 def _open_database(url: str) -> BaseStorage:
-    """Optuna makes the tables that it does not see; another process may do so at that moment."""
+    """Optuna makes the tables that it does not find; another process may be making them too."""
     from sqlalchemy.exc import DBAPIError, IntegrityError  # a journal needs none of it
 
     failures = 0
@@ -134,7 +134,7 @@ def open_study(
 
 
 def load_study(word: str, url: str | None = None, root: Path = ROOT) -> tuple[optuna.Study, Path]:
-    """An existing study by name or folder, and the folder of its trials. Raises BadInput."""
+    """An existing study by name or folder, and the folder of its trials. Raises `BadInput`."""
     folder = Path(word) if Path(word).is_dir() else root / word
     name = folder.name
     if url is None and not (folder / JOURNAL).exists():
@@ -150,9 +150,9 @@ def load_study(word: str, url: str | None = None, root: Path = ROOT) -> tuple[op
 
 
 def remember(study: optuna.Study, facts: dict[str, Any]) -> None:
-    """Write down what the sweep is about, or refuse to go on where it was about something else.
+    """Write down what the sweep is about, or refuse to go on if it was about something else.
 
-    Raises BadInput that shows each difference.
+    Raises `BadInput` that shows each difference.
     """
     known = study.user_attrs.get(FACTS)
     if known is None:
