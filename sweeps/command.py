@@ -37,7 +37,7 @@ from sweeps.prior.warm_start import RATE, WarmStart
 from sweeps.study import liveness, storage
 from sweeps.study.ledger import COUNTED, Ledger
 from sweeps.sweeper import Budget, Sweep, closing_words
-from sweeps.trial import Shared
+from sweeps.trial import Common, Shared
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -100,18 +100,16 @@ async def _run(
             parent_run_id = await _start_parent(parent, options, searched, study)
         spent = sum(t.user_attrs.get("tokens", 0) for t in finished)
         budget = Budget(options.max_tokens, spent, known.tokens)
-        shared = Shared(
+        common = Common(
             study_name=options.study_name,
             folder=folder,
-            ledger=ledger,
-            display=shown,
             metrics=options.metrics,
             repeats=options.repeats,
             base_url=base_url,
             parent_run_id=parent_run_id,
             command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
-            spend=budget.spend,
         )
+        shared = Shared(common, ledger, shown, budget.spend)
         sweep = Sweep(options, shared, composer, budget, signals, parent)
         started = time.monotonic()
         if composer.config.hydra.launcher._target_ == BASIC_LAUNCHER:

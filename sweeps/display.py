@@ -22,20 +22,26 @@ class Display(Protocol):
     finished: int
     """Trials that have ended, those of earlier processes included."""
 
-    def started(self, number: int, params: dict[str, Any], steps: int | None) -> None: ...
+    def started(self, number: int, params: dict[str, Any], steps: int | None) -> None:
+        """A trial trains, for so many steps."""
 
-    def progressed(self, number: int, step: int, row: dict[str, float]) -> None: ...
+    def progressed(self, number: int, step: int, row: dict[str, float]) -> None:
+        """A step was computed; `row` holds its metrics."""
 
-    def evaluated(self, number: int, step: int, value: float) -> None: ...
+    def evaluated(self, number: int, step: int, value: float) -> None:
+        """The metric that the sweep compares was measured on the way."""
 
-    def ended(self, number: int, ending: Ending) -> None: ...
+    def ended(self, number: int, ending: Ending) -> None:
+        """A trial is over, or interrupted."""
 
     def recall(self, number: int, params: dict[str, Any], value: float) -> None:
         """A trial that an earlier process completed."""
 
-    def message(self, text: str) -> None: ...
+    def message(self, text: str) -> None:
+        """Something the user should read."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Nothing more is told."""
 
 
 @dataclass
@@ -106,6 +112,7 @@ class Rows:
         return max(0.0, pace * (self.n_trials - self.finished - running))
 
     def summary(self) -> str:
+        """Trials that ended, the best value and the time left, in a line."""
         word, best = "lowest" if self.minimize else "highest", ""
         if self.best:  # said without judging: the report tells what it is worth
             best = f"{word} {self.metric} {self.best[0]:.4f} (trial {self.best[1]})"
@@ -173,6 +180,7 @@ class LiveTable(Rows):
         self._live.stop()
 
     def table(self) -> Table:
+        """The table as it stands now."""
         names = list(dict.fromkeys(name for row in self.rows.values() for name in row.params))
         table = Table(caption=self.summary(), caption_justify="left")
         for name in ["trial", *names, "step", "train/nll", self.metric, "state"]:

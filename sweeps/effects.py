@@ -4,8 +4,7 @@ It is as with a run (sft/run/effects.py): what is surely a mistake is bad input,
 sentence is said, and nothing is said of a default.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from sft.config.checking import keys
 from sft.config.schema import Settings
@@ -18,8 +17,8 @@ from sweeps.prior.warm_start import RATE
 from sweeps.pruners import FINISHED_BEFORE_MEDIAN
 from sweeps.space import SearchSpace
 
-Row = tuple[Any, str, str]
-"""Whether it is so, the key under hydra.sweeper, and why it has no effect."""
+Row = tuple[object, str, str]
+"""Whether it is so (as `bool` has it), the key under hydra.sweeper, why it has no effect."""
 
 
 def check_metrics(options: Settled, settings: Settings, plan: Plan) -> None:
@@ -49,7 +48,7 @@ def judged_at(options: Settled, settings: Settings, plan: Plan) -> list[int]:
     """The steps on the way at which the pruner is given a trial's metric."""
     metric = options.metrics[0]
 
-    def measures(evaluators: list[Any]) -> bool:
+    def measures(evaluators: Sequence[object]) -> bool:
         return any(metric in getattr(evaluator, "metrics", [metric]) for evaluator in evaluators)
 
     every = int(metric in TRAINING_METRICS)

@@ -7,9 +7,8 @@ sweep reads from the storage how it went.
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -30,7 +29,7 @@ from sweeps.study import liveness, storage
 from sweeps.study.endings import Ending
 from sweeps.study.ledger import DIVERGED, ERROR, Ledger
 from sweeps.sweeper import Sweep
-from sweeps.trial import Shared, TrialRun
+from sweeps.trial import Common, Shared, TrialRun
 
 ATTEMPTS = 2  # for a job that ended without a word
 
@@ -39,16 +38,10 @@ ATTEMPTS = 2  # for a job that ended without a word
 class Handover:
     """What a job needs to know, besides its config."""
 
-    study_name: str
+    common: Common
     storage: str | None
-    folder: Path
     pruner: optuna.pruners.BasePruner
-    metrics: list[str]
-    repeats: int
-    base_url: str | None
     api_key: str | None
-    parent_run_id: str | None
-    command: list[str]
     trials: dict[int, int]  # hydra.job.num -> trial number
 
 
@@ -79,19 +72,13 @@ async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
 
 
 def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
-    shared, url = sweep.shared, sweep.options.storage
+    common, url = sweep.shared.common, sweep.options.storage
     return Handover(
-        study_name=shared.study_name,
+        common=replace(common, folder=common.folder.absolute()),
         # Launchers write it to files; a job opens it by OPTUNA_STORAGE.
         storage=url and hand_down(url, "hydra.sweeper.storage"),
-        folder=shared.folder.absolute(),
-        pruner=shared.ledger.study.pruner,
-        metrics=shared.metrics,
-        repeats=shared.repeats,
-        base_url=shared.base_url,
-        api_key=child.api_key(shared.base_url),
-        parent_run_id=shared.parent_run_id,
-        command=shared.command,
+        pruner=sweep.shared.ledger.study.pruner,
+        api_key=child.api_key(common.base_url),
         trials=trials,
     )
 
@@ -150,28 +137,19 @@ def task(handover: Handover, composed: DictConfig) -> str:
 
 
 async def _run(handover: Handover, settings: Settings, number: int, signals: Signals) -> Ending:
+    common = handover.common
     study = optuna.load_study(
-        study_name=handover.study_name,
-        storage=storage.open_storage(handover.storage, handover.folder),
+        study_name=common.study_name,
+        storage=storage.open_storage(handover.storage, common.folder),
         pruner=handover.pruner,
     )
-    alive = liveness.make(study, handover.folder, handover.storage is None)
+    alive = liveness.make(study, common.folder, handover.storage is None)
     ledger = Ledger(study, alive, {}, n_trials=0)
     try:
         frozen = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
         trial = await ledger.call(ledger.opened, frozen)
         await ledger.call(ledger.adopt, trial)
-        shared = Shared(
-            study_name=handover.study_name,
-            folder=handover.folder,
-            ledger=ledger,
-            display=PlainLines(handover.metrics[0], True, 1),
-            metrics=handover.metrics,
-            repeats=handover.repeats,
-            base_url=handover.base_url,
-            parent_run_id=handover.parent_run_id,
-            command=handover.command,
-        )
+        shared = Shared(common, ledger, PlainLines(common.metrics[0], True, 1))
         ending = await _heedful(TrialRun(shared, trial, settings), signals)
         if settings.tracking.uri is not None:
             await asyncio.to_thread(tracking.flush, 30.0)

@@ -37,10 +37,12 @@ class Options(SweeperKeys):
 
     @property
     def metrics(self) -> list[str]:
+        """What is compared; the first one is what a single best trial is best in."""
         return [self.metric] if isinstance(self.metric, str) else list(self.metric)
 
     @property
     def directions(self) -> list[str]:
+        """minimize or maximize, for each metric."""
         given = [self.direction] if isinstance(self.direction, str) else list(self.direction)
         return given * len(self.metrics) if len(given) == 1 else given
 

@@ -72,4 +72,5 @@ def shown(params: Mapping[str, Any]) -> str:
 
 
 def shown_value(value: Any) -> str:
+    """A value as people read it; nothing for None."""
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -93,6 +93,7 @@ class Sweep:
             await self._start(trial)
 
     def may_start(self) -> bool:
+        """Whether there may be one more trial; if not, `why_ended` says why."""
         if self.interrupted:
             self.why_ended = "interrupted"
         elif self._gave_up():
@@ -141,6 +142,7 @@ class Sweep:
             await self._tell(self._parent)
 
     def count(self, ending: Ending) -> None:
+        """Count the failed ones."""
         if ending.state == TrialState.FAIL:
             self.failures += 1
 
@@ -158,7 +160,7 @@ class Sweep:
         tags = {f"best.{name}": str(value) for name, value in best.params.items()}
         tags |= {"best.trial": str(best.number)}
         finished = self.shared.display.finished
-        metric = self.shared.metrics[0]
+        metric = self.shared.common.metrics[0]
         parent.update({f"best/{metric}": best.values[0]}, tags, finished)
 
     # Interruption.

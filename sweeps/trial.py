@@ -5,7 +5,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from sweeps.display import Display
 from sweeps.study.endings import Ending, Outcome, judge, value_of
 from sweeps.study.ledger import DIVERGED, ERROR, Ledger
 
-# What is retried once, by the name that RunResult.error begins with: the service or the network,
-# not the configuration. (The loop itself has resumed a lost session several times by then.)
+# What is tried once more, by the name that RunResult.error begins with: errors of the service or
+# the network, not of the configuration. The loop has resumed a lost session several times by then.
 INFRASTRUCTURE = (
     "ServiceLost",
     "ServiceUnavailable",
@@ -38,19 +38,31 @@ INFRASTRUCTURE = (
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What the trials of one process have in common."""
+class Common:
+    """What all trials of a sweep have in common, in whatever process they run."""
 
     study_name: str
     folder: Path
+    """Holds the run directories of the trials."""
+    metrics: list[str]
+    repeats: int
+    base_url: str | None
+    """Of the sweep's local service; None if the trials use another one."""
+    parent_run_id: str | None
+    """Of the sweep's own MLflow run."""
+    command: list[str]
+    """The overrides that all trials share."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the trials of one process share."""
+
+    common: Common
     ledger: Ledger
     display: Display
-    metrics: list[str]
-    repeats: int = 1
-    base_url: str | None = None  # of the sweep's local service
-    parent_run_id: str | None = None
-    command: list[str] = field(default_factory=list)  # overrides that all trials share
-    spend: Callable[[int], bool] = lambda tokens: True  # False: the budget of tokens is used up
+    spend: Callable[[int], bool] = lambda tokens: True
+    """Counts tokens; False once the sweep's budget of them is used up."""
 
 
 class TrialRun:
@@ -58,6 +70,7 @@ class TrialRun:
 
     def __init__(self, shared: Shared, trial: Trial, settings: Settings):
         self.shared = shared
+        self.common = shared.common
         self.trial = trial
         self.number = trial.number
         self.tokens = 0
@@ -76,12 +89,12 @@ class TrialRun:
 
     async def execute(self) -> Ending:
         """Train, and tell Optuna and the display how it ended."""
-        repeats = range(self.shared.repeats)
+        repeats = range(self.common.repeats)
         outcomes = await asyncio.gather(
             *(self._attempts(repeat) for repeat in repeats), return_exceptions=True
         )
         await asyncio.gather(*self._reports)
-        ending = judge(outcomes, self.shared.metrics, self._settings)
+        ending = judge(outcomes, self.common.metrics, self._settings)
         if ending.diverged and not self._measured:
             await self._report_training(outcomes)
         facts = self._facts(outcomes, ending)
@@ -122,20 +135,21 @@ class TrialRun:
         directory = self.directory(repeat)
         settings = self._settings_of(repeat, directory)
         hooks: list[Hook] = [_Follower(self, repeat)]
-        tags = {"sweep.study": self.shared.study_name, "sweep.trial": str(self.number)}
-        if self.shared.repeats > 1:
+        tags = {"sweep.study": self.common.study_name, "sweep.trial": str(self.number)}
+        if self.common.repeats > 1:
             tags["sweep.repeat"] = str(repeat)
         tracker = launch.tracking_hook(
-            settings, directory, parent_run_id=self.shared.parent_run_id, tags=tags
+            settings, directory, parent_run_id=self.common.parent_run_id, tags=tags
         )
         if tracker is not None:
             hooks.append(tracker)
-        base_url = self.shared.base_url if settings.service.kind == "local" else None
+        base_url = self.common.base_url if settings.service.kind == "local" else None
         return await launch.train(settings, directory, hooks, base_url=base_url)
 
     def directory(self, repeat: int) -> Path:
-        name = str(self.number) if self.shared.repeats == 1 else f"{self.number}-{repeat}"
-        return self.shared.folder / name
+        """The run directory of a repeat: NUMBER, or NUMBER-REPEAT if there are several."""
+        name = str(self.number) if self.common.repeats == 1 else f"{self.number}-{repeat}"
+        return self.common.folder / name
 
     def _settings_of(self, repeat: int, directory: Path) -> Settings:
         """The run's own saved config if it has begun: what a run is does not change on the way."""
@@ -155,6 +169,7 @@ class TrialRun:
     # What the hooks say.
 
     def begun(self, repeat: int, run: Run) -> None:
+        """A run is about to submit its first step."""
         self._runs[repeat] = run
         if self._stop:
             run.stop(*self._stop)
@@ -166,6 +181,7 @@ class TrialRun:
             self._spend(row)
 
     def progressed(self, step: int, row: dict[str, float]) -> None:
+        """A run has computed a step."""
         self.shared.display.progressed(self.number, step, row)
         self._spend(row)
 
@@ -177,11 +193,11 @@ class TrialRun:
 
     def measured(self, repeat: int, step: int, row: dict[str, float]) -> None:
         """Report the mean of an evaluation once every repeat has made it."""
-        if len(self.shared.metrics) > 1 or self.shared.metrics[0] not in row:
+        if len(self.common.metrics) > 1 or self.common.metrics[0] not in row:
             return
         values = self._measured.setdefault(step, {})
-        values[repeat] = row[self.shared.metrics[0]]
-        if len(values) < self.shared.repeats:
+        values[repeat] = row[self.common.metrics[0]]
+        if len(values) < self.common.repeats:
             return
         value = statistics.fmean(values.values())
         self.shared.display.evaluated(self.number, step, value)
@@ -201,10 +217,10 @@ class TrialRun:
 
     async def _report_training(self, outcomes: Sequence[Outcome]) -> None:
         """A trial that diverged before its first evaluation: a pruned trial needs some report."""
-        key = self.shared.metrics[0].replace("eval/", "train/")
+        key = self.common.metrics[0].replace("eval/", "train/")
         values = [o.first[key] for o in outcomes if isinstance(o, RunResult) and key in o.first]
         finite = [value for value in values if math.isfinite(value)]
-        if finite and len(self.shared.metrics) == 1:
+        if finite and len(self.common.metrics) == 1:
             await self._report(0, statistics.fmean(finite), last=True)
 
     # How it ended.
@@ -217,15 +233,15 @@ class TrialRun:
             "seconds": self.trial.user_attrs.get("seconds", 0.0)
             + max((result.seconds for result in results), default=0.0),
             "steps": max((result.steps for result in results), default=0),
-            "directories": [str(self.directory(r)) for r in range(self.shared.repeats)],
+            "directories": [str(self.directory(r)) for r in range(self.common.repeats)],
         }
         # Of the process that began it: another command may have gone on with the study.
-        facts["command"] = self.trial.user_attrs.get("command", self.shared.command)
+        facts["command"] = self.trial.user_attrs.get("command", self.common.command)
         facts["runs"] = [self._of_run(repeat, o) for repeat, o in enumerate(outcomes)]
         if ending.values and len(results) > 1:
             facts["values"] = [
                 [value_of(metric, result, self._settings) for result in results]
-                for metric in self.shared.metrics
+                for metric in self.common.metrics
             ]
         if ending.error:
             facts[ERROR] = ending.error
@@ -274,4 +290,5 @@ class _Follower(BaseHook):
 
 
 def is_infrastructure(error: str | None) -> bool:
+    """Whether an error is the service's or the network's, as `INFRASTRUCTURE` names them."""
     return (error or "").startswith(INFRASTRUCTURE)

@@ -74,6 +74,7 @@ class Results:
 
     @classmethod
     def of(cls, study: optuna.Study) -> "Results":
+        """What a study holds now, trials that run included."""
         facts = study.user_attrs.get("sweep", {})
         return cls(
             name=study.study_name,
@@ -101,6 +102,7 @@ class Results:
 
     @property
     def tokens(self) -> int:
+        """Tokens trained on by all trials."""
         return sum(trial.tokens for trial in self.trials)
 
     def best(self) -> Result | None:

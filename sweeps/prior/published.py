@@ -38,6 +38,7 @@ class Table:
 
     @property
     def best(self) -> float:
+        """The lowest NLL, nats per token."""
         return min(self.nll.values())
 
 

@@ -6,7 +6,7 @@ several threads. The event loop, which feeds the training service, must not wait
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import optuna
@@ -42,12 +42,10 @@ class Ledger:
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """The result of `function(*arguments)`, called in the ledger's thread."""
-        return await asyncio.wrap_future(self.submit(function, *arguments))
-
-    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        return self._thread.submit(function, *arguments)
+        return await asyncio.wrap_future(self._thread.submit(function, *arguments))
 
     def close(self) -> None:
+        """Wait for what is under way; trials without an end may be taken over by others."""
         self._thread.shutdown(wait=True)
         self._liveness.close()
 
@@ -98,12 +96,13 @@ class Ledger:
         values: Sequence[float] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value in (facts or {}).items():
-            trial.set_user_attr(name, value)
+        """End a trial; `facts` are kept with it."""
+        self.note(trial, facts or {})
         self.study.tell(trial, values, state=state)
         self._liveness.release(trial._trial_id)
 
     def note(self, trial: Trial, facts: Mapping[str, Any]) -> None:
+        """Keep `facts` with a trial, by name: values that JSON can hold."""
         for name, value in facts.items():
             trial.set_user_attr(name, value)
 

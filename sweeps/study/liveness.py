@@ -49,10 +49,12 @@ class Liveness(Protocol):
 
 
 def make(study: optuna.Study, folder: Path, is_journal: bool) -> Liveness:
+    """The liveness of this process: locked files in `folder` beside a journal, else timestamps."""
     return LockedFiles(folder / "workers") if is_journal else Timestamps(study)
 
 
 def orphans(study: optuna.Study, liveness: Liveness) -> Iterator[FrozenTrial]:
+    """The RUNNING trials whose worker is gone."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if not liveness.is_alive(trial):
             yield trial
