@@ -90,12 +90,13 @@ class Rows:
             self._ended_here += 1
         if ending.values:
             row.value = ending.values[0]
-            better = self.best is None or (row.value < self.best[0]) == self.minimize
-            if better:
-                self.best = (row.value, number)
+            self._compare(number, row.value)
 
     def recall(self, number: int, params: dict[str, Any], value: float) -> None:
         self.rows[number] = Row(params, value=value, state="complete")
+        self._compare(number, value)
+
+    def _compare(self, number: int, value: float) -> None:
         if self.best is None or (value < self.best[0]) == self.minimize:
             self.best = (value, number)
 
