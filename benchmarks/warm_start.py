@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from sweeps.prior.published import PACKAGED, Table, load
 from sweeps.prior.response import PUBLISHED, Hyperparameters, Prior, fit
 from sweeps.prior.warm_start import WarmStart
-from sweeps.samplers import Ordered
+from sweeps.samplers.ordered import Ordered
 
 FIT = ("Qwen/Qwen3-",)
 LIMIT = 60  # trials after which a replay gives up and counts as that many

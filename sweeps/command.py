@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from sft import tracking
 from sft.command import lost_terminal
 from sft.command.signals import Signals
 from sft.config.compose import from_environment
@@ -22,8 +26,10 @@ from sft.config.schema import Settings
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
 from sft.secrets import mask_urls
-from sweeps import display, preflight, pruners, samplers, space
-from sweeps.options import Options
+from sweeps import display, preflight, pruners, report, samplers, space
+from sweeps.composing import Composer
+from sweeps.jobs import run_in_jobs
+from sweeps.options import Options, Settled
 from sweeps.parent import Parent
 from sweeps.prior import published
 from sweeps.prior.response import Prior
@@ -31,57 +37,46 @@ from sweeps.prior.warm_start import RATE, WarmStart
 from sweeps.study import liveness, storage
 from sweeps.study.ledger import COUNTED, Ledger
 from sweeps.sweeper import Budget, Sweep, closing_words
-from sweeps.trial import Shared
+from sweeps.trial import Common, Shared
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
-def run(plugin: Any, arguments: list[str]) -> int:
-    """What `SftSweeper.sweep` does; returns the exit code. Raises BadInput."""
-    from omegaconf import OmegaConf
+def run(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
+    """What `SftSweeper.sweep` does; returns the exit code. Raises `BadInput`.
 
-    raw = OmegaConf.to_container(plugin.config.hydra.sweeper, resolve=True)
-    options = Options.read({k: v for k, v in raw.items() if k != "_target_"})
-    loader = plugin.hydra_context.config_loader
-    searched = space.parse(arguments, options.params, loader)
-    options.settle(searched)
-    compose = preflight.composer(loader, plugin.config, searched)
-    settings = preflight.check_space(searched, compose)
-    if options.study_name is None:
-        options.study_name = default_name(searched)
+    Args:
+        context: Hydra's, which composes each trial.
+        config: of the sweep, with `hydra`.
+        arguments: the overrides of the command line.
+    """
+    raw: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    options = Options.read({key: value for key, value in raw.items() if key != "_target_"})
+    searched = space.parse(arguments, options.params, context.config_loader)
+    settled = options.settle(searched)
+    composer = Composer(context, config, searched)
+    settings = preflight.check_space(composer)
     # Optuna tells what it does on its own account; the display does that here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("tinker").setLevel(logging.WARNING)
     signals = Signals()
     with lost_terminal.survived(), signals.heeded():
         try:
-            return asyncio.run(_run(plugin, options, searched, compose, settings, signals))
+            return asyncio.run(_run(settled, composer, settings, signals))
         except (KeyboardInterrupt, asyncio.CancelledError):  # before the first trial or afterwards
             return signals.exit_code
 
 
-def default_name(searched: space.SearchSpace) -> str:
-    """When and what: 2026-11-24_09-10-31-lr_rank."""
-    chosen = next((o.partition("=")[2] for o in searched.fixed if o.startswith("sweep=")), None)
-    what = chosen or "-".join(n.rpartition(".")[2] for n in searched.distributions) or "repeats"
-    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{what}"[:80]
-
-
 async def _run(
-    plugin: Any,
-    options: Options,
-    searched: space.SearchSpace,
-    compose: preflight.Compose,
-    settings: list[Settings],
-    signals: Signals,
+    options: Settled, composer: Composer, settings: list[Settings], signals: Signals
 ) -> int:
-    base = settings[0]
+    base, searched = settings[0], composer.searched
     folder = storage.ROOT / options.study_name
     this = asyncio.current_task()
     assert this is not None
     async with AsyncExitStack() as stack:
         stack.enter_context(signals.told(this.cancel, this.cancel))
-        base_url = await preflight.service_url(stack, searched, compose, base)
+        base_url = await preflight.service_url(stack, composer, base)
         known = await preflight.preflight(options, searched, settings, base_url)
         study = _open(options, searched, base, folder, known.facts)
         alive = liveness.make(study, folder, options.storage is None)
@@ -89,17 +84,10 @@ async def _run(
         stack.callback(ledger.close)
         _enqueue(options, study)
         study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
-        trials = study.get_trials(deepcopy=False)
-        finished = [t for t in trials if t.state.is_finished()]
-        shown = display.make(
-            options.metrics[0], options.directions[0] == "minimize", options.n_trials,
-            len(finished),
-        )  # fmt: skip
+        finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+        shown = _display(options, finished)
         stack.callback(shown.close)
-        for trial in finished:
-            if trial.state == TrialState.COMPLETE:
-                shown.recall(trial.number, trial.params, trial.values[0])
-        variables = from_environment(plugin.config)
+        variables = from_environment(composer.config)
         for line in _banner(options, searched, base, study, folder, known.tokens, variables):
             shown.message(line)
         for sentence in known.without_effect:
@@ -107,32 +95,43 @@ async def _run(
         if base.tracking.uri is not None:
             await asyncio.to_thread(_send_what_mlflow_lacks, finished)
         parent = _parent(options, base, shown)
-        shared = Shared(
-            options.study_name, folder, ledger, shown, options.metrics, options.repeats, base_url,
-            command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
-        )  # fmt: skip
+        parent_run_id = None
         if parent is not None:
-            shared.parent_run_id = await _start_parent(parent, options, searched, study)
+            parent_run_id = await _start_parent(parent, options, searched, study)
         spent = sum(t.user_attrs.get("tokens", 0) for t in finished)
         budget = Budget(options.max_tokens, spent, known.tokens)
-        sweep = Sweep(options, shared, compose, budget, signals, parent)
+        common = Common(
+            study_name=options.study_name,
+            folder=folder,
+            metrics=options.metrics,
+            repeats=options.repeats,
+            base_url=base_url,
+            parent_run_id=parent_run_id,
+            command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
+        )
+        shared = Shared(common, ledger, shown, budget.spend)
+        sweep = Sweep(options, shared, composer, budget, signals, parent)
         started = time.monotonic()
-        if plugin.config.hydra.launcher._target_ == BASIC_LAUNCHER:
+        if composer.config.hydra.launcher._target_ == BASIC_LAUNCHER:
             code = await sweep.run()
         else:
-            from sweeps.jobs import run_in_jobs
-
-            code = await run_in_jobs(sweep, plugin, searched)
+            code = await run_in_jobs(sweep, composer)
         shown.close()
         stack.enter_context(signals.told(lambda name: None, this.cancel))  # it ends already
         await _finish(sweep, code, parent, folder)
-        print(closing_words(sweep, time.monotonic() - started, _again(plugin, options)))
+        again = _again(composer.config, options)
+        print(closing_words(sweep, time.monotonic() - started, again))
         return code
 
 
 def _open(
-    options: Options, searched: space.SearchSpace, base: Settings, folder: Path, facts: dict
+    options: Settled,
+    searched: space.SearchSpace,
+    base: Settings,
+    folder: Path,
+    facts: dict[str, Any],
 ) -> optuna.Study:
+    """The study, made if there is none. Raises `BadInput`, and leaves no new folder behind then."""
     made = not folder.exists()
     try:
         sampler = samplers.make(options.sampler, searched.distributions, options.seed)
@@ -153,7 +152,7 @@ def _open(
     return study
 
 
-def _pruner(options: Options, steps: int) -> optuna.pruners.BasePruner:
+def _pruner(options: Settled, steps: int) -> optuna.pruners.BasePruner:
     return pruners.make(
         options.pruner,
         min_steps=options.pruner_min_steps or 1,
@@ -162,8 +161,10 @@ def _pruner(options: Options, steps: int) -> optuna.pruners.BasePruner:
     )
 
 
-def _warm_start(options: Options, searched: space.SearchSpace, base: Settings, sampler: Any) -> Any:
-    """`sampler`, behind what is published, where the sweep searches a learning rate."""
+def _warm_start(
+    options: Settled, searched: space.SearchSpace, base: Settings, sampler: BaseSampler
+) -> BaseSampler:
+    """`sampler`, behind what is published if the sweep searches a learning rate."""
     file = options.prior_file
     if file is None or options.sampler == "grid":
         return sampler
@@ -174,15 +175,25 @@ def _warm_start(options: Options, searched: space.SearchSpace, base: Settings, s
     return WarmStart(sampler, Prior(tables), parameters, base.lora.rank, options.seed, source)
 
 
-def _enqueue(options: Options, study: optuna.Study) -> None:
+def _enqueue(options: Settled, study: optuna.Study) -> None:
     """The user's own trials first, once."""
     if study.trials:
         return
-    for values in options.enqueue or []:
+    for values in options.enqueue:
         study.enqueue_trial(dict(values))
 
 
-def _parent(options: Options, base: Settings, shown: display.Display) -> Parent | None:
+def _display(options: Settled, finished: Sequence[FrozenTrial]) -> display.Display:
+    """The display, with the trials that earlier processes completed."""
+    minimize = options.directions[0] == "minimize"
+    shown = display.make(options.metrics[0], minimize, options.n_trials, len(finished))
+    for trial in finished:
+        if trial.state == TrialState.COMPLETE:
+            shown.recall(trial.number, trial.params, trial.values[0])
+    return shown
+
+
+def _parent(options: Settled, base: Settings, shown: display.Display) -> Parent | None:
     if base.tracking.uri is None:
         return None
     return Parent(base.tracking.uri, base.tracking.experiment, options.study_name, shown.message)
@@ -190,8 +201,6 @@ def _parent(options: Options, base: Settings, shown: display.Display) -> Parent 
 
 def _send_what_mlflow_lacks(finished: Sequence[FrozenTrial]) -> None:
     """Of trials that ended just before an earlier process was killed."""
-    from sft import tracking
-
     for trial in finished:
         for directory in map(Path, trial.user_attrs.get("directories", [])):
             if directory.is_dir():
@@ -199,7 +208,7 @@ def _send_what_mlflow_lacks(finished: Sequence[FrozenTrial]) -> None:
 
 
 async def _start_parent(
-    parent: Parent, options: Options, searched: space.SearchSpace, study: optuna.Study
+    parent: Parent, options: Settled, searched: space.SearchSpace, study: optuna.Study
 ) -> str | None:
     params = {f"space.{name}": text for name, text in searched.describe().items()}
     chosen = asdict(options)
@@ -215,7 +224,7 @@ async def _start_parent(
 
 
 def _banner(
-    options: Options,
+    options: Settled,
     searched: space.SearchSpace,
     base: Settings,
     study: optuna.Study,
@@ -246,9 +255,6 @@ def _banner(
 
 async def _finish(sweep: Sweep, code: int, parent: Parent | None, folder: Path) -> None:
     """Report, artifacts and the end of the MLflow runs."""
-    from sft import tracking
-    from sweeps import report
-
     study = sweep.shared.ledger.study
     artifacts: list[Path] = []
     try:
@@ -263,11 +269,11 @@ async def _finish(sweep: Sweep, code: int, parent: Parent | None, folder: Path) 
         await parent.end(status, artifacts)
 
 
-def _again(plugin: Any, options: Options) -> str:
+def _again(config: DictConfig, options: Settled) -> str:
     """The command that goes on with the study."""
-    overrides: Sequence[str] = [
-        *plugin.config.hydra.overrides.task,
-        *(o for o in plugin.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")),
+    overrides: list[str] = [
+        *config.hydra.overrides.task,
+        *(o for o in config.hydra.overrides.hydra if not o.startswith("hydra.mode=")),
     ]
     named = [o for o in overrides if not o.startswith("hydra.sweeper.study_name=")]
     named.append(f"hydra.sweeper.study_name={options.study_name}")

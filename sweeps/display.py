@@ -3,30 +3,45 @@
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 
 from sft.record.durations import duration
-
-if TYPE_CHECKING:
-    from sweeps.study.ledger import Ending
+from sweeps.parameters import shown, shown_value
+from sweeps.study.endings import Ending
 
 KEEP_ENDED = 12  # rows of ended trials that the table keeps
 
 
 class Display(Protocol):
-    finished: int  # trials
+    """What is told of the trials of a sweep."""
 
-    def started(self, number: int, params: dict[str, Any], steps: int | None) -> None: ...
+    finished: int
+    """Trials that have ended, those of earlier processes included."""
 
-    def progressed(self, number: int, step: int, row: dict[str, float]) -> None: ...
+    def started(self, number: int, params: dict[str, Any], steps: int | None) -> None:
+        """A trial trains, for so many steps."""
 
-    def evaluated(self, number: int, step: int, value: float) -> None: ...
+    def progressed(self, number: int, step: int, row: dict[str, float]) -> None:
+        """A step was computed; `row` holds its metrics."""
 
-    def ended(self, number: int, ending: "Ending") -> None: ...
+    def evaluated(self, number: int, step: int, value: float) -> None:
+        """The metric that the sweep compares was measured on the way."""
 
-    def message(self, text: str) -> None: ...
+    def ended(self, number: int, ending: Ending) -> None:
+        """A trial is over, or interrupted."""
 
-    def close(self) -> None: ...
+    def recall(self, number: int, params: dict[str, Any], value: float) -> None:
+        """A trial that an earlier process completed."""
+
+    def message(self, text: str) -> None:
+        """Something the user should read."""
+
+    def close(self) -> None:
+        """Nothing more is told."""
 
 
 @dataclass
@@ -65,7 +80,7 @@ class Rows:
     def evaluated(self, number: int, step: int, value: float) -> None:
         self.rows.setdefault(number, Row()).value = value
 
-    def ended(self, number: int, ending: "Ending") -> None:
+    def ended(self, number: int, ending: Ending) -> None:
         row = self.rows.setdefault(number, Row())
         row.state = "interrupted" if ending.state is None else ending.state.name.lower()
         if ending.diverged:
@@ -75,13 +90,13 @@ class Rows:
             self._ended_here += 1
         if ending.values:
             row.value = ending.values[0]
-            better = self.best is None or (row.value < self.best[0]) == self.minimize
-            if better:
-                self.best = (row.value, number)
+            self._compare(number, row.value)
 
     def recall(self, number: int, params: dict[str, Any], value: float) -> None:
-        """A trial that an earlier process completed."""
         self.rows[number] = Row(params, value=value, state="complete")
+        self._compare(number, value)
+
+    def _compare(self, number: int, value: float) -> None:
         if self.best is None or (value < self.best[0]) == self.minimize:
             self.best = (value, number)
 
@@ -98,6 +113,7 @@ class Rows:
         return max(0.0, pace * (self.n_trials - self.finished - running))
 
     def summary(self) -> str:
+        """Trials that ended, the best value and the time left, in a line."""
         word, best = "lowest" if self.minimize else "highest", ""
         if self.best:  # said without judging: the report tells what it is worth
             best = f"{word} {self.metric} {self.best[0]:.4f} (trial {self.best[1]})"
@@ -110,8 +126,15 @@ class Rows:
 class PlainLines(Rows):
     """A line for each trial that starts, is evaluated or ends."""
 
-    def __init__(self, *arguments: Any, out: TextIO | None = None):
-        super().__init__(*arguments)
+    def __init__(
+        self,
+        metric: str,
+        minimize: bool,
+        n_trials: int,
+        finished: int = 0,
+        out: TextIO | None = None,
+    ):
+        super().__init__(metric, minimize, n_trials, finished)
         self._out = out or sys.stdout
 
     def started(self, number: int, params: dict[str, Any], steps: int | None) -> None:
@@ -123,7 +146,7 @@ class PlainLines(Rows):
         steps = self.rows[number].steps
         self.message(f"trial {number}: step {step}/{steps} {self.metric} {value:.4f}")
 
-    def ended(self, number: int, ending: "Ending") -> None:
+    def ended(self, number: int, ending: Ending) -> None:
         super().ended(number, ending)
         error = f" ({ending.error})" if ending.error else ""
         self.message(f"trial {number}: {self.rows[number].state}{error}; {self.summary()}")
@@ -138,18 +161,15 @@ class PlainLines(Rows):
 class LiveTable(Rows):
     """One table that is redrawn in place; messages scroll above it."""
 
-    def __init__(self, *arguments: Any):
-        from rich.console import Console
-        from rich.live import Live
-
-        super().__init__(*arguments)
+    def __init__(self, metric: str, minimize: bool, n_trials: int, finished: int = 0):
+        super().__init__(metric, minimize, n_trials, finished)
         self.console = Console()
         self._live = Live(
             console=self.console, get_renderable=self.table, refresh_per_second=4, transient=False
         )
         self._live.start()
 
-    def ended(self, number: int, ending: "Ending") -> None:
+    def ended(self, number: int, ending: Ending) -> None:
         super().ended(number, ending)
         if ending.error:
             self.message(f"trial {number}: {self.rows[number].state} ({ending.error})")
@@ -160,9 +180,8 @@ class LiveTable(Rows):
     def close(self) -> None:
         self._live.stop()
 
-    def table(self) -> Any:
-        from rich.table import Table
-
+    def table(self) -> Table:
+        """The table as it stands now."""
         names = list(dict.fromkeys(name for row in self.rows.values() for name in row.params))
         table = Table(caption=self.summary(), caption_justify="left")
         for name in ["trial", *names, "step", "train/nll", self.metric, "state"]:
@@ -185,13 +204,7 @@ class LiveTable(Rows):
         return table
 
 
-def make(*arguments: Any) -> Display:
-    return LiveTable(*arguments) if sys.stdout.isatty() else PlainLines(*arguments)
-
-
-def shown(params: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={shown_value(value)}" for name, value in params.items())
-
-
-def shown_value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+def make(metric: str, minimize: bool, n_trials: int, finished: int) -> Display:
+    """The table in a terminal, lines elsewhere."""
+    kind = LiveTable if sys.stdout.isatty() else PlainLines
+    return kind(metric, minimize, n_trials, finished)

@@ -1,28 +1,28 @@
 """Settings of a sweep that cannot have their effect: refused or said before the first trial.
 
-As sft/run/effects.py does for a run: what is surely a mistake is bad input, the rest a sentence,
-and a default is never complained of.
+It is as with a run (sft/run/effects.py): what is surely a mistake is bad input, of the rest a
+sentence is said, and nothing is said of a default.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from sft.config.checking import keys
 from sft.config.schema import Settings
 from sft.errors import BadInput, nearest
 from sft.record.metrics import TRAINING_METRICS
 from sft.run.plan import Plan
-from sweeps.options import Options
+from sweeps.keys import SweeperKeys
+from sweeps.options import Settled
 from sweeps.prior.warm_start import RATE
 from sweeps.pruners import FINISHED_BEFORE_MEDIAN
 from sweeps.space import SearchSpace
 
-Row = tuple[Any, str, str]
-"""Whether it is so, the key under hydra.sweeper, and why it has no effect."""
+Row = tuple[object, str, str]
+"""Whether it is so (as `bool` has it), the key under hydra.sweeper, why it has no effect."""
 
 
-def check_metrics(options: Options, settings: Settings, plan: Plan) -> None:
-    """Refuse a metric that no trial with these settings will have. Raises BadInput."""
+def check_metrics(options: Settled, settings: Settings, plan: Plan) -> None:
+    """Refuse a metric that no trial with these settings will have. Raises `BadInput`."""
     measured = plan.metrics()
     if measured is None:  # an evaluator that does not say what it measures
         return
@@ -44,11 +44,11 @@ def check_metrics(options: Options, settings: Settings, plan: Plan) -> None:
             )
 
 
-def judged_at(options: Options, settings: Settings, plan: Plan) -> list[int]:
+def judged_at(options: Settled, settings: Settings, plan: Plan) -> list[int]:
     """The steps on the way at which the pruner is given a trial's metric."""
     metric = options.metrics[0]
 
-    def measures(evaluators: list[Any]) -> bool:
+    def measures(evaluators: Sequence[object]) -> bool:
         return any(metric in getattr(evaluator, "metrics", [metric]) for evaluator in evaluators)
 
     every = int(metric in TRAINING_METRICS)
@@ -62,8 +62,8 @@ def judged_at(options: Options, settings: Settings, plan: Plan) -> list[int]:
     )
 
 
-def check_pruner(options: Options, judged: bool) -> None:
-    """Refuse a pruner that can never prune. Raises BadInput."""
+def check_pruner(options: Settled, judged: bool) -> None:
+    """Refuse a pruner that can never prune. Raises `BadInput`."""
     pruner, trials = f"hydra.sweeper.pruner={options.pruner}", options.n_trials
     if options.pruner == "none":
         return
@@ -81,25 +81,25 @@ def check_pruner(options: Options, judged: bool) -> None:
         )
 
 
-def _first(options: Options) -> str:
+def _first(options: Settled) -> str:
     if options.pruner_min_steps is None:
         return "the first step"
     return f"step {options.pruner_min_steps} (hydra.sweeper.pruner_min_steps)"
 
 
-def without_effect(options: Options, searched: SearchSpace) -> list[str]:
+def without_effect(options: Settled, searched: SearchSpace) -> list[str]:
     """A sentence for each setting of the sweep that has no effect."""
     return list(_sentences(options, _rows(options, searched)))
 
 
-def _sentences(options: Options, rows: list[Row]) -> Iterator[str]:
+def _sentences(options: Settled, rows: list[Row]) -> Iterator[str]:
     for so, key, why in rows:
         if so:
             yield f"hydra.sweeper.{key}={getattr(options, key)}: {why}"
 
 
-def _rows(options: Options, searched: SearchSpace) -> list[Row]:
-    default, varied = Options(), searched.distributions
+def _rows(options: Settled, searched: SearchSpace) -> list[Row]:
+    default, varied = SweeperKeys(), searched.distributions
     no_pruner = options.pruner == "none"
     seeds = [name for name in ("seed", "lora.seed") if name in varied]
     trials = f"there {'is' if options.n_trials == 1 else 'are'} {options.n_trials} to run"
@@ -114,7 +114,7 @@ def _rows(options: Options, searched: SearchSpace) -> list[Row]:
             "n_jobs",
             trials,
         ),
-        (len(options.enqueue or []) > options.n_trials, "enqueue", f"of these trials, {trials}"),
+        (len(options.enqueue) > options.n_trials, "enqueue", f"of these trials, {trials}"),
         (
             options.seed != default.seed and options.sampler == "grid",
             "seed",

@@ -1,50 +1,52 @@
-"""Trials through Hydra's other launchers (joblib, submitit, ray): batches that report by storage.
+"""Trials through Hydra's other launchers (joblib, submitit, ray): in batches.
 
 A launcher runs its jobs in processes of its own and returns when all of a batch have ended. Each
-job opens the study, takes over its trial and ends it there, as in-process trials do.
+job opens the study, takes over its trial and ends it there, as the trials of one process do. The
+sweep reads from the storage how it went.
 """
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import optuna
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
+from sft import tracking
 from sft.command import lost_terminal
 from sft.command.signals import Signals
-from sft.config.compose import admitted
+from sft.config.compose import settle
+from sft.config.schema import Settings
 from sft.config.secrets import hand_down
-from sweeps.space import SearchSpace
-from sweeps.study.ledger import ERROR, Ending, Ledger
+from sft.service import child
+from sweeps.composing import Composer
+from sweeps.display import PlainLines
+from sweeps.study import liveness, storage
+from sweeps.study.endings import Ending
+from sweeps.study.ledger import DIVERGED, ERROR, Ledger
 from sweeps.sweeper import Sweep
-from sweeps.trial import Shared, TrialRun
+from sweeps.trial import Common, Shared, TrialRun
 
 ATTEMPTS = 2  # for a job that ended without a word
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What a job needs to know beside its config."""
+    """What a job needs to know, besides its config."""
 
-    study_name: str
+    common: Common
     storage: str | None
-    folder: Path
     pruner: optuna.pruners.BasePruner
-    metrics: list[str]
-    repeats: int
-    base_url: str | None
     api_key: str | None
-    parent_run_id: str | None
-    command: list[str]
     trials: dict[int, int]  # hydra.job.num -> trial number
 
 
-async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
-    """Runs batches of n_jobs trials until the study is full; returns the exit code."""
+async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
+    """Run batches of n_jobs trials until the study is full; returns the exit code."""
     ledger = sweep.shared.ledger
     attempts: dict[int, int] = {}
     again: list[Trial] = []
@@ -60,7 +62,7 @@ async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
             if not batch:
                 break
             handover = _handover(sweep, {job + i: t.number for i, t in enumerate(batch)})
-            error = await asyncio.to_thread(_launch, plugin, searched, handover, batch, job)
+            error = await asyncio.to_thread(_launch, composer, handover, batch, job)
             job += len(batch)
             for trial in batch:
                 attempts[trial.number] = attempts.get(trial.number, 0) + 1
@@ -70,38 +72,26 @@ async def run_in_jobs(sweep: Sweep, plugin: Any, searched: SearchSpace) -> int:
 
 
 def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
-    from sft.service import child
-
-    shared, storage = sweep.shared, sweep.options.storage
+    common, url = sweep.shared.common, sweep.options.storage
     return Handover(
-        study_name=shared.study_name,
+        common=replace(common, folder=common.folder.absolute()),
         # Launchers write it to files; a job opens it by OPTUNA_STORAGE.
-        storage=storage and hand_down(storage, "hydra.sweeper.storage"),
-        folder=shared.folder.absolute(),
-        pruner=shared.ledger.study.pruner,
-        metrics=shared.metrics,
-        repeats=shared.repeats,
-        base_url=shared.base_url,
-        api_key=child.api_key(shared.base_url),
-        parent_run_id=shared.parent_run_id,
-        command=shared.command,
+        storage=url and hand_down(url, "hydra.sweeper.storage"),
+        pruner=sweep.shared.ledger.study.pruner,
+        api_key=child.api_key(common.base_url),
         trials=trials,
     )
 
 
-def _launch(
-    plugin: Any, searched: SearchSpace, handover: Handover, batch: list[Trial], first: int
-) -> str | None:
-    """Runs a batch; returns the error of the launcher or of a job that said nothing itself."""
-    from hydra.core.plugins import Plugins
-
+def _launch(composer: Composer, handover: Handover, batch: list[Trial], first: int) -> str | None:
+    """Run a batch; returns the error of the launcher or of a job that said nothing itself."""
     launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=plugin.hydra_context,
+        hydra_context=composer.context,
         task_function=partial(task, handover),
-        config=plugin.config,
+        config=composer.config,
     )
     try:
-        returns = launcher.launch([admitted(searched.overrides(t.params)) for t in batch], first)
+        returns = launcher.launch([composer.overrides(t.params) for t in batch], first)
         for job in returns:
             job.return_value  # noqa: B018 - raises what the job raised
     except Exception as error:
@@ -110,7 +100,7 @@ def _launch(
 
 
 async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> bool:
-    """Counts how a trial of a batch ended; False where it is to be run again."""
+    """Count how a trial of a batch ended; False if it is to be run again."""
     ledger = sweep.shared.ledger
     frozen = await ledger.call(ledger.study._storage.get_trial, trial._trial_id)
     if not frozen.state.is_finished():
@@ -126,7 +116,7 @@ async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> 
         frozen.state,
         frozen.values if frozen.state == TrialState.COMPLETE else None,
         frozen.user_attrs.get(ERROR),
-        bool(frozen.user_attrs.get("diverged")),
+        bool(frozen.user_attrs.get(DIVERGED)),
     )
     sweep.shared.display.ended(trial.number, ending)
     sweep.budget.spend(frozen.user_attrs.get("tokens", 0))
@@ -134,49 +124,32 @@ async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> 
     return True
 
 
-def task(handover: Handover, composed: Any) -> str:
+def task(handover: Handover, composed: DictConfig) -> str:
     """The job: one trial, in whatever process the launcher made."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from sft.config.compose import settle
-
     number = handover.trials[HydraConfig.get().job.num]
     if handover.api_key:
         os.environ["TINKER_API_KEY"] = handover.api_key
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    signals = Signals()  # a scheduler's reach the jobs, too
+    signals = Signals()  # a cluster's scheduler sends them to the jobs, too
     with lost_terminal.survived(), signals.heeded():
         ending = asyncio.run(_run(handover, settle(composed), number, signals))
     return "interrupted" if ending.state is None else ending.state.name
 
 
-async def _run(handover: Handover, settings: Any, number: int, signals: Signals) -> Ending:
-    from sft import tracking
-    from sweeps.display import PlainLines
-    from sweeps.study import liveness, storage
-
+async def _run(handover: Handover, settings: Settings, number: int, signals: Signals) -> Ending:
+    common = handover.common
     study = optuna.load_study(
-        study_name=handover.study_name,
-        storage=storage.open_storage(handover.storage, handover.folder),
+        study_name=common.study_name,
+        storage=storage.open_storage(handover.storage, common.folder),
         pruner=handover.pruner,
     )
-    alive = liveness.make(study, handover.folder, handover.storage is None)
+    alive = liveness.make(study, common.folder, handover.storage is None)
     ledger = Ledger(study, alive, {}, n_trials=0)
     try:
         frozen = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
         trial = await ledger.call(ledger.opened, frozen)
         await ledger.call(ledger.adopt, trial)
-        shared = Shared(
-            handover.study_name,
-            handover.folder,
-            ledger,
-            PlainLines(handover.metrics[0], True, 1),
-            handover.metrics,
-            handover.repeats,
-            handover.base_url,
-            handover.parent_run_id,
-            handover.command,
-        )
+        shared = Shared(common, ledger, PlainLines(common.metrics[0], True, 1))
         ending = await _heedful(TrialRun(shared, trial, settings), signals)
         if settings.tracking.uri is not None:
             await asyncio.to_thread(tracking.flush, 30.0)
@@ -186,7 +159,7 @@ async def _run(handover: Handover, settings: Any, number: int, signals: Signals)
 
 
 async def _heedful(run: TrialRun, signals: Signals) -> Ending:
-    """Executes `run`; it stops with a checkpoint at a signal."""
+    """Execute `run`; it stops with a checkpoint at a signal."""
     task = asyncio.create_task(run.execute())
 
     def stop(name: str) -> None:

@@ -1,46 +1,30 @@
-"""What a sweep was asked to do: hydra.sweeper.*, checked."""
+"""What a sweep was asked to do: hydra.sweeper.*, checked, then settled by its search space."""
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
 from sft.errors import BadInput, nearest
 from sweeps import pruners, samplers
+from sweeps.keys import SweeperKeys
+from sweeps.prior.published import PACKAGED
 from sweeps.space import SearchSpace
 
 DIRECTIONS = ("minimize", "maximize")
 
 
 @dataclass
-class Options:
-    """hydra.sweeper.*, as conf and command line give it; see hydra_plugins/sft_sweeper.py."""
-
-    study_name: str | None = None
-    storage: str | None = None
-    params: Mapping[str, Any] | None = None
-    sampler: str | None = None
-    warm_start: str | None = None
-    enqueue: list[Any] | None = None
-    seed: int = 0
-    n_trials: int | None = None
-    n_jobs: int = 4
-    repeats: int = 1
-    metric: Any = "eval/nll"
-    direction: Any = "minimize"
-    pruner: str = "none"
-    pruner_min_steps: int | None = None
-    pruner_reduction: int = 3
-    timeout: float | None = None
-    max_tokens: int | None = None
-    max_failures: int | None = 5
-
-    beyond: int = field(default=0, init=False)  # trials asked for where there are no more points
+class Options(SweeperKeys):
+    """hydra.sweeper.*, as conf and command line give it."""
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> "Options":
-        """Raises BadInput that names the key."""
-        known = [f.name for f in fields(cls) if f.init]
+        """The options in `raw`, checked. Raises `BadInput` that names the key."""
+        known = [item.name for item in fields(cls)]
         for name in raw:
             if name not in known:
                 raise BadInput(
@@ -53,18 +37,20 @@ class Options:
 
     @property
     def metrics(self) -> list[str]:
+        """What is compared; the first one is what a single best trial is best in."""
         return [self.metric] if isinstance(self.metric, str) else list(self.metric)
 
     @property
     def directions(self) -> list[str]:
+        """minimize or maximize, for each metric."""
         given = [self.direction] if isinstance(self.direction, str) else list(self.direction)
         return given * len(self.metrics) if len(given) == 1 else given
 
     def _check(self) -> None:
-        for name in ("n_trials", "n_jobs", "repeats", "timeout", "max_tokens", "max_failures"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise BadInput(f"hydra.sweeper.{name}={value}: expected more than 0.")
+        for item in fields(self):
+            above, value = item.metadata.get("above"), getattr(self, item.name)
+            if above is not None and value is not None and value <= above:
+                raise BadInput(f"hydra.sweeper.{item.name}={value}: expected more than {above}.")
         for direction in self.directions:
             if direction not in DIRECTIONS:
                 raise BadInput(
@@ -93,27 +79,37 @@ class Options:
                 f"hydra.sweeper.study_name={name}: it names a folder; use letters, digits, - and _."
             )
 
-    def settle(self, space: SearchSpace) -> None:
-        """Fill in what follows from the space: sampler and number of trials. Raises BadInput."""
-        points = space.points
-        if self.sampler is None:
-            self.sampler = "tpe" if points is None or self.n_trials is not None else "grid"
-        samplers.make(self.sampler, space.distributions, self.seed)  # refuses what cannot be
-        if points is None and self.n_trials is None:
-            endless = next(n for n, d in space.distributions.items() if not hasattr(d, "choices"))
+    def settle(self, space: SearchSpace) -> "Settled":
+        """These options, with what follows from the space filled in. Raises `BadInput`."""
+        points, sampler, n_trials, beyond = space.points, self.sampler, self.n_trials, 0
+        if sampler is None:
+            sampler = "tpe" if points is None or n_trials is not None else "grid"
+        samplers.make(sampler, space.distributions, self.seed)  # refuses what cannot be
+        if points is not None:
+            beyond = max(0, (n_trials or 0) - len(points))
+            n_trials = min(n_trials or len(points), len(points))
+        elif n_trials is None:
+            endless = next(
+                name
+                for name, distribution in space.distributions.items()
+                if not isinstance(distribution, CategoricalDistribution)
+            )
             raise BadInput(
                 f"hydra.sweeper.n_trials: is needed, since {endless} is an interval; "
                 "add hydra.sweeper.n_trials=20."
             )
-        if points is not None:
-            self.beyond = max(0, (self.n_trials or 0) - len(points))
-            self.n_trials = min(self.n_trials or len(points), len(points))
-        if self.sampler == "grid" and self.enqueue:
+        if sampler == "grid" and self.enqueue:
             raise BadInput("hydra.sweeper.enqueue: a grid runs every combination anyway.")
         self._check_enqueued(space)
+        known = vars(self) | {
+            "study_name": default_name(space) if self.study_name is None else self.study_name,
+            "sampler": sampler,
+            "n_trials": n_trials,
+        }
+        return Settled(**known, beyond=beyond)
 
     def _check_enqueued(self, space: SearchSpace) -> None:
-        for values in self.enqueue or []:
+        for values in self.enqueue:
             if not isinstance(values, Mapping):
                 raise BadInput(
                     f"hydra.sweeper.enqueue: {values} is not {{key: value}}, such as "
@@ -138,9 +134,25 @@ class Options:
 
     @property
     def prior_file(self) -> Path | None:
-        """The published tables to start from."""
-        from sweeps.prior.published import PACKAGED
-
+        """The published tables to start from; None to start from nothing."""
         if self.warm_start in (None, "null", "none", "false", "False"):
             return None
         return PACKAGED if self.warm_start == "published" else Path(str(self.warm_start))
+
+
+@dataclass(kw_only=True)
+class Settled(Options):
+    """Options of which nothing is left open."""
+
+    study_name: str
+    sampler: str
+    n_trials: int
+    beyond: int
+    """Trials that were asked for and have no point of the space left."""
+
+
+def default_name(space: SearchSpace) -> str:
+    """When and what: 2026-11-24_09-10-31-lr_rank."""
+    chosen = next((o.partition("=")[2] for o in space.fixed if o.startswith("sweep=")), None)
+    what = chosen or "-".join(n.rpartition(".")[2] for n in space.distributions) or "repeats"
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{what}"[:80]

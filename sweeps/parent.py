@@ -1,7 +1,7 @@
 """The sweep's own MLflow run, whose children are the trials' runs.
 
-It is a view: a tracking server that is away costs a message, never the sweep. All calls are made
-in one thread, since MLflow waits for answers.
+It is a view: if the tracking server is away, a message says so and the sweep goes on. All calls are
+made in one thread, since MLflow waits for answers.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Parent:
     async def start(
         self, run_id: str | None, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> str | None:
-        """Makes the run, or goes on with `run_id`; None where the server does not answer."""
+        """Make the run, or go on with `run_id`; None if the server does not answer."""
         self.run_id = await self._wait(
             self._thread.submit(self._start, run_id, params, tags), START_SECONDS
         )
@@ -49,7 +49,7 @@ class Parent:
             self._thread.submit(self._guarded, self._update, values, tags, step)
 
     async def end(self, status: str, artifacts: list[Path]) -> None:
-        """Ends the run FINISHED, FAILED or KILLED, with files and folders as artifacts."""
+        """End the run FINISHED, FAILED or KILLED, with files and folders as artifacts."""
         if self.run_id is not None:
             await self._wait(
                 self._thread.submit(self._guarded, self._end, status, artifacts), END_SECONDS
@@ -99,8 +99,8 @@ class Parent:
         client = self._store.client()
         for key, value in values.items():
             client.log_metric(self.run_id, key, value, int(time.time() * 1000), step)
-        for key, value in tags.items():
-            client.set_tag(self.run_id, key, value)
+        for key, tag in tags.items():
+            client.set_tag(self.run_id, key, tag)
 
     def _end(self, status: str, artifacts: list[Path]) -> None:
         client = self._store.client()

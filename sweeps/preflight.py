@@ -1,52 +1,30 @@
 """What is checked, and what is started, before the first trial."""
 
-from __future__ import annotations
-
 import asyncio
-from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
 from sft.command import launch
-from sft.config.compose import admitted, check_overrides, settle, translate
 from sft.config.saved import to_train
 from sft.config.schema import Settings
 from sft.config.secrets import fill
 from sft.errors import BadInput
 from sft.run import effects
+from sft.run.batches import first_batches
+from sft.run.client import Service
+from sft.run.plan import Plan
+from sft.service import child
 from sft.tracking.store import check_uri
+from sweeps.composing import Composer
 from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
-from sweeps.options import Options
+from sweeps.options import Settled
+from sweeps.parameters import ends
 from sweeps.space import SearchSpace
 from sweeps.study import storage
-
-Compose = Callable[[Mapping[str, Any]], Settings]
-
-
-def composer(loader: Any, config: Any, searched: SearchSpace) -> Compose:
-    """The settings of a trial from its parameters, as Hydra composes them."""
-    from omegaconf import open_dict
-
-    # A folder of the user's own (--config-dir) may hold further options of the groups.
-    config_dir = next(
-        (s.path for s in config.hydra.runtime.config_sources if s.provider == "command-line"), None
-    )
-
-    def compose(values: Mapping[str, Any]) -> Settings:
-        overrides = admitted(searched.overrides(values))
-        check_overrides(overrides, config_dir)
-        try:
-            composed = loader.load_sweep_config(config, overrides)
-        except Exception as error:
-            raise translate(error) from error
-        with open_dict(composed):
-            del composed["hydra"]
-        return settle(composed)
-
-    return compose
-
 
 MOST_CHOICES = 20
 """Of a parameter that are tried before the sweep begins."""
@@ -55,26 +33,19 @@ NOT_OF_THE_DATA = ("lr", "lora.", "optimizer.", "seed", "guard.", "checkpoint.",
 """Parameters that change neither the data nor the number of steps: no need to read it again."""
 
 
-def first(searched: SearchSpace) -> dict[str, Any]:
-    """A point of the space: of each parameter the first choice, or the lower end."""
-    return {
-        name: distribution.choices[0] if hasattr(distribution, "choices") else distribution.low
-        for name, distribution in searched.distributions.items()
-    }
+def check_space(composer: Composer) -> list[Settings]:
+    """Compose the ends of every parameter, or up to twenty choices of it. Raises `BadInput`.
 
-
-def check_space(searched: SearchSpace, compose: Compose) -> list[Settings]:
-    """Composes the ends (of choices: each, up to twenty) of every parameter, so that a bad value
-    is found before anything is trained. Returns the settings at the `first` point, and those with
-    each end that has data or a length of its own."""
-    base = compose(first(searched))
+    A bad value is found here, before anything is trained. Returns the settings at the first point,
+    and those with each end that has data or a length of its own.
+    """
+    base = composer.settings(composer.first)
     if base.tracking.uri is not None:
         check_uri(fill(base.tracking.uri, "tracking.uri"))
     settings = [base]
-    for name, distribution in searched.distributions.items():
-        choices = getattr(distribution, "choices", None)
-        ends = choices[:MOST_CHOICES] if choices else (distribution.low, distribution.high)
-        composed = [compose(first(searched) | {name: value}) for value in ends]
+    for name, distribution in composer.searched.distributions.items():
+        tried = ends(distribution)[:MOST_CHOICES]
+        composed = [composer.settings(composer.first | {name: value}) for value in tried]
         for one in composed:
             effects.check_adapter(one.lora.train_attn, one.lora.train_mlp, one.lora.train_unembed)
         if not name.startswith(NOT_OF_THE_DATA):
@@ -82,21 +53,22 @@ def check_space(searched: SearchSpace, compose: Compose) -> list[Settings]:
     return settings
 
 
-async def service_url(
-    stack: AsyncExitStack, searched: SearchSpace, compose: Compose, base: Settings
-) -> str | None:
-    """Starts the local service for every model of the sweep; returns its URL."""
+async def service_url(stack: AsyncExitStack, composer: Composer, base: Settings) -> str | None:
+    """Start the local service for every model of the sweep; returns its URL.
+
+    None if no model needs it. Raises `BadInput` if it does not start.
+    """
     every = [base]
-    for name, distribution in searched.distributions.items():
-        if name.partition(".")[0] in ("model", "service"):
-            choices = getattr(distribution, "choices", ())
-            every += [compose(first(searched) | {name: value}) for value in choices]
+    for name, distribution in composer.searched.distributions.items():
+        of_service = name.partition(".")[0] in ("model", "service")
+        if of_service and isinstance(distribution, CategoricalDistribution):
+            every += [
+                composer.settings(composer.first | {name: value}) for value in distribution.choices
+            ]
     local = [settings for settings in every if settings.service.kind == "local"]
     if not local:
         return None
     models = {s.model.name: launch.model_folder(s.model.name) for s in local}
-    from sft.service import child
-
     manager = child.local(Path(local[0].service.root), models, dtype=local[0].service.dtype)
     try:
         url = await asyncio.to_thread(manager.__enter__)
@@ -119,16 +91,13 @@ class Preflight:
 
 
 async def preflight(
-    options: Options, searched: SearchSpace, settings: list[Settings], base_url: str | None
+    options: Settled, searched: SearchSpace, settings: list[Settings], base_url: str | None
 ) -> Preflight:
-    """Reads the data of all `settings` and asks the service once. Raises BadInput."""
-    from sft.run.batches import first_batches
-    from sft.run.client import Service
-    from sft.run.plan import Plan
-
+    """Read the data of all `settings` and ask the service once for each. Raises `BadInput`."""
     base = settings[0]
     said = [*without_effect(options, searched), *effects.of_settings(base)]
-    judged, asked = False, []
+    judged = False
+    asked: list[tuple[str | None, str, int | None]] = []
     for other in reversed(settings):  # the base comes last, and is what is meant below
         config = to_train(other, str(storage.ROOT), base_url)
         plan = await Plan.make(config)

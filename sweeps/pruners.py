@@ -13,11 +13,11 @@ NAMES = ("none", "asha", "hyperband", "median")
 def make(
     name: str, *, min_steps: int = 1, max_steps: int | None = None, reduction: int = 3
 ) -> BasePruner:
-    """The pruner called `name`, fed with each evaluation. Raises BadInput.
+    """The pruner called `name`, which is told of each evaluation. Raises `BadInput`.
 
-    `median` compares with finished trials only: trials that run side by side from the start are
-    never pruned by it. `asha` compares with whatever has reached the same rung before, so that
-    what it prunes depends on the order in which evaluations arrive.
+    `median` compares with finished trials only: it never prunes trials that all run side by side.
+    `asha` compares with those that have reached the same rung before: what it prunes depends on the
+    order in which evaluations arrive.
 
     Args:
         min_steps: training steps before a trial may be pruned (the first rung).

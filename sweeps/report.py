@@ -9,11 +9,12 @@ from pathlib import Path
 import optuna
 
 from sft.command.main import command, new_parser
+from sft.display.tables import aligned
 from sft.record.durations import duration
-from sweeps.display import shown_value
 from sweeps.findings.answer import answer
 from sweeps.findings.importance import importance
 from sweeps.findings.results import Results
+from sweeps.parameters import shown_value
 from sweeps.study import storage
 
 STYLE = """
@@ -66,9 +67,11 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def write(study: optuna.Study, folder: Path) -> tuple[list[Path], list[str]]:
-    """Writes FOLDER/report/*.png and FOLDER/report/report.html; returns that folder in a list, and
-    the study's answer in a few lines."""
-    from sweeps.findings import figures
+    """Write FOLDER/report/*.png and FOLDER/report/report.html.
+
+    Returns that folder in a list, and the study's answer in a few lines.
+    """
+    from sweeps.findings import figures  # imports matplotlib
 
     results = Results.of(study)
     found = importance(results)
@@ -121,11 +124,7 @@ def _page(results: Results, lines: list[str], images: dict[str, bytes]) -> str:
 def text(results: Results) -> str:
     """The table of trials as aligned text."""
     header, rows = table(results)
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [header, *rows]
-    )
+    return "\n".join(aligned([header, *rows], right=True))
 
 
 @command("sweeps.report")

@@ -7,13 +7,14 @@
     lora.rank=int(interval(1, 64))      whole numbers, ends included
     lr=tag(log, interval(1e-5, 3e-3))   on a log scale
 
-Written on the command line or under `hydra.sweeper.params`, where the command line wins.
+Written on the command line or under `hydra.sweeper.params`; the command line wins.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -24,15 +25,11 @@ from hydra.core.override_parser.types import (
     RangeSweep,
 )
 from hydra.errors import HydraException
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from sft.config.checking import keys
 from sft.errors import BadInput
-from sweeps.samplers import combinations
+from sweeps.parameters import Distribution, Space, combinations, describe
 
 GRAMMAR = (
     "expected choices (1e-4,3e-4 or choice(4,16)), range(START,STOP,STEP), interval(LOW,HIGH) or "
@@ -44,20 +41,22 @@ GRAMMAR = (
 class SearchSpace:
     """What a sweep varies, and the overrides that all of its trials share."""
 
-    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+    distributions: Space = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
-    _texts: dict[tuple[str, str], str] = field(default_factory=dict)
-    _added: dict[str, str] = field(default_factory=dict)  # written with a leading + or ++
+    texts: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What was typed for a choice, by key and `repr` of its value."""
+    added: dict[str, str] = field(default_factory=dict)
+    """The + or ++ that a key was written with."""
 
     @property
     def points(self) -> list[dict[str, Any]] | None:
-        """Every combination, or None where an interval makes them endless."""
+        """Every combination; None if an interval makes them endless."""
         return combinations(self.distributions)
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """The overrides of a trial with these values, the shared ones first."""
         return self.fixed + [
-            f"{self._added.get(name, '')}{name}={self._text(name, value)}"
+            f"{self.added.get(name, '')}{name}={self._text(name, value)}"
             for name, value in values.items()
         ]
 
@@ -66,7 +65,7 @@ class SearchSpace:
         return {name: describe(d) for name, d in self.distributions.items()}
 
     def _text(self, name: str, value: Any) -> str:
-        known = self._texts.get((name, repr(value)))
+        known = self.texts.get((name, repr(value)))
         if known is not None:
             return known
         if value is None:
@@ -77,45 +76,33 @@ class SearchSpace:
 
 
 def parse(
-    arguments: Sequence[str], params: Mapping[str, Any] | None = None, config_loader: Any = None
+    arguments: Sequence[str],
+    params: Mapping[str, Any] | None = None,
+    config_loader: ConfigLoader | None = None,
 ) -> SearchSpace:
-    """The search space of a command line and of `hydra.sweeper.params`. Raises BadInput.
+    """The search space of a command line and of `hydra.sweeper.params`. Raises `BadInput`.
 
     Args:
         arguments: overrides, as given.
         params: key -> the text that could stand behind `key=`, or a YAML list of choices.
-        config_loader: Hydra's, needed for glob(*) over the options of a group alone.
+        config_loader: Hydra's; only glob(*) over the options of a group needs it.
     """
-    lines = {name: f"{name}={_as_text(value)}" for name, value in _flat(params or {}).items()}
+    lines = [f"{name}={_as_text(value)}" for name, value in _flat(params or {}).items()]
     parser = OverridesParser.create(config_loader)
-    overrides: dict[str, Override] = {}
-    for line in [*lines.values(), *arguments]:
-        override = _parse(parser, line, from_params=line in lines.values())
+    overrides: dict[str, tuple[str, Override]] = {}
+    for line in [*lines, *arguments]:
+        override = _parse(parser, line, from_params=line in lines)
         overrides.pop(_name(override), None)  # the last word counts, and takes its place
-        overrides[_name(override)] = override
+        overrides[_name(override)] = line, override
     space = SearchSpace()
-    for name, override in overrides.items():
+    for name, (line, override) in overrides.items():
         if not override.is_sweep_override():
-            space.fixed.append(override.input_line)
+            space.fixed.append(line)
             continue
         space.distributions[name] = _distribution(name, override, space)
         if override.is_add() or override.is_force_add():
-            space._added[name] = "++" if override.is_force_add() else "+"
+            space.added[name] = "++" if override.is_force_add() else "+"
     return space
-
-
-def describe(distribution: BaseDistribution) -> str:
-    """A distribution in the grammar that it came from."""
-    if isinstance(distribution, CategoricalDistribution):
-        return f"choice({', '.join(str(choice) for choice in distribution.choices)})"
-    whole = isinstance(distribution, IntDistribution)
-    low, high, step = distribution.low, distribution.high, distribution.step
-    if whole and step == 1 or step is None:
-        text = f"interval({low:g}, {high:g})"
-        text = f"int({text})" if whole else text
-    else:
-        text = f"range({low:g}, {high + step:g}, {step:g})"
-    return f"tag(log, {text})" if distribution.log else text
 
 
 def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -151,15 +138,23 @@ def _name(override: Override) -> str:
     return override.get_key_element().lstrip("+~")
 
 
-def _distribution(name: str, override: Override, space: SearchSpace) -> BaseDistribution:
-    value = override.value()
-    if isinstance(value, ChoiceSweep | Glob):
-        return _choices(name, override, space)
-    log = _is_log(name, value.tags)
+def _distribution(name: str, override: Override, space: SearchSpace) -> Distribution:
+    value: Any = override.value()  # Hydra's annotation leaves out Glob
+    if isinstance(value, ChoiceSweep):
+        _is_log(name, value.tags)  # allowed, though choices have no scale
+        return _choices(name, override, value.list, space)
+    if isinstance(value, Glob):
+        return _choices(name, override, list(override.sweep_string_iterator()), space)
     if isinstance(value, RangeSweep):
-        return _range(name, value, log)
+        return _range(name, value)
     assert isinstance(value, IntervalSweep)
+    return _interval(name, value)
+
+
+def _interval(name: str, value: IntervalSweep) -> Distribution:
+    log = _is_log(name, value.tags)
     low, high = value.start, value.end
+    assert low is not None and high is not None  # the grammar has no open intervals
     if not low < high:
         raise BadInput(f"{name}: interval({low}, {high}) is empty; give the lower end first.")
     if log and low <= 0:
@@ -173,26 +168,19 @@ def _distribution(name: str, override: Override, space: SearchSpace) -> BaseDist
     return FloatDistribution(float(low), float(high), log=log)
 
 
-def _choices(name: str, override: Override, space: SearchSpace) -> CategoricalDistribution:
+def _choices(
+    name: str, override: Override, elements: list[Any], space: SearchSpace
+) -> CategoricalDistribution:
     texts = list(override.sweep_string_iterator())
-    values = [_plain(value, text) for value, text in zip(_elements(override), texts, strict=True)]
-    if override.value_type.name != "GLOB_CHOICE_SWEEP" and override.value().tags - {"log"}:
-        _is_log(name, override.value().tags)
+    values = [_plain(element, text) for element, text in zip(elements, texts, strict=True)]
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         order = sorted(range(len(values)), key=values.__getitem__)
         values, texts = [values[i] for i in order], [texts[i] for i in order]
     for i, value in enumerate(values):
         if value in values[:i]:
             raise BadInput(f"{name}: the choice {texts[i]} stands there twice; name each once.")
-        space._texts[name, repr(value)] = texts[i]
+        space.texts[name, repr(value)] = texts[i]
     return CategoricalDistribution(values)
-
-
-def _elements(override: Override) -> list[Any]:
-    value = override.value()
-    if isinstance(value, Glob):
-        return list(override.sweep_string_iterator())
-    return list(value.list)
 
 
 def _plain(value: Any, text: str) -> Any:
@@ -202,7 +190,8 @@ def _plain(value: Any, text: str) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else text
 
 
-def _range(name: str, value: RangeSweep, log: bool) -> BaseDistribution:
+def _range(name: str, value: RangeSweep) -> Distribution:
+    log = _is_log(name, value.tags)
     numbers = sorted(value.range())
     if not numbers:
         raise BadInput(
@@ -225,7 +214,5 @@ def _is_log(name: str, tags: set[str]) -> bool:
 
 def _is_whole(name: str) -> bool:
     """Whether a key of the schema takes whole numbers."""
-    from sft.config.checking import keys
-
     default = dict(keys()).get(name)
     return isinstance(default, int) and not isinstance(default, bool)

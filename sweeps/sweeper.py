@@ -3,20 +3,19 @@
 import asyncio
 import shlex
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from optuna.trial import Trial, TrialState
 
 from sft.command.signals import AGAIN, Signals
-from sft.config.schema import Settings
 from sft.errors import BadInput
 from sft.record.durations import duration
 from sft.secrets import mask_urls
-from sweeps.options import Options
+from sweeps.composing import Composer
+from sweeps.options import Settled
 from sweeps.parent import Parent
-from sweeps.study.ledger import Ending
+from sweeps.study.endings import Ending
 from sweeps.trial import Shared, TrialRun
 
 
@@ -26,15 +25,15 @@ class Budget:
 
     limit: int | None
     spent: int
-    per_trial: int | None  # what a whole trial takes, where known
+    per_trial: int | None  # what a whole trial takes, if known
 
     def spend(self, tokens: int) -> bool:
-        """Counts tokens; False once the budget is used up."""
+        """Count tokens; False once the budget is used up."""
         self.spent += tokens
         return self.limit is None or self.spent < self.limit
 
     def admits_one_more(self, promised: int) -> bool:
-        """Whether a whole trial fits, beside `promised` tokens of those that run."""
+        """Whether one more whole trial fits; those that run will still take `promised` tokens."""
         return self.limit is None or self.spent + promised + (self.per_trial or 0) <= self.limit
 
 
@@ -42,14 +41,14 @@ class Sweep:
     """Runs trials until the study is full, a limit is reached or the user interrupts.
 
     Args:
-        compose: the settings of a trial from its parameters; called on the event loop's thread.
+        composer: makes the settings of a trial, on the event loop's thread.
     """
 
     def __init__(
         self,
-        options: Options,
+        options: Settled,
         shared: Shared,
-        compose: Callable[[dict], Settings],
+        composer: Composer,
         budget: Budget,
         signals: Signals,
         parent: Parent | None = None,
@@ -60,15 +59,14 @@ class Sweep:
         self.interrupted = False
         self.failures = 0
         self.why_ended = "every trial is done"
-        self._compose = compose
+        self._composer = composer
         self._signals = signals
         self._parent = parent
         self._deadline = time.monotonic() + options.timeout if options.timeout else None
-        self._running: dict[asyncio.Task, TrialRun] = {}
-        shared.spend = budget.spend
+        self._running: dict[asyncio.Task[Ending], TrialRun] = {}
 
     async def run(self) -> int:
-        """Returns the exit code."""
+        """Run the sweep; returns the exit code."""
         with self.signals():
             while True:
                 await self._fill()
@@ -95,6 +93,7 @@ class Sweep:
             await self._start(trial)
 
     def may_start(self) -> bool:
+        """Whether there may be one more trial; if not, `why_ended` says why."""
         if self.interrupted:
             self.why_ended = "interrupted"
         elif self._gave_up():
@@ -121,7 +120,7 @@ class Sweep:
 
     async def _start(self, trial: Trial) -> None:
         try:
-            settings = self._compose(trial.params)
+            settings = self._composer.settings(trial.params)
         except BadInput as error:
             ending = Ending(TrialState.FAIL, error=str(error))
             ledger = self.shared.ledger
@@ -132,7 +131,7 @@ class Sweep:
         run = TrialRun(self.shared, trial, settings)
         self._running[asyncio.create_task(run.execute())] = run
 
-    async def _ended(self, run: TrialRun, task: asyncio.Task) -> None:
+    async def _ended(self, run: TrialRun, task: asyncio.Task[Ending]) -> None:
         if task.cancelled():
             return
         error = task.exception()
@@ -140,9 +139,10 @@ class Sweep:
             raise error
         self.count(task.result())
         if self._parent is not None and task.result().values:
-            await self._tell_parent()
+            await self._tell(self._parent)
 
     def count(self, ending: Ending) -> None:
+        """Count the failed ones."""
         if ending.state == TrialState.FAIL:
             self.failures += 1
 
@@ -151,7 +151,8 @@ class Sweep:
         done = (TrialState.COMPLETE, TrialState.PRUNED)
         return any(t.state in done for t in study.get_trials(deepcopy=False))
 
-    async def _tell_parent(self) -> None:
+    async def _tell(self, parent: Parent) -> None:
+        """The sweep's own MLflow run hears of the best trial so far."""
         study = self.shared.ledger.study
         if len(study.directions) > 1:
             return
@@ -159,8 +160,8 @@ class Sweep:
         tags = {f"best.{name}": str(value) for name, value in best.params.items()}
         tags |= {"best.trial": str(best.number)}
         finished = self.shared.display.finished
-        metric = self.shared.metrics[0]
-        self._parent.update({f"best/{metric}": best.value}, tags, finished)
+        metric = self.shared.common.metrics[0]
+        parent.update({f"best/{metric}": best.values[0]}, tags, finished)
 
     # Interruption.
 

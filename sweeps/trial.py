@@ -1,28 +1,29 @@
-"""One trial: the same training loop as a single run, followed by a hook that reports to Optuna."""
+"""One trial: the training loop of a single run, with a hook that reports to Optuna."""
 
 import asyncio
 import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from sft.command import launch
 from sft.config.saved import from_saved
 from sft.config.schema import Settings
 from sft.errors import BadInput
 from sft.files import read_yaml
-from sft.hooks import BaseHook, Run, RunResult, Status
+from sft.hooks import BaseHook, Hook, Run, RunResult, Status
 from sft.record import metrics
 from sweeps.display import Display
-from sweeps.study.ledger import DIVERGED, ERROR, Ending, Ledger
+from sweeps.study.endings import Ending, Outcome, judge, value_of
+from sweeps.study.ledger import DIVERGED, ERROR, Ledger
 
-# What is retried once, by the name that RunResult.error begins with: the service or the network,
-# not the configuration. (The loop itself has resumed a lost session several times by then.)
+# What is tried once more, by the name that RunResult.error begins with: errors of the service or
+# the network, not of the configuration. The loop has resumed a lost session several times by then.
 INFRASTRUCTURE = (
     "ServiceLost",
     "ServiceUnavailable",
@@ -36,20 +37,32 @@ INFRASTRUCTURE = (
 )
 
 
-@dataclass
-class Shared:
-    """What the trials of one process have in common."""
+@dataclass(frozen=True)
+class Common:
+    """What all trials of a sweep have in common, in whatever process they run."""
 
     study_name: str
     folder: Path
+    """Holds the run directories of the trials."""
+    metrics: list[str]
+    repeats: int
+    base_url: str | None
+    """Of the sweep's local service; None if the trials use another one."""
+    parent_run_id: str | None
+    """Of the sweep's own MLflow run."""
+    command: list[str]
+    """The overrides that all trials share."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the trials of one process share."""
+
+    common: Common
     ledger: Ledger
     display: Display
-    metrics: list[str]
-    repeats: int = 1
-    base_url: str | None = None  # of the sweep's local service
-    parent_run_id: str | None = None
-    command: list[str] = field(default_factory=list)  # overrides that all trials share
-    spend: Callable[[int], bool] = lambda tokens: True  # False: the budget of tokens is used up
+    spend: Callable[[int], bool] = lambda tokens: True
+    """Counts tokens; False once the sweep's budget of them is used up."""
 
 
 class TrialRun:
@@ -57,6 +70,7 @@ class TrialRun:
 
     def __init__(self, shared: Shared, trial: Trial, settings: Settings):
         self.shared = shared
+        self.common = shared.common
         self.trial = trial
         self.number = trial.number
         self.tokens = 0
@@ -64,7 +78,7 @@ class TrialRun:
         self._runs: dict[int, Run] = {}
         self._stop: tuple[str, Status] | None = None
         self._measured: dict[int, dict[int, float]] = {}  # step -> repeat -> value
-        self._reports: list[asyncio.Future] = []
+        self._reports: list[asyncio.Future[None]] = []
 
     def stop(self, reason: str, status: Status) -> None:
         """Ask all runs to end between two steps, with a checkpoint."""
@@ -74,13 +88,13 @@ class TrialRun:
             run.stop(*self._stop)
 
     async def execute(self) -> Ending:
-        """Trains, and tells Optuna and the display how it ended."""
-        repeats = range(self.shared.repeats)
+        """Train, and tell Optuna and the display how it ended."""
+        repeats = range(self.common.repeats)
         outcomes = await asyncio.gather(
             *(self._attempts(repeat) for repeat in repeats), return_exceptions=True
         )
         await asyncio.gather(*self._reports)
-        ending = self._judge(outcomes)
+        ending = judge(outcomes, self.common.metrics, self._settings)
         if ending.diverged and not self._measured:
             await self._report_training(outcomes)
         facts = self._facts(outcomes, ending)
@@ -95,6 +109,7 @@ class TrialRun:
     # One run.
 
     async def _attempts(self, repeat: int) -> RunResult:
+        problem: str | None
         for attempt in (1, 2):
             try:
                 result = await self._train(repeat)
@@ -119,24 +134,25 @@ class TrialRun:
     async def _train(self, repeat: int) -> RunResult:
         directory = self.directory(repeat)
         settings = self._settings_of(repeat, directory)
-        hooks: list[Any] = [_Follower(self, repeat)]
-        tags = {"sweep.study": self.shared.study_name, "sweep.trial": str(self.number)}
-        if self.shared.repeats > 1:
+        hooks: list[Hook] = [_Follower(self, repeat)]
+        tags = {"sweep.study": self.common.study_name, "sweep.trial": str(self.number)}
+        if self.common.repeats > 1:
             tags["sweep.repeat"] = str(repeat)
         tracker = launch.tracking_hook(
-            settings, directory, parent_run_id=self.shared.parent_run_id, tags=tags
+            settings, directory, parent_run_id=self.common.parent_run_id, tags=tags
         )
         if tracker is not None:
             hooks.append(tracker)
-        base_url = self.shared.base_url if settings.service.kind == "local" else None
+        base_url = self.common.base_url if settings.service.kind == "local" else None
         return await launch.train(settings, directory, hooks, base_url=base_url)
 
     def directory(self, repeat: int) -> Path:
-        name = str(self.number) if self.shared.repeats == 1 else f"{self.number}-{repeat}"
-        return self.shared.folder / name
+        """The run directory of a repeat: NUMBER, or NUMBER-REPEAT if there are several."""
+        name = str(self.number) if self.common.repeats == 1 else f"{self.number}-{repeat}"
+        return self.common.folder / name
 
     def _settings_of(self, repeat: int, directory: Path) -> Settings:
-        """The run's own saved config where it has begun: what it is does not change on the way."""
+        """The run's own saved config if it has begun: what a run is does not change on the way."""
         saved = directory / "config.yaml"
         if saved.exists():
             return from_saved(read_yaml(saved), str(saved))
@@ -153,6 +169,7 @@ class TrialRun:
     # What the hooks say.
 
     def begun(self, repeat: int, run: Run) -> None:
+        """A run is about to submit its first step."""
         self._runs[repeat] = run
         if self._stop:
             run.stop(*self._stop)
@@ -164,6 +181,7 @@ class TrialRun:
             self._spend(row)
 
     def progressed(self, step: int, row: dict[str, float]) -> None:
+        """A run has computed a step."""
         self.shared.display.progressed(self.number, step, row)
         self._spend(row)
 
@@ -174,12 +192,12 @@ class TrialRun:
             self.stop("the sweep's budget of tokens is used up", "PRUNED")
 
     def measured(self, repeat: int, step: int, row: dict[str, float]) -> None:
-        """Reports the mean of an evaluation once every repeat has made it."""
-        if len(self.shared.metrics) > 1 or self.shared.metrics[0] not in row:
+        """Report the mean of an evaluation once every repeat has made it."""
+        if len(self.common.metrics) > 1 or self.common.metrics[0] not in row:
             return
         values = self._measured.setdefault(step, {})
-        values[repeat] = row[self.shared.metrics[0]]
-        if len(values) < self.shared.repeats:
+        values[repeat] = row[self.common.metrics[0]]
+        if len(values) < self.common.repeats:
             return
         value = statistics.fmean(values.values())
         self.shared.display.evaluated(self.number, step, value)
@@ -197,52 +215,17 @@ class TrialRun:
         if prune:
             self.stop(f"pruned at step {step}", "PRUNED")
 
-    async def _report_training(self, outcomes: Sequence[Any]) -> None:
+    async def _report_training(self, outcomes: Sequence[Outcome]) -> None:
         """A trial that diverged before its first evaluation: a pruned trial needs some report."""
-        key = self.shared.metrics[0].replace("eval/", "train/")
+        key = self.common.metrics[0].replace("eval/", "train/")
         values = [o.first[key] for o in outcomes if isinstance(o, RunResult) and key in o.first]
         finite = [value for value in values if math.isfinite(value)]
-        if finite and len(self.shared.metrics) == 1:
+        if finite and len(self.common.metrics) == 1:
             await self._report(0, statistics.fmean(finite), last=True)
 
     # How it ended.
 
-    def _judge(self, outcomes: Sequence[RunResult | BaseException]) -> Ending:
-        errors = [o for o in outcomes if isinstance(o, BaseException)]
-        results = [o for o in outcomes if isinstance(o, RunResult)]
-        if any(isinstance(error, asyncio.CancelledError) for error in errors):
-            return Ending(None)
-        for result in results:
-            if result.diverged:
-                return Ending(TrialState.PRUNED, error=result.reason, diverged=True)
-        for error in errors:
-            kind = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
-            return Ending(TrialState.FAIL, error=f"{kind}{error}")
-        for result in results:
-            if result.status == "FAILED":
-                return Ending(TrialState.FAIL, error=result.error or result.reason)
-        if any(result.status == "PRUNED" for result in results):
-            return Ending(TrialState.PRUNED, error=results[0].reason)
-        if any(result.status == "KILLED" for result in results):
-            return Ending(None)
-        return self._complete(results)
-
-    def _complete(self, results: Sequence[RunResult]) -> Ending:
-        values = []
-        for metric in self.shared.metrics:
-            measured = [_value(metric, result, self._settings) for result in results]
-            if any(value is None for value in measured):
-                there = ", ".join(sorted(results[0].last)) or "nothing"
-                return Ending(
-                    TrialState.FAIL,
-                    error=f"hydra.sweeper.metric={metric}: was not measured; there is {there}.",
-                )
-            values.append(statistics.fmean(measured))
-        if not all(math.isfinite(value) for value in values):
-            return Ending(TrialState.PRUNED, error="the metric is not finite", diverged=True)
-        return Ending(TrialState.COMPLETE, values)
-
-    def _facts(self, outcomes: Sequence[Any], ending: Ending) -> dict[str, Any]:
+    def _facts(self, outcomes: Sequence[Outcome], ending: Ending) -> dict[str, Any]:
         results = [o for o in outcomes if isinstance(o, RunResult)]
         facts: dict[str, Any] = {
             "tokens": sum(result.tokens for result in results),
@@ -250,15 +233,15 @@ class TrialRun:
             "seconds": self.trial.user_attrs.get("seconds", 0.0)
             + max((result.seconds for result in results), default=0.0),
             "steps": max((result.steps for result in results), default=0),
-            "directories": [str(self.directory(r)) for r in range(self.shared.repeats)],
+            "directories": [str(self.directory(r)) for r in range(self.common.repeats)],
         }
-        # Of the process that began it: a study may be gone on with by another command.
-        facts["command"] = self.trial.user_attrs.get("command", self.shared.command)
+        # Of the process that began it: another command may have gone on with the study.
+        facts["command"] = self.trial.user_attrs.get("command", self.common.command)
         facts["runs"] = [self._of_run(repeat, o) for repeat, o in enumerate(outcomes)]
         if ending.values and len(results) > 1:
             facts["values"] = [
-                [_value(metric, result, self._settings) for result in results]
-                for metric in self.shared.metrics
+                [value_of(metric, result, self._settings) for result in results]
+                for metric in self.common.metrics
             ]
         if ending.error:
             facts[ERROR] = ending.error
@@ -266,9 +249,11 @@ class TrialRun:
             facts[DIVERGED] = True
         return facts
 
-    def _of_run(self, repeat: int, outcome: Any) -> dict[str, Any]:
-        """Seeds of one repeat, its last checkpoint (whose value counts) and one on the way there
-        with a lower held-out NLL."""
+    def _of_run(self, repeat: int, outcome: Outcome) -> dict[str, Any]:
+        """Seeds of one repeat and its last checkpoint, whose value counts.
+
+        And, if there is one, an earlier checkpoint with a lower held-out NLL.
+        """
         settings = self._settings_of(repeat, self.directory(repeat))
         facts: dict[str, Any] = {"seed": settings.seed, "lora.seed": settings.lora.seed}
         if not isinstance(outcome, RunResult) or not outcome.checkpoints:
@@ -305,16 +290,5 @@ class _Follower(BaseHook):
 
 
 def is_infrastructure(error: str | None) -> bool:
+    """Whether an error is the service's or the network's, as `INFRASTRUCTURE` names them."""
     return (error or "").startswith(INFRASTRUCTURE)
-
-
-def _value(metric: str, result: RunResult, settings: Settings) -> float | None:
-    """A metric's last value; also `tokens`, `seconds` and numbers of the config (lora.rank)."""
-    if metric in result.last:
-        return float(result.last[metric])
-    if metric in ("tokens", "seconds"):
-        return float(getattr(result, metric))
-    value: Any = settings
-    for part in metric.split("."):
-        value = getattr(value, part, None)
-    return float(value) if isinstance(value, int | float) else None

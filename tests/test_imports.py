@@ -29,7 +29,9 @@ LAYERS = (
     "sft.sample sft.runs sft.ui sft.preview",
     "sft.resume sft.reproduce sft.compare sft.export",
     "sft.__main__",
-    "sweeps.prior sweeps.study",
+    "sweeps.keys sweeps.parameters",
+    "sweeps.samplers sweeps.study",
+    "sweeps.prior",
     "sweeps.findings",
     "sweeps",
 )
@@ -65,11 +67,13 @@ EDGES = {name: sorted(set(imports(file)) - {name}) for name, file in MODULES.ite
 
 def part_of(module):
     """The part of the house that a module belongs to, and its height."""
-    for height, line in reversed(list(enumerate(LAYERS))):
-        for part in line.split():
-            if module == part or module.startswith(f"{part}."):
-                return part, height
-    return None
+    found = [
+        (part, height)
+        for height, line in enumerate(LAYERS)
+        for part in line.split()
+        if f"{module}.".startswith(f"{part}.")
+    ]
+    return max(found, key=lambda part: len(part[0]), default=None)  # sweeps.study, not sweeps
 
 
 def circles():

@@ -47,8 +47,8 @@ class Signals:
         """The signal that asked for the end."""
         self._came: dict[int, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: Callable[[str], None] | None = None
-        self._end: Callable[[str], None] | None = None
+        self._stop: Callable[[str], object] | None = None
+        self._end: Callable[[str], object] | None = None
         self._is_over = False
 
     @property
@@ -75,7 +75,7 @@ class Signals:
                 signal.signal(number, handler)
 
     @contextmanager
-    def told(self, stop: Callable[[str], None], end: Callable[[str], None]) -> Iterator[None]:
+    def told(self, stop: Callable[[str], object], end: Callable[[str], object]) -> Iterator[None]:
         """While inside, the running event loop calls `stop(NAME)` at the first signal, and
         `end(NAME)` at one that comes again. May be nested."""
         before = self._loop, self._stop, self._end

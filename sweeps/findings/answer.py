@@ -1,12 +1,12 @@
-"""What a study found, in a few lines, each difference with what it is worth."""
+"""What a study found, in a few lines, each difference with how sure it is."""
 
 import shlex
 from typing import Any
 
 from sft.record.durations import duration
-from sweeps.display import shown
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Compared, Result, Results
+from sweeps.parameters import shown
 from sweeps.prior.warm_start import RANK
 
 
@@ -77,12 +77,15 @@ def _doubts(results: Results, best: Result) -> list[str]:
     others = [results.against(best, trial) for trial in results.complete if trial is not best]
     if not others:
         return []
-    if any(compared.interval is None for compared in others):
-        return [
-            f"  one run each: the data cannot tell whether its {metric} is better than the others' "
-            "or luck; hydra.sweeper.repeats=3 could"
-        ]
-    untold = [compared for compared in others if compared.interval.low <= 0]
+    untold = []
+    for compared in others:
+        if compared.interval is None:
+            return [
+                f"  one run each: the data cannot tell whether its {metric} is better than the "
+                "others' or luck; hydra.sweeper.repeats=3 could"
+            ]
+        if compared.interval.low <= 0:
+            untold.append(compared)
     worse = len(others) - len(untold)
     lines = [f"  {worse} of the {len(others)} other trials are worse (95% intervals)"]
     if untold:
@@ -124,7 +127,7 @@ def _ranks(results: Results, best: Result) -> list[str]:
 
 
 def _of_the_picked(trials: list[Result]) -> str:
-    """What the intervals of ranks leave out: each is of the best trial of its rank so far."""
+    """What the intervals of ranks do not count: each is of the best trial of its rank so far."""
     others = [{k: v for k, v in trial.params.items() if k != RANK} for trial in trials]
     words = "each rank by its best trial so far, and that it was picked as such is not counted"
     if any(other != others[0] for other in others):

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -19,7 +21,7 @@ MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
 
 
 def _figure(title: str, width: float = 6.0, height: float = 3.8) -> tuple[Figure, Any]:
-    """Small in inches and dense, so that its words can be read on a narrow page, too."""
+    """Small in inches and dense: its words can be read on a narrow page, too."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=180)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11)
@@ -36,8 +38,6 @@ def _named(metric: str) -> str:
 
 def _shades(values: list[Any]) -> dict[Any, Any]:
     """Light to dark along an order."""
-    from matplotlib import colormaps
-
     shades = colormaps["viridis_r"]
     last = max(1, len(values) - 1)
     return {value: shades(0.15 + 0.8 * i / last) for i, value in enumerate(values)}
@@ -46,7 +46,8 @@ def _shades(values: list[Any]) -> dict[Any, Any]:
 def by_rate(results: Results) -> Figure | None:
     """Final value against learning rate, a line per rank."""
     trials = [t for t in results.trials if RATE in t.params and (t.values or t.curve)]
-    if not results.complete or len({t.params[RATE] for t in trials}) < 2:
+    best = results.best()
+    if best is None or len({t.params[RATE] for t in trials}) < 2:
         return None
     figure, axes = _figure(f"{results.metrics[0]} against learning rate")
     ranks = sorted({t.params.get(RANK) for t in trials}, key=lambda r: (r is not None, r))
@@ -62,13 +63,12 @@ def by_rate(results: Results) -> Figure | None:
                   label=label, markersize=5, linewidth=1.6)  # fmt: skip
         for trial in trials:
             if trial.params.get(RANK) == rank and trial.repeats:
-                # Beside each other, in the order of the ranks: they would hide one another.
+                # Side by side, in the order of the ranks: else they would hide one another.
                 x = trial.params[RATE] * 1.03 ** (ranks.index(rank) + 1)
                 axes.plot([x] * len(trial.repeats), [min(v, top) for v in trial.repeats], ".",
                           color=colours[rank], markersize=4)  # fmt: skip
             if trial.params.get(RANK) == rank and not trial.values:
                 _early(axes, trial, colours[rank], top)
-    best = results.best()
     axes.plot(best.params[RATE], best.values[0], "*", color=RED, markersize=13, zorder=5)
     axes.annotate(f"  {best.values[0]:.4f}", (best.params[RATE], best.values[0]), fontsize=9)
     axes.set_xscale("log")
@@ -82,7 +82,7 @@ def by_rate(results: Results) -> Figure | None:
 
 
 def _early(axes: Any, trial: Result, colour: Any, top: float) -> None:
-    """A trial that ended early, at its last report (at the top where that is far off)."""
+    """A trial that ended early, at its last report (at the top if that is far off)."""
     marker, face = MARKS.get(trial.state, ("o", "none"))
     value = list(trial.curve.values())[-1]
     y = top if trial.state == "diverged" or not math.isfinite(value) else min(value, top)
@@ -101,7 +101,7 @@ def _legend(trials: list[Result], word: str) -> list[Line2D]:
 
 
 def _limit(axes: Any, results: Results) -> float:
-    """Keeps the few worst values from flattening the rest; returns the upper limit."""
+    """Keep the few worst values from flattening the rest; returns the upper limit."""
     values = sorted(v for t in results.complete for v in t.repeats or t.values[:1])
     low, middle, high = values[0], values[len(values) // 2], values[-1]
     top = min(high, middle + 4 * (middle - low)) if middle > low and results.minimize else high
@@ -142,7 +142,7 @@ def curves(results: Results) -> Figure | None:
 
 
 def _look_at_the_end(axes: Any, trials: list[Result]) -> None:
-    """Leaves out of sight what would flatten the rest: the untrained model and divergence."""
+    """Leave out of sight what would flatten the rest: the untrained model and divergence."""
     after = [list(t.curve.values())[1:] for t in trials if t.state != "diverged"]
     values = [value for curve in after for value in curve if math.isfinite(value)]
     if values:
@@ -162,7 +162,7 @@ def _ends(values: list[Any]) -> list[Any]:
 
 
 def shares(found: Importance | str | None) -> Figure | None:
-    """How much of the variation each parameter explains, beside what chance would."""
+    """How much of the variation each parameter explains, and how much chance would."""
     if not isinstance(found, Importance):
         return None
     figure, axes = _figure(found.title, height=1.9 + 0.45 * len(found.shares))
@@ -181,9 +181,7 @@ def shares(found: Importance | str | None) -> Figure | None:
 
 
 def parallel(results: Results) -> Figure | None:
-    """Parallel coordinates: a line per complete trial through its parameters to its value."""
-    from matplotlib import colormaps
-
+    """Parallel coordinates: a line for each complete trial, through its parameters to its value."""
     names = [n for n in results.space if len({str(t.params.get(n)) for t in results.complete}) > 1]
     if len(results.complete) < 2 or not names:
         return None
@@ -194,8 +192,8 @@ def parallel(results: Results) -> Figure | None:
     scales.append(_scale(values))
     order = sorted(results.complete, key=lambda t: t.values[0], reverse=results.minimize)
     for place, trial in enumerate(order):
-        points = [s(v) for s, v in zip(scales, [*(trial.params[n] for n in names), trial.values[0]],
-                                       strict=True)]  # fmt: skip
+        through = [*(trial.params[name] for name in names), trial.values[0]]
+        points = [scale.place(value) for scale, value in zip(scales, through, strict=True)]
         is_best = place == len(order) - 1
         shade = colormaps["Blues"](0.4 + 0.6 * place / max(1, len(order) - 1))
         axes.plot(range(len(points)), points, color=RED if is_best else shade,
@@ -204,7 +202,7 @@ def parallel(results: Results) -> Figure | None:
         axes.plot([i, i], [-0.03, 1.03], color="#444444", linewidth=0.8)
         for value in scale.ticks:
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            axes.annotate(f"{text} ", (i, scale(value)), ha="right", va="center", fontsize=8)
+            axes.annotate(f"{text} ", (i, scale.place(value)), ha="right", va="center", fontsize=8)
         axes.annotate(name, (i, 1.06), ha="center", fontsize=9)
     axes.set_xlim(-0.4, len(names) + 0.1)
     axes.set_ylim(-0.05, 1.14)
@@ -215,33 +213,32 @@ def parallel(results: Results) -> Figure | None:
     return figure
 
 
-class _scale:  # noqa: N801 - used like a function
-    """Values to 0..1: numbers by size (log where they span a decade), others by their order."""
+@dataclass(frozen=True)
+class _Scale:
+    """One axis of parallel coordinates."""
 
-    def __init__(self, values: list[Any]):
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        self._order = None if numbers else sorted({str(v) for v in values})
-        if self._order is not None:
-            self.ticks: list[Any] = list(dict.fromkeys(values))
-            return
-        low, high = min(values), max(values)
-        self._log = low > 0 and high / low >= 10
-        self._low, self._high = self._number(low), self._number(high)
-        distinct = sorted(set(values))
-        self.ticks = distinct if len(distinct) <= 6 else [low, high]
+    place: Callable[[Any], float]
+    """The height of a value, 0 to 1."""
+    ticks: list[Any]
 
-    def _number(self, value: float) -> float:
-        return math.log(value) if self._log else float(value)
 
-    def __call__(self, value: Any) -> float:
-        if self._order is not None:
-            return self._order.index(str(value)) / max(1, len(self._order) - 1)
-        span = self._high - self._low
-        return (self._number(value) - self._low) / span if span else 0.5
+def _scale(values: list[Any]) -> _Scale:
+    """Numbers by size (on a log scale if they span a decade), others by their order."""
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        order = sorted({str(value) for value in values})
+        last = max(1, len(order) - 1)
+        return _Scale(lambda value: order.index(str(value)) / last, list(dict.fromkeys(values)))
+    low, high, distinct = min(values), max(values), sorted(set(values))
+    number: Callable[[float], float] = math.log if low > 0 and high / low >= 10 else float
+    span = number(high) - number(low)
+    return _Scale(
+        lambda value: (number(value) - number(low)) / span if span else 0.5,
+        distinct if len(distinct) <= 6 else [low, high],
+    )
 
 
 def savings(results: Results) -> Figure | None:
-    """Tokens trained and, for trials that ended early, tokens spared."""
+    """Tokens trained on and, of trials that ended early, tokens spared."""
     saved = results.saved()
     if not sum(saved.values()):
         return None

@@ -1,10 +1,11 @@
-"""Which parameters a metric's variation comes from, where the trials of a study can tell.
+"""Which parameters a metric's variation comes from, if the trials of a study can tell.
 
-The trials of a full grid are split exactly, interactions included (see `variation`). For others
-nothing is drawn: Optuna's estimate, fANOVA by a forest of trees, gave values in shuffled order
-shares of up to 90% at the tens of trials that sweeps have, and never tells of an interaction.
+The variation of a full grid is split exactly, interactions included (see `variation`). For other
+trials nothing is drawn. Optuna's estimate (fANOVA by a forest of trees) gave shares of up to 90% to
+values in shuffled order, with as few trials as sweeps have, and never tells of an interaction.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweeps.findings.results import Result, Results
@@ -24,7 +25,7 @@ class Importance:
 
 
 def importance(results: Results) -> Importance | str | None:
-    """The shares, or a sentence that says why there are none; None where nothing is asked.
+    """The shares, or a sentence that says why there are none; None if nothing is asked.
 
     A study with fewer than two parameters that vary, or than four complete trials, asks nothing.
     """
@@ -49,18 +50,18 @@ def importance(results: Results) -> Importance | str | None:
 
 
 def _repeats(varied: list[str], trials: list[Result]) -> dict[tuple, list[float]] | None:
-    """Each combination's repeats; None where seeds were not the same for all, or there are none."""
+    """Each combination's repeats; None if there are none, or not of the same seeds for all."""
     found = {tuple(t.params.get(n) for n in varied): t.repeats for t in trials}
     seeds = {tuple(trial.seeds) for trial in trials}
     return found if len(seeds) == 1 and seeds != {()} and len(found) == len(trials) else None
 
 
 def _of_grid(shares: Shares, missing: int, metric: str) -> Importance:
-    named = {" x ".join(names): share for names, share in shares.shares.items()}
-    noise = shares.noise and {" x ".join(names): value for names, value in shares.noise.items()}
+    named = _named(shares.shares)
+    noise = None if shares.noise is None else _named(shares.noise)
     if len(named) > MOST_BARS:
         shown = sorted(named, key=named.__getitem__, reverse=True)[: MOST_BARS - 1]
-        for values in filter(None, (named, noise)):
+        for values in (named, noise or {}):
             rest = sum(value for name, value in values.items() if name not in shown)
             for name in [name for name in values if name not in shown]:
                 del values[name]
@@ -71,3 +72,7 @@ def _of_grid(shares: Shares, missing: int, metric: str) -> Importance:
     if noise is None:
         caption += ".\nOne run each: what looks like an interaction may be noise between seeds."
     return Importance(named, noise, f"Share of the variation of {metric}", caption)
+
+
+def _named(shares: Mapping[tuple[str, ...], float]) -> dict[str, float]:
+    return {" x ".join(names): share for names, share in shares.items()}

@@ -21,7 +21,7 @@ class Result:
     params: dict[str, Any]
     state: str  # complete, pruned, diverged, failed, running, waiting
     values: list[float] = field(default_factory=list)  # of a complete trial, a value a metric
-    repeats: list[float] = field(default_factory=list)  # of the first metric, where repeated
+    repeats: list[float] = field(default_factory=list)  # of the first metric, if there are repeats
     curve: dict[int, float] = field(default_factory=dict)  # step -> first metric
     steps: int = 0
     tokens: int = 0
@@ -44,12 +44,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Compared:
-    """A trial beside the best one."""
+    """A trial compared with the best one."""
 
     trial: Result
-    behind: float  # of the first metric, by how much the best is ahead
-    interval: Interval | None  # of that, None without repeats
-    margin: float  # what does not matter: half a percent of the best
+    behind: float  # by how much the best is ahead in the first metric
+    interval: Interval | None  # of `behind`; None without repeats
+    margin: float  # a difference that does not matter: half a percent of the best
 
     @property
     def verdict(self) -> str:
@@ -74,6 +74,7 @@ class Results:
 
     @classmethod
     def of(cls, study: optuna.Study) -> "Results":
+        """What a study holds now, trials that run included."""
         facts = study.user_attrs.get("sweep", {})
         return cls(
             name=study.study_name,
@@ -101,13 +102,17 @@ class Results:
 
     @property
     def tokens(self) -> int:
+        """Tokens trained on by all trials."""
         return sum(trial.tokens for trial in self.trials)
 
-    def best(self, among: Sequence[Result] | None = None) -> Result | None:
-        """The complete trial with the best first metric."""
-        trials = self.complete if among is None else among
-        key = (lambda t: t.values[0]) if self.minimize else (lambda t: -t.values[0])
-        return min(trials, key=key, default=None)
+    def best(self) -> Result | None:
+        """The complete trial with the best first metric; None if none is complete."""
+        complete = self.complete
+        return self._best_of(complete) if complete else None
+
+    def _best_of(self, trials: Sequence[Result]) -> Result:
+        sign = 1 if self.minimize else -1
+        return min(trials, key=lambda trial: sign * trial.values[0])
 
     def front(self) -> list[Result]:
         """Complete trials that no other one beats in every metric (a Pareto front)."""
@@ -138,16 +143,18 @@ class Results:
         )
 
     def by_rank(self) -> list[Compared]:
-        """The best trial of each rank beside the best of all, smallest rank first."""
+        """The best trial of each rank, compared with the best of all; smallest rank first."""
         best = self.best()
-        ranks = sorted({trial.params[RANK] for trial in self.complete if RANK in trial.params})
-        return [
-            self.against(best, self.best([t for t in self.complete if t.params.get(RANK) == rank]))
-            for rank in ranks
-        ]
+        if best is None:
+            return []
+        ranks: dict[int, list[Result]] = {}
+        for trial in self.complete:
+            if RANK in trial.params:
+                ranks.setdefault(trial.params[RANK], []).append(trial)
+        return [self.against(best, self._best_of(ranks[rank])) for rank in sorted(ranks)]
 
     def saved(self) -> dict[int, int]:
-        """Tokens that each pruned or diverged trial was spared, against a whole trial."""
+        """Tokens that each pruned or diverged trial did not train on, but a whole trial would."""
         whole = max((trial.tokens for trial in self.complete), default=0)
         early = [trial for trial in self.trials if trial.state in ("pruned", "diverged")]
         return {trial.number: max(0, whole - trial.tokens) for trial in early}

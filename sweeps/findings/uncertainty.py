@@ -3,9 +3,9 @@
     >>> of_mean([0.50, 0.52, 0.51])
     Interval(middle=0.51, low=0.485..., high=0.534...)
 
-Student's t throughout (Student, 1908): with two or three repeats the normal distribution would
-promise far too much. Two trials whose repeats had the same seeds are compared seed by seed, which
-takes out what a seed does to both; others by Welch's test (Welch, 1947).
+All use Student's t (Student, 1908): with two or three repeats the normal distribution would promise
+far too much. Two trials whose repeats had the same seeds are compared seed by seed. That takes out
+what a seed does to both. Others are compared by Welch's test (Welch, 1947).
 """
 
 import math
@@ -42,7 +42,7 @@ def of_mean(values: Sequence[float]) -> Interval | None:
 
 
 def of_difference(a: Sequence[float], b: Sequence[float], *, paired: bool) -> Interval | None:
-    """Of mean(a) - mean(b); None where either has fewer than two values.
+    """Of mean(a) - mean(b); None if either has fewer than two values.
 
     `paired`: value i of both comes from the same seed.
     """

@@ -32,13 +32,13 @@ def of_grid(
     cells: Mapping[tuple, float],
     repeats: Mapping[tuple, Sequence[float]] | None = None,
 ) -> Shares | None:
-    """The shares of a full grid; None where combinations are missing or nothing varies.
+    """The shares of a full grid; None if combinations are missing or nothing varies.
 
     Args:
         names: the parameters that vary.
         cells: each combination (a value a name) -> its value.
-        repeats: each combination -> its repeats, seed by seed in the same order; from what is left
-            of them without combination and seed comes the noise.
+        repeats: each combination -> its repeats, seed by seed in the same order. What neither the
+            combination nor the seed explains is the noise.
     """
     levels = [list(dict.fromkeys(cell[i] for cell in cells)) for i in range(len(names))]
     if len(cells) != np.prod([len(level) for level in levels]):
@@ -71,7 +71,7 @@ def of_grid(
 
 
 def _variance_of_means(repeats: Mapping[tuple, Sequence[float]]) -> float | None:
-    """Of a combination's mean over its repeats, by chance: combination and seed taken out."""
+    """The variance by chance of a mean over repeats: what combination and seed do not explain."""
     counts = {len(values) for values in repeats.values()}
     if len(counts) != 1 or min(counts) < 2:
         return None

@@ -26,23 +26,24 @@ Cell = tuple[float, int]
 
 @dataclass(frozen=True)
 class Table:
-    """One model's final test NLL (nats per token; inf where training diverged) by cell."""
+    """One model's final test NLL by cell: nats per token, inf if training diverged."""
 
     model: str
     nll: dict[Cell, float]
 
     @property
     def parameters(self) -> float | None:
-        """Billions of parameters, where the model's name tells."""
+        """Billions of parameters, if the model's name tells."""
         return parameters_of(self.model)
 
     @property
     def best(self) -> float:
+        """The lowest NLL, nats per token."""
         return min(self.nll.values())
 
 
 def parameters_of(model: str) -> float | None:
-    """Billions of parameters read from a model's name; None where it does not tell.
+    """Billions of parameters read from a model's name; None if it does not tell.
 
     >>> parameters_of("Qwen/Qwen3-30B-A3B"), parameters_of("SmolLM2-135M-Instruct")
     (30.0, 0.135)
@@ -54,10 +55,10 @@ def parameters_of(model: str) -> float | None:
 
 
 def load(path: Path = PACKAGED) -> tuple[list[Table], str]:
-    """Reads the tables of a file and the source that it names.
+    """The tables of a file and the source that it names.
 
-    Repeated runs of one cell count with their mean. Raises BadInput where the file is not
-    of the form above.
+    Repeated runs of one cell count with their mean. Raises `BadInput` if the file is not of the
+    form above.
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -82,8 +83,8 @@ def _table(name: str, model: dict) -> Table:
     for run in model["runs"]:
         runs[float(run["lr"]), int(run["rank"])].append(float(run["test_nll"]))
     nll = {cell: sum(values) / len(values) for cell, values in runs.items()}
-    # Diverged runs are listed by learning rate and rank apart, so a pair of them may be one
-    # that was never run; only a rate that no rank survived is taken to diverge everywhere.
+    # Learning rates and ranks of diverged runs are two lists, so a pair of them may never have been
+    # run. Only a rate that no rank survived is taken to diverge everywhere.
     survived = {lr for lr, _ in nll}
     diverged = model.get("diverged") or {}
     for lr in diverged.get("lr", []):

@@ -1,15 +1,15 @@
 """What published sweeps say about a model that is not among them: a prior over its response.
 
 The response is the *excess* of a cell (learning rate, rank): log NLL above the model's best
-one, capped where training as good as diverges. It is modelled as a multi-task Gaussian
+one, capped once training as good as diverges. It is modelled as a multi-task Gaussian
 process (Bonilla et al. 2007, "Multi-task Gaussian Process Prediction"; Swersky et al. 2013,
 "Multi-Task Bayesian Optimization"): one surface that the models share, over log learning
 rate, log rank and log model size, and on top of it a smaller one of each model's own.
 
 Another family of models, other data or another length of training mostly moves the best
-learning rate, so a new model's surface may be shifted along that axis: by how much is
-unknown, has a heavy-tailed (Cauchy) prior, and is learned from the trials. That is what
-lets a wrong prior be noticed and left within a trial or two.
+learning rate. So a new model's surface may be shifted along that axis. By how much is unknown:
+it has a heavy-tailed (Cauchy) prior and is learned from the trials. This is how a wrong prior is
+noticed, and left, within a trial or two.
 """
 
 import math
@@ -26,7 +26,7 @@ SHIFTS = np.arange(-1.5, 1.501, 0.125)  # decades of learning rate
 # either side of the middle.
 SHIFT_SCALE = 0.25
 OFFSET = 3.0  # log NLL: how little is known of a new model's level before its first result
-DEFAULT_PARAMETERS = 30.0  # billions, where a model's name does not tell
+DEFAULT_PARAMETERS = 30.0  # billions, if a model's name does not tell
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class Prior:
         """Of the published excesses, up to a constant."""
         return float(-0.5 * self._residual @ self._residual - _half_log_det(self._factor))
 
-    def _points(self, cells: Sequence[Cell], parameters: float | None, shift=0.0) -> np.ndarray:
+    def _points(
+        self, cells: Sequence[Cell], parameters: float | None, shift: float = 0.0
+    ) -> np.ndarray:
         """[cells, 3]: log10 rate, log2 rank, log10 size."""
         rates = np.array([c[0] for c in cells], float) / 10**shift
         ranks = np.array([c[1] for c in cells], float)
@@ -120,7 +122,9 @@ class Prior:
         rate = _matern(a[:, 0], b[:, 0], self._h.own_rate)
         return self._h.own**2 * rate * _matern(a[:, 1], b[:, 1], self._h.own_rank)
 
-    def before(self, cells: Sequence[Cell], parameters: float | None, shift: float = 0.0):
+    def before(
+        self, cells: Sequence[Cell], parameters: float | None, shift: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Mean [cells] and covariance [cells, cells] of a new model's excess."""
         x = self._points(cells, parameters, shift)
         known = self._whiten @ self._shared(self._x, x)
@@ -130,8 +134,8 @@ class Prior:
     def expected(self, cells: Sequence[Cell], parameters: float | None) -> np.ndarray:
         """[cells]: expected excess of a new model before its first trial, log NLL, capped.
 
-        The uncertainty of where the best rate lies is averaged over; a rate too high costs
-        far more than one too low, so the least expected excess lies on the careful side.
+        It is an average over all the places that the best rate may have. A rate too high costs far
+        more than one too low, so the least expected excess lies on the careful side.
         """
         surfaces = self.sample(cells, [], parameters, np.random.default_rng(0), 2000)
         return np.minimum(surfaces - surfaces.min(axis=1, keepdims=True), CAP).mean(axis=0)
@@ -144,9 +148,11 @@ class Prior:
         rng: np.random.Generator,
         count: int,
     ) -> np.ndarray:
-        """[count, cells]: surfaces drawn from what is known after `trials` (cell, NLL; inf
-        where it diverged)."""
-        posteriors, weights = [], []
+        """[count, cells]: surfaces drawn from what is known after `trials`.
+
+        A trial is a cell and its NLL, inf if it diverged.
+        """
+        posteriors, evidences = [], []
         for shift in SHIFTS:
             mean, covariance = self.before(
                 [*cells, *(cell for cell, _ in trials)], parameters, shift
@@ -156,18 +162,20 @@ class Prior:
                 mean, covariance, fit = self._given(mean, covariance, trials)
                 evidence += fit
             posteriors.append((mean, covariance))
-            weights.append(evidence)
-        weights = np.exp(np.array(weights) - max(weights))
+            evidences.append(evidence)
+        weights = np.exp(np.array(evidences) - max(evidences))
         counts = rng.multinomial(count, weights / weights.sum())
         return np.concatenate(
             [_draw(rng, *p, n) for p, n in zip(posteriors, counts, strict=True) if n]
         )
 
-    def _given(self, mean: np.ndarray, covariance: np.ndarray, trials):
-        """Conditions on the last len(trials) points; also returns the log evidence.
+    def _given(
+        self, mean: np.ndarray, covariance: np.ndarray, trials: Sequence[tuple[Cell, float]]
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Mean and covariance of the other points given the last len(trials), and the log evidence.
 
-        A finite NLL tells its excess up to the model's unknown level, a diverged trial tells
-        that its excess is CAP.
+        A finite NLL tells its excess up to the model's unknown level. A diverged trial tells that
+        its excess is CAP.
         """
         n = len(trials)
         nll = np.array([value for _, value in trials])
@@ -180,7 +188,7 @@ class Prior:
         factor = np.linalg.cholesky(observed + (1.5 * self._h.noise) ** 2 * np.eye(n))
         residual = np.linalg.solve(factor, excess - mean[-n:])
         gain = np.linalg.solve(factor, covariance[-n:, :-n])
-        evidence = -0.5 * residual @ residual - _half_log_det(factor)
+        evidence = float(-0.5 * residual @ residual - _half_log_det(factor))
         return mean[:-n] + gain.T @ residual, covariance[:-n, :-n] - gain.T @ gain, evidence
 
 
@@ -188,7 +196,9 @@ def _half_log_det(factor: np.ndarray) -> float:
     return float(np.log(np.diag(factor)).sum())
 
 
-def _draw(rng: np.random.Generator, mean: np.ndarray, covariance: np.ndarray, count: int):
+def _draw(
+    rng: np.random.Generator, mean: np.ndarray, covariance: np.ndarray, count: int
+) -> np.ndarray:
     factor = np.linalg.cholesky(covariance + 1e-8 * np.eye(len(mean)))
     return mean + rng.standard_normal((count, len(mean))) @ factor.T
 
@@ -196,7 +206,7 @@ def _draw(rng: np.random.Generator, mean: np.ndarray, covariance: np.ndarray, co
 def fit(tables: Sequence[Table]) -> Hyperparameters:
     """Maximum a posteriori hyperparameters, with a weak log-normal prior at the defaults of
     a textbook surface (lengths of half a decade and three octaves)."""
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # slow to import, and only benchmarks fit
 
     start = np.log(astuple(Hyperparameters()))
 

@@ -1,14 +1,15 @@
-"""Knowing where to start: an Optuna sampler whose first proposals come from published sweeps.
+"""An Optuna sampler whose first proposals come from published sweeps.
 
-The first trial is the cell of least expected excess. Each next one is the cell most likely to
-settle what a sweep is for: a trial within half a percent of the best, then the smallest rank
-that is so. After `PROPOSALS` trials, or once little is left to settle, another sampler
-(`hydra.sweeper.sampler`) goes on from the trials there are.
+The first trial is the cell of least expected excess. Each next one is the cell that most probably
+answers what a sweep asks: first for a trial within half a percent of the best, then for the
+smallest rank that has one. After `PROPOSALS` trials, or once little is left to answer, another
+sampler (`hydra.sweeper.sampler`) goes on from the trials there are.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.distributions import (
@@ -23,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.prior.published import Cell
 from sweeps.prior.response import Prior
-from sweeps.samplers import other_trials
+from sweeps.samplers.base import other_trials
 
 RATE, RANK = "lr", "lora.rank"
 TOLERANCE = 0.005  # log NLL: as good as the best
@@ -39,9 +40,9 @@ class WarmStart(BaseSampler):
         base: sampler of the parameters that the prior knows nothing of, and of later trials.
         prior: the published knowledge.
         parameters: billions of parameters of the model, None if unknown.
-        rank: the LoRA rank where the sweep does not search it.
-        seed: of the draws; a trial's proposal depends on it, its number and the other trials.
-        source: where the knowledge comes from, for people.
+        rank: the LoRA rank if the sweep does not search it.
+        seed: of the draws. A proposal depends on it, the trial's number and the other trials.
+        source: who published it; it is shown to the user.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class WarmStart(BaseSampler):
     def reseed_rng(self) -> None:
         self._base.reseed_rng()
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial):
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         return self._base.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ):
+    ) -> dict[str, Any]:
         values = self._base.sample_relative(study, trial, search_space)
         if RATE not in search_space or study.directions != [StudyDirection.MINIMIZE]:
             return values
@@ -78,13 +81,21 @@ class WarmStart(BaseSampler):
             values = values | {name: known[name] for name in known if name in search_space}
         return values
 
-    def sample_independent(self, study, trial, param_name, param_distribution):
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
         return self._base.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(self, study, trial, state, values) -> None:
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
         self._base.after_trial(study, trial, state, values)
 
-    def describe(self, space: dict[str, BaseDistribution]) -> list[str]:
+    def describe(self, space: Mapping[str, BaseDistribution]) -> list[str]:
         """What the prior holds before the first trial, in a few lines."""
         candidates = cells(space, self._rank)
         expected = self._prior.expected(candidates, self._parameters)
@@ -110,9 +121,9 @@ class WarmStart(BaseSampler):
         ]
 
     def propose(
-        self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
+        self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
     ) -> Cell | None:
-        """The cell for `trial`; None where the prior has nothing more to say."""
+        """The cell for `trial`; None if the prior has nothing more to say."""
         known = self._known(other_trials(study, trial))
         started = len(known.finished) + len(known.running)
         if started >= PROPOSALS or any(nll <= 0 for _, nll in known.finished):
@@ -142,7 +153,7 @@ class WarmStart(BaseSampler):
                 continue
             cell = (float(rate), int(trial.params.get(RANK, self._rank)))
             if trial.state == TrialState.COMPLETE:
-                known.finished.append((cell, trial.value))
+                known.finished.append((cell, trial.values[0]))
             elif trial.user_attrs.get("diverged"):
                 known.finished.append((cell, math.inf))
             elif trial.state == TrialState.RUNNING:
@@ -156,7 +167,7 @@ class WarmStart(BaseSampler):
 class _Known:
     """What the other trials of a study say of the cells."""
 
-    finished: list[tuple[Cell, float]]  # with the final NLL, inf where training diverged
+    finished: list[tuple[Cell, float]]  # with the final NLL, inf if training diverged
     running: list[Cell]
     excluded: list[Cell]  # not to be proposed again, though nothing is known of them
 
@@ -167,7 +178,7 @@ def chances(surfaces: np.ndarray, ranks: Sequence[int], covered: np.ndarray) -> 
     Args:
         surfaces: [draws, cells] excess NLL, draws of the posterior.
         ranks: [cells].
-        covered: [cells], True where a trial is finished or under way.
+        covered: [cells], True if a trial there is finished or under way.
     """
     good = surfaces <= surfaces.min(axis=1, keepdims=True) + TOLERANCE
     rank = np.asarray(ranks, float)
@@ -178,9 +189,11 @@ def chances(surfaces: np.ndarray, ranks: Sequence[int], covered: np.ndarray) -> 
     return np.mean((good & ~has_good) | (frugal & has_good & ~has_frugal), axis=0)
 
 
-def cells(space: dict[str, BaseDistribution], rank: int) -> list[Cell]:
-    """The (rate, rank) pairs that a prior may propose out of `space`: all of its choices, a
-    log-spaced grid of its intervals."""
+def cells(space: Mapping[str, BaseDistribution], rank: int) -> list[Cell]:
+    """The (rate, rank) pairs of `space` that a prior may propose.
+
+    All of its choices; of an interval a grid on a log scale.
+    """
     rates = _values(space[RATE], per_decade=10)
     ranks = _values(space[RANK], per_decade=1 / math.log10(2)) if RANK in space else [rank]
     return [(float(rate), int(rank)) for rank in ranks for rate in rates]
@@ -197,7 +210,8 @@ def marks(candidates: Sequence[Cell], tried: Sequence[Cell]) -> np.ndarray:
 
 def _values(distribution: BaseDistribution, per_decade: float) -> list[float]:
     if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
+        choices: Sequence[Any] = distribution.choices
+        return [float(choice) for choice in choices]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high, step = distribution.low, distribution.high, distribution.step
     first, last = math.ceil(per_decade * math.log10(low)), math.floor(per_decade * math.log10(high))

@@ -1,23 +1,19 @@
-"""The study as the trials of one process see it: every word with the storage in one thread.
+"""The study as the trials of one process use it: all calls to the storage are in one thread.
 
 A storage is a file that is synced or a database far away, and an Optuna study is not made for
-several threads; the event loop, which feeds the training service, must wait for neither.
+several threads. The event loop, which feeds the training service, must not wait for it.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from sweeps.parameters import Distribution
 from sweeps.study.liveness import Liveness
 
 T = TypeVar("T")
@@ -28,16 +24,6 @@ SURPLUS = "surplus"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 
 
-@dataclass
-class Ending:
-    """How a trial ended; `state` None leaves it to be continued."""
-
-    state: TrialState | None
-    values: list[float] | None = None
-    error: str | None = None
-    diverged: bool = False
-
-
 class Ledger:
     """Asks for trials, takes their reports and their ends."""
 
@@ -45,7 +31,7 @@ class Ledger:
         self,
         study: optuna.Study,
         liveness: Liveness,
-        space: Mapping[str, BaseDistribution],
+        space: Mapping[str, Distribution],
         n_trials: int,
     ):
         self.study = study
@@ -56,12 +42,10 @@ class Ledger:
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """The result of `function(*arguments)`, called in the ledger's thread."""
-        return await asyncio.wrap_future(self.submit(function, *arguments))
-
-    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        return self._thread.submit(function, *arguments)
+        return await asyncio.wrap_future(self._thread.submit(function, *arguments))
 
     def close(self) -> None:
+        """Wait for what is under way; trials without an end may be taken over by others."""
         self._thread.shutdown(wait=True)
         self._liveness.close()
 
@@ -75,7 +59,7 @@ class Ledger:
         counted = self.study.get_trials(deepcopy=False, states=COUNTED)
         if len(counted) >= self._n_trials:
             return None
-        trial = self._liveness.ask(lambda: self.study.ask(self._space))
+        trial = self._liveness.ask(lambda: self.study.ask(dict(self._space)))
         if trial.number >= self._n_trials:  # another process asked at the same time
             trial.set_user_attr(SURPLUS, True)
             self.finish(trial, TrialState.FAIL)
@@ -83,19 +67,21 @@ class Ledger:
         return trial
 
     def opened(self, frozen: FrozenTrial) -> Trial:
-        """The trial under its own number, with its parameters (drawn now where the process that
-        asked for it was killed before that)."""
+        """The trial under its own number, with its parameters.
+
+        They are drawn now if the process that asked for it was killed before that.
+        """
         trial = Trial(self.study, frozen._trial_id)
         for name, distribution in self._space.items():
             suggest(trial, name, distribution)
         return trial
 
     def adopt(self, trial: Trial) -> None:
-        """Makes a trial that another process of the sweep asked for this process's own."""
+        """Make a trial this process's own, which another process of the sweep asked for."""
         self._liveness.adopt(trial)
 
     def report(self, trial: Trial, step: int, value: float, last: bool) -> bool:
-        """Takes an evaluation; returns whether the trial is to be pruned."""
+        """Take an evaluation; returns whether the trial is to be pruned."""
         known = self.study._storage.get_trial(trial._trial_id).intermediate_values
         if step in known:
             return False
@@ -110,23 +96,22 @@ class Ledger:
         values: Sequence[float] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value in (facts or {}).items():
-            trial.set_user_attr(name, value)
+        """End a trial; `facts` are kept with it."""
+        self.note(trial, facts or {})
         self.study.tell(trial, values, state=state)
         self._liveness.release(trial._trial_id)
 
     def note(self, trial: Trial, facts: Mapping[str, Any]) -> None:
+        """Keep `facts` with a trial, by name: values that JSON can hold."""
         for name, value in facts.items():
             trial.set_user_attr(name, value)
 
 
-def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+def suggest(trial: Trial, name: str, distribution: Distribution) -> Any:
     """A parameter of a trial, through the public method for its distribution."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
-    method = (
-        trial.suggest_float if isinstance(distribution, FloatDistribution) else trial.suggest_int
-    )
-    step = None if distribution.log else distribution.step
-    options = {} if step is None else {"step": step}
-    return method(name, distribution.low, distribution.high, log=distribution.log, **options)
+    d = distribution
+    if isinstance(d, FloatDistribution):
+        return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+    return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)

@@ -35,10 +35,10 @@ class Liveness(Protocol):
         """A new trial that is this worker's."""
 
     def take_over(self, study: optuna.Study) -> FrozenTrial | None:
-        """A RUNNING trial whose worker is gone, now this worker's; None where there is none."""
+        """A RUNNING trial whose worker is gone, now this worker's; None if there is none."""
 
     def adopt(self, trial: Trial) -> None:
-        """Makes a trial that another process of the same sweep handed over this worker's."""
+        """Make a trial this worker's, which another process of the same sweep handed over."""
 
     def is_alive(self, trial: FrozenTrial) -> bool:
         """Whether a RUNNING trial has a worker."""
@@ -51,10 +51,12 @@ class Liveness(Protocol):
 
 
 def make(study: optuna.Study, folder: Path, is_journal: bool) -> Liveness:
+    """The liveness of this process: locked files in `folder` beside a journal, else timestamps."""
     return LockedFiles(folder / "workers") if is_journal else Timestamps(study)
 
 
 def orphans(study: optuna.Study, liveness: Liveness) -> Iterator[FrozenTrial]:
+    """The RUNNING trials whose worker is gone."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if not liveness.is_alive(trial):
             yield trial
@@ -172,8 +174,11 @@ class Timestamps:
                     self._study._storage.set_trial_user_attr(trial_id, ALIVE, 0.0)
 
     def _claim(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """The earliest of the claims that are visible after a pause wins: a database gives no
-        compare-and-set through Optuna's interface, but each claim is an attribute of its own."""
+        """Whether a trial is now this worker's: of several that claim it the earliest wins.
+
+        Optuna's interface has no compare-and-set. So each claim is an attribute of its own, and
+        they are compared after a pause, when all of them can be seen.
+        """
         storage, mine = study._storage, f"{CLAIM}:{self.token}"
         storage.set_trial_user_attr(trial._trial_id, mine, time.time())
         time.sleep(self._settle)

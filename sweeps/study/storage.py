@@ -1,18 +1,22 @@
 """Where a study lives, and what it remembers of the sweep that began it.
 
-By default OUTPUTS/sweeps/STUDY/study.journal, one JSON object a line; else any Optuna storage by
-URL. Trials' run directories lie beside the journal (for a URL: in the same place), by number.
+By default it is outputs/sweeps/STUDY/study.journal, one JSON object a line; else any Optuna storage
+by URL. The run directories of its trials lie in outputs/sweeps/STUDY in both cases, by number.
 """
 
 import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import StudyDirection
 
 from sft.config.secrets import fill
 from sft.errors import BadInput
@@ -23,7 +27,7 @@ FACTS = "sweep"  # the study's user attribute that holds what it remembers
 ATTEMPTS = 20  # at a database in which another process makes the same tables
 
 
-class FileLock:
+class FileLock(BaseJournalFileLock):
     """Serialises writers with flock, which the kernel releases however a process ends.
 
     Optuna's own locks are files that a killed process leaves behind, for half a minute. A line
@@ -32,7 +36,7 @@ class FileLock:
 
     def __init__(self, journal: Path):
         self._journal = journal
-        self._file: Any = None
+        self._file: TextIO | None = None
 
     def acquire(self) -> bool:
         self._file = open(f"{self._journal}.lock", "a")
@@ -41,6 +45,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
+        assert self._file is not None  # acquired
         self._file.close()
 
     def _cut_unfinished_line(self) -> None:
@@ -62,7 +67,7 @@ class FileLock:
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The storage at an Optuna URL, or the journal in `folder`. Raises BadInput."""
+    """The storage at an Optuna URL, or the journal in `folder`. Raises `BadInput`."""
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
         journal = folder / JOURNAL
@@ -85,8 +90,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
 
 def _open_database(url: str) -> BaseStorage:
-    """Optuna makes the tables that it does not see; another process may do so at that moment."""
-    from sqlalchemy.exc import DBAPIError, IntegrityError
+    """Optuna makes the tables that it does not find; another process may be making them too."""
+    from sqlalchemy.exc import DBAPIError, IntegrityError  # a journal needs none of it
 
     failures = 0
     while True:
@@ -101,12 +106,23 @@ def _open_database(url: str) -> BaseStorage:
 
 
 def open_study(
-    name: str, storage: BaseStorage, directions: list[str], **parts: Any
+    name: str,
+    storage: BaseStorage,
+    directions: list[str],
+    sampler: BaseSampler | None = None,
+    pruner: BasePruner | None = None,
 ) -> optuna.Study:
-    """The study called `name`, made where there is none. Raises BadInput where it exists with
-    other directions."""
+    """The study called `name`, made if there is none.
+
+    Raises `BadInput` if it exists with other directions.
+    """
     study = optuna.create_study(
-        study_name=name, storage=storage, directions=directions, load_if_exists=True, **parts
+        study_name=name,
+        storage=storage,
+        directions=[StudyDirection[direction.upper()] for direction in directions],
+        sampler=sampler,
+        pruner=pruner,
+        load_if_exists=True,
     )
     there = [direction.name.lower() for direction in study.directions]
     if there != directions:
@@ -118,7 +134,7 @@ def open_study(
 
 
 def load_study(word: str, url: str | None = None, root: Path = ROOT) -> tuple[optuna.Study, Path]:
-    """An existing study by name or folder, and the folder of its trials. Raises BadInput."""
+    """An existing study by name or folder, and the folder of its trials. Raises `BadInput`."""
     folder = Path(word) if Path(word).is_dir() else root / word
     name = folder.name
     if url is None and not (folder / JOURNAL).exists():
@@ -134,9 +150,9 @@ def load_study(word: str, url: str | None = None, root: Path = ROOT) -> tuple[op
 
 
 def remember(study: optuna.Study, facts: dict[str, Any]) -> None:
-    """Write down what the sweep is about, or refuse to go on where it was about something else.
+    """Write down what the sweep is about, or refuse to go on if it was about something else.
 
-    Raises BadInput that shows each difference.
+    Raises `BadInput` that shows each difference.
     """
     known = study.user_attrs.get(FACTS)
     if known is None:

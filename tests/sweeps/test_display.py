@@ -5,7 +5,7 @@ import io
 from optuna.trial import TrialState
 
 from sweeps.display import LiveTable, PlainLines
-from sweeps.trial import Ending
+from sweeps.study.endings import Ending
 
 
 def follow(display):

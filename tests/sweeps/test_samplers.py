@@ -9,9 +9,11 @@ from optuna.trial import TrialState
 
 from sft.errors import BadInput
 from sweeps import pruners, samplers
+from sweeps.parameters import combinations
 from sweeps.prior.published import load
 from sweeps.prior.response import Prior
 from sweeps.prior.warm_start import WarmStart
+from sweeps.samplers.ordered import Ordered
 
 SPACE = {
     "lr": FloatDistribution(1e-5, 3e-3, log=True),
@@ -57,7 +59,7 @@ def test_ordered_choices_reach_the_sampler_as_whole_numbers():
             seen.append(param_distribution)
             return super().sample_independent(study, trial, param_name, param_distribution)
 
-    propose(samplers.Ordered(SPACE, lambda seed: Spy(seed=seed), 0), SPACE, 1)
+    propose(Ordered(SPACE, lambda seed: Spy(seed=seed), 0), SPACE, 1)
     assert IntDistribution(0, 2) in seen
 
 
@@ -79,7 +81,7 @@ def test_trials_of_another_process_count():
 
 def test_the_grid_runs_every_combination_by_trial_number():
     _, trials = propose(samplers.make("grid", GRID, seed=0), GRID, 15)
-    assert trials == samplers.combinations(GRID)
+    assert trials == combinations(GRID)
 
 
 def test_a_grid_over_an_interval_is_bad_input():

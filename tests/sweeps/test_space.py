@@ -4,7 +4,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sft.errors import BadInput
-from sweeps.space import describe, parse
+from sweeps.parameters import describe
+from sweeps.space import parse
 
 READ = [
     ("lr=1e-4,3e-4", CategoricalDistribution([1e-4, 3e-4])),

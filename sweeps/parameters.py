@@ -1,0 +1,76 @@
+"""The parameters of a sweep: choices, whole numbers and real ones, and how they are written."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+Space = dict[str, Distribution]
+"""Every parameter of a sweep by its key."""
+
+MOST_POINTS = 100_000
+"""Points that a grid may have."""
+
+
+def is_ordered(distribution: Distribution) -> TypeGuard[CategoricalDistribution]:
+    """True for choices that are all numbers."""
+    return isinstance(distribution, CategoricalDistribution) and all(
+        isinstance(choice, int | float) and not isinstance(choice, bool)
+        for choice in distribution.choices
+    )
+
+
+def ends(distribution: Distribution) -> tuple[Any, ...]:
+    """All choices, or the lowest and the highest number."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    return distribution.low, distribution.high
+
+
+def combinations(space: Mapping[str, Distribution]) -> list[dict[str, Any]] | None:
+    """Every point of a space, the last parameter varying fastest.
+
+    None if there is an interval of real numbers, a log scale or more than 100,000 points.
+    """
+    values: list[list[Any]] = []
+    for distribution in space.values():
+        if isinstance(distribution, CategoricalDistribution):
+            values.append(list(distribution.choices))
+        elif distribution.step is not None and not distribution.log:
+            low, step = distribution.low, distribution.step
+            count = int(round((distribution.high - low) / step)) + 1
+            if count > MOST_POINTS:
+                return None
+            values.append([low + i * step for i in range(count)])
+        else:
+            return None
+    if math.prod(map(len, values)) > MOST_POINTS:
+        return None
+    return [dict(zip(space, point, strict=True)) for point in itertools.product(*values)]
+
+
+def describe(distribution: Distribution) -> str:
+    """A distribution in the grammar of sweeps/space.py, which it came from."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({', '.join(str(choice) for choice in distribution.choices)})"
+    whole = isinstance(distribution, IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step is None or whole and step == 1:
+        text = f"interval({low:g}, {high:g})"
+        text = f"int({text})" if whole else text
+    else:
+        text = f"range({low:g}, {high + step:g}, {step:g})"
+    return f"tag(log, {text})" if distribution.log else text
+
+
+def shown(params: Mapping[str, Any]) -> str:
+    """The values of a trial in a line."""
+    return ", ".join(f"{name}={shown_value(value)}" for name, value in params.items())
+
+
+def shown_value(value: Any) -> str:
+    """A value as people read it; nothing for None."""
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,0 +1,11 @@
+"""A Gaussian process: few trials, each chosen with much computing."""
+
+from optuna.samplers import BaseSampler, GPSampler
+
+from sweeps.parameters import Space
+from sweeps.samplers.ordered import Ordered
+
+
+def make(space: Space, seed: int) -> BaseSampler:
+    """The first five trials are drawn at random."""
+    return Ordered(space, lambda seed: GPSampler(seed=seed, n_startup_trials=5), seed)
