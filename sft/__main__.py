@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         return importlib.import_module(f"sft.{argv[0]}").main(argv[1:])
     try:
         if not {"--help", "-h"}.isdisjoint(argv):
-            from sft.config.compose import help_text
+            from sft.config.help import help_text
 
             print(help_text(), end="")
             return 0
@@ -58,7 +58,7 @@ def _with_hydra(argv: list[str]) -> int:
         check_overrides,
         from_environment,
         masked_arguments,
-        register_resolver,
+        register,
         settle,
         translate,
     )
@@ -86,7 +86,7 @@ def _with_hydra(argv: list[str]) -> int:
         return run(settle(config), overrides=overrides, variables=from_environment(config))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed and swallowed
-    register_resolver()
+    register()
     shown = io.StringIO() if _only_shows(argv) else None
     try:
         with redirect_stdout(shown) if shown else nullcontext():

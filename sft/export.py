@@ -166,7 +166,8 @@ async def _download(base_url: str | None, state_path: str, target: Path) -> None
     """Download the weights at `state_path` through a temporary export, as the SDK's CLI does."""
     import tinker
 
-    from sft.run.client import Connection, Service, ServiceLost, await_client, words_of
+    from sft.run.client import Connection, Service, await_client
+    from sft.run.failures import ServiceLost, words_of
 
     try:
         async with Connection.to(await Service.reach(base_url)) as connection:

@@ -125,7 +125,8 @@ async def _answer(
 ) -> str:
     import tinker
 
-    from sft.run.client import Connection, Service, ServiceLost, await_client, words_of
+    from sft.run.client import Connection, Service, await_client
+    from sft.run.failures import ServiceLost, words_of
 
     sampling = tinker.SamplingParams(stop=builder.renderer.stop_sequences(), **parameters)
     try:

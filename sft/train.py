@@ -111,16 +111,9 @@ async def _attempts(loop: Loop, api: Service) -> RunResult:
 
 async def _train_until_done(loop: Loop, api: Service) -> None:
     """Attempt after attempt, each in a session of its own. Raises what no attempt can mend."""
-    from sft.run.client import (
-        AWAY,
-        Connection,
-        first_error,
-        is_lost,
-        is_the_services,
-        status_of,
-        words_of,
-    )
+    from sft.run.client import Connection
     from sft.run.evaluations import NoSnapshots
+    from sft.run.failures import AWAY, first_error, is_lost, is_the_services, status_of, words_of
 
     without_progress, furthest = 0, -1
     while True:

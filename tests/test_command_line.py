@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from sft.config.compose import compose, groups, help_text
+from sft.config.compose import compose, groups
+from sft.config.help import help_text
 from sft.errors import BadInput
 
 

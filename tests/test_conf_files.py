@@ -1,5 +1,6 @@
 """Every shipped YAML file says what it does: each of its values arrives in the composed config."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sft.config.compose import CONF
+from sft.config.compose import CONF, kinds_of_groups, register
+from sft.config.schema import default
 
 FILES = sorted(CONF.glob("*/*.yaml"))
 NEEDED = {"dataset.path": "x.jsonl", "dataset.builder": "my:Builder", "model.name": "somewhere"}
@@ -43,6 +45,7 @@ def test_every_value_of_a_shipped_file_arrives(file):
     missing = [
         word for word in needed if expected[tuple(word.partition("=")[0].split("."))] == "???"
     ]
+    register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [f"{group}={file.stem}", *missing], return_hydra_config=True)
     arrived = {path: at(config, path) for path, value in expected.items() if value != "???"}
@@ -51,6 +54,23 @@ def test_every_value_of_a_shipped_file_arrives(file):
         for path, value in expected.items()
         if value != "???"
     }
+
+
+def inherited(group, kind):
+    """The defaults of a group's keys: those of the schema, or of the kind that a file names."""
+    kinds = kinds_of_groups()
+    return dataclasses.asdict(kinds[group][kind]() if group in kinds else default(group))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}={f.stem}")
+def test_a_shipped_file_says_only_what_differs_from_what_it_inherits(file):
+    group, text = file.parent.name, file.read_text()
+    if group in ("sweep", "experiment"):
+        return  # of the whole config
+    values = yaml.safe_load(text) or {}
+    kinds = [kind for line in values.pop("defaults", []) for kind in line if "keys" in kind]
+    said = inherited(group, file.stem if kinds else None)
+    assert {key: value for key, value in values.items() if said.get(key, "none") == value} == {}
 
 
 @pytest.mark.parametrize("group", sorted({file.parent.name for file in FILES} - {"sweep"}))

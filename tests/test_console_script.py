@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from sft.__main__ import COMMANDS
-from sft.config.compose import help_text
+from sft.config.help import help_text
 
 SCRIPT = (
     "import sys; from importlib.metadata import entry_points; sys.argv[0] = 'sft'; "

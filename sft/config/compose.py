@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
-from sft.config.checking import check, keys, nearest_key, unknown_key
-from sft.config.schema import Settings
+from sft.config.checking import check, dataset_schema, keys, nearest_key, unknown_key
+from sft.config.schema import KINDS, Settings
 from sft.config.secrets import hand_down
 from sft.errors import BadInput, nearest
 from sft.secrets import VARIABLES, mask_urls
@@ -22,6 +24,7 @@ def compose(overrides: list[str]) -> Settings:
     from hydra import initialize_config_dir
 
     check_overrides(overrides)
+    register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return settle(hydra_compose("config", admitted(overrides)))
@@ -34,7 +37,7 @@ def settle(composed: Any) -> Settings:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    register_resolver()
+    register()
     try:
         raw = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -42,22 +45,40 @@ def settle(composed: Any) -> Settings:
     return check(raw)
 
 
-def register_resolver() -> None:
-    """Let `conf/` say `${sft.env:NAME,default}`: a variable, which counts as unset when empty."""
-    import os
+def register() -> None:
+    """Let `conf/` inherit every key with its default, and say `${sft.env:NAME,default}`.
 
+    `keys` holds those of the schema; `GROUP/keys: KIND` those of a group whose keys depend on its
+    kind, which is also what `GROUP=KIND` means if conf/ has no file for it. `sft.env` is a variable
+    of the environment, which counts as unset when it is empty.
+    """
+    from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
     def of_environment(name: str, default: Any) -> Any:
         return os.environ.get(name) or default
 
     OmegaConf.register_new_resolver("sft.env", of_environment, replace=True)
+    store = ConfigStore.instance()
+    kinds = kinds_of_groups()
+    plain = dataclasses.asdict(Settings())
+    store.store("keys", {name: value for name, value in plain.items() if name not in kinds})
+    for group, schemas in kinds.items():
+        for kind, schema in schemas.items():
+            store.store(kind, dataclasses.asdict(schema()), group=f"{group}/keys")
+            if not (CONF / group / f"{kind}.yaml").exists():
+                store.store(kind, dataclasses.asdict(schema()), group=group)
+
+
+def kinds_of_groups() -> dict[str, dict[str, type]]:
+    """The groups whose keys depend on their kind, with the dataclass of each kind's keys."""
+    from sft.datasets import BUILDERS
+
+    return KINDS | {"dataset": {kind: dataset_schema(kind) for kind in (*BUILDERS, "custom")}}
 
 
 def from_environment(composed: Any) -> dict[str, str]:
     """The keys of tracking that a variable gave, since nothing else did, and the variable."""
-    import os
-
     from omegaconf import OmegaConf
 
     found = {}
@@ -96,6 +117,8 @@ def masked_arguments(arguments: list[str]) -> list[str]:
 def groups(folders: list[Path] | None = None) -> dict[str, list[str]]:
     """The config groups and their options, from conf/ and any further config folder."""
     found: dict[str, set[str]] = {}
+    for group, kinds in kinds_of_groups().items():
+        found.setdefault(group, set()).update(kinds)
     for folder in folders or [CONF]:
         for file in folder.glob("*/**/*.yaml"):
             group = file.parent.relative_to(folder).as_posix()
@@ -201,15 +224,8 @@ def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -
 
 def key_names() -> dict[str, bool]:
     """Every key that some choice of groups has; True where it holds keys of the user's own."""
-    import dataclasses
-
-    from sft.config.checking import dataset_schema
-    from sft.config.schema import KINDS
-    from sft.datasets import BUILDERS
-
     names = {name: isinstance(value, dict | list) for name, value in keys()}
-    schemas = {group: list(kinds.values()) for group, kinds in KINDS.items()}
-    schemas["dataset"] = [dataset_schema(kind) for kind in (*BUILDERS, "custom")]
+    schemas = {group: list(kinds.values()) for group, kinds in kinds_of_groups().items()}
     for group, kinds in schemas.items():
         for schema in kinds:
             for item in dataclasses.fields(schema):
@@ -253,51 +269,3 @@ def _no_such_sweeper_key(full_key: str) -> BadInput:
         f"{full_key}: there is no such key{nearest(name, known)}; hydra.sweeper takes "
         f"{', '.join(key for key in known if not key.startswith('_'))}"
     )
-
-
-HELP = """Fine-tune a language model with LoRA through the Tinker API.
-
-  python -m sft                                        train SmolLM2 on a question-and-answer set
-  python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
-  python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
-  python -m sft COMMAND --help                         sample, resume, reproduce, runs, compare,
-                                                       preview, export or ui
-
-Groups, one option each (GROUP=OPTION):
-{groups}
-
-Keys (KEY=VALUE), with their defaults:
-{keys}
-
-  --cfg job        print the composed config and stop
-  --multirun, -m   run a sweep
-  --config-dir     a folder of config files of your own
-"""
-
-
-def help_text() -> str:
-    """What `python -m sft --help` prints."""
-    import dataclasses
-
-    lines = [f"  {group:<12} {', '.join(options)}" for group, options in groups().items()]
-    rows: list[str] = []
-
-    def walk(node: Any, prefix: str) -> None:
-        for item in dataclasses.fields(node):
-            value = getattr(node, item.name)
-            if dataclasses.is_dataclass(value):
-                walk(value, f"{prefix}{item.name}.")
-            elif item.name != "kind" and f"{prefix}{item.name}" != "dataset":
-                shown = (
-                    "null"
-                    if value is None
-                    else str(value).lower()
-                    if isinstance(value, bool)
-                    else value
-                )
-                name = f"{prefix}{item.name}={shown}"
-                rows.append(f"  {name:<42} {item.metadata['help']}")
-
-    walk(Settings(), "")
-    rows.append(f"  {'dataset.*':<42} by kind: see conf/dataset/*.yaml")
-    return HELP.format(groups="\n".join(lines), keys="\n".join(rows))

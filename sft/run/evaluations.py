@@ -9,7 +9,7 @@ from typing import Any
 from sft.errors import BadInput, Sentence
 from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
 from sft.hooks import FailedEvaluation
-from sft.run.client import first_error, is_from, status_of
+from sft.run.failures import first_error, is_from, status_of
 from sft.run.progress import Progress, describe
 from sft.run.training_queue import Request, TrainingQueue
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sft.errors import Sentence
-from sft.run.client import is_lost, status_of, words_of
+from sft.run.failures import is_lost, status_of, words_of
 from sft.secrets import mask_urls
 
 if TYPE_CHECKING:

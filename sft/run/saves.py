@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from sft.errors import Sentence
 from sft.record.checkpoints import CheckpointRecord, best
-from sft.run.client import Service, status_of
+from sft.run.client import Service
 from sft.run.evaluations import Evaluations
+from sft.run.failures import status_of
 from sft.run.progress import Progress, describe
 from sft.run.training_queue import Request, TrainingQueue
 

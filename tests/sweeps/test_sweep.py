@@ -13,7 +13,7 @@ from sft.__main__ import main
 from sft.command import launch
 from sft.config.saved import to_saved, to_train
 from sft.record import checkpoints, metrics
-from sft.run.client import ServiceLost
+from sft.run.failures import ServiceLost
 from sweeps.findings.results import Results
 from sweeps.study import storage
 

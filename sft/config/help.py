@@ -1,0 +1,73 @@
+"""What `python -m sft --help` prints: every group, every key with its default and meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from sft.config.compose import groups, kinds_of_groups
+from sft.config.schema import Settings
+
+HELP = """Fine-tune a language model with LoRA through the Tinker API.
+
+  python -m sft                                        train SmolLM2 on a question-and-answer set
+  python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
+  python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
+  python -m sft COMMAND --help                         sample, resume, reproduce, runs, compare,
+                                                       preview, export or ui
+
+Groups, one option each (GROUP=OPTION):
+{groups}
+
+Keys (KEY=VALUE), with their defaults:
+{keys}
+
+Keys of a kind, with the kinds that have them:
+{kinds}
+
+  --cfg job        print the composed config and stop
+  --multirun, -m   run a sweep
+  --config-dir     a folder of config files of your own
+"""
+
+
+def help_text() -> str:
+    """The whole text. Nothing heavy is imported for it."""
+    return HELP.format(
+        groups="\n".join(
+            f"  {name:<12} {', '.join(options)}" for name, options in groups().items()
+        ),
+        keys="\n".join(_keys(Settings(), "")),
+        kinds="\n".join(_keys_of_kinds()),
+    )
+
+
+def _keys(node: Any, prefix: str) -> Iterator[str]:
+    for item in dataclasses.fields(node):
+        name, value = f"{prefix}{item.name}", getattr(node, item.name)
+        if name in kinds_of_groups():
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from _keys(value, f"{name}.")
+        elif item.name != "kind":
+            yield _line(name, value, item.metadata["help"])
+
+
+def _keys_of_kinds() -> Iterator[str]:
+    for group, kinds in kinds_of_groups().items():
+        lines: dict[str, list[str]] = {}
+        for kind, schema in kinds.items():
+            defaults = schema()
+            for item in dataclasses.fields(schema):
+                if item.name != "kind":
+                    value = getattr(defaults, item.name)
+                    line = _line(f"{group}.{item.name}", value, item.metadata["help"])
+                    lines.setdefault(line, []).append(kind)
+        for line, having in lines.items():
+            yield line if len(having) == len(kinds) else f"{line} ({', '.join(having)})"
+
+
+def _line(name: str, value: Any, help: str) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return f"  {f'{name}={shown}':<42} {help}"
