@@ -1,0 +1,1 @@
+"""The training loop: plan, batches, steps, evaluations, saves, and every call of the SDK."""

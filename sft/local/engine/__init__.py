@@ -1,0 +1,1 @@
+"""The computing: base models, LoRA adapters, passes over them, sampling."""

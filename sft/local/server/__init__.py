@@ -1,0 +1,1 @@
+"""The Tinker API: HTTP, sessions, queues, clock cycles, checkpoints on disk."""
