@@ -13,7 +13,7 @@ Everything else has a folder, and folders import downwards only:
     display/      the terminal, tables, charts, pages
     past/         earlier runs: finding, trusting, comparing them
     tracking/     the view of a run in MLflow
-    run/          the training loop, and every call of the SDK
+    run/          the training loop, and its calls of the SDK
     config/       the schema of every key, composing, the saved config, `train.Config`
     record/       the run directory: metrics, checkpoints, what a run was made with
     data/         from a file or the Hub to conversations

@@ -1,1 +1,1 @@
-"""The training loop: plan, batches, steps, evaluations, saves, and every call of the SDK."""
+"""The training loop: plan, batches, steps, evaluations, saves, and the calls of the SDK."""
