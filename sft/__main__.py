@@ -65,10 +65,10 @@ def _with_hydra(argv: list[str]) -> int:
     from sft.errors import BadInput
 
     argv = masked_arguments(argv)
-    overrides, config_dir, multirun, shown = _read(argv)
+    overrides, config_dir, multirun, only_shown = _read(argv)
     check_overrides(overrides, config_dir)
     if not multirun:
-        _refuse_a_sweeps(overrides, shown)
+        _refuse_a_sweeps(overrides, only_shown)
     written = dict(zip(overrides, admitted(overrides), strict=True))
     sys.argv[1:] = [written.get(word, word) for word in argv]
     composed: list[Any] = []

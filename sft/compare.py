@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft.command.main import command, new_parser
+from sft.display.comparison_page import page
 from sft.display.tables import aligned
+from sft.display.text_chart import chart
 from sft.errors import BadInput
 from sft.past.comparison import CHARTED, Compared, figures, load, tell_apart, varying
-from sft.past.find import SWEEPS, WORDS, Found, find
+from sft.past.find import SWEEPS, WORDS, Found, find, find_trials
 from sft.record.metrics import UNITS
+from sft.record.rundir import read_facts
+from sft.runs import FOLDER, find_runs
 
 
 @command("sft.compare")
@@ -40,8 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     tell_apart(runs)
     print_comparison(runs)
     if options.html:
-        from sft.display.comparison_page import page
-
         if not options.html.parent.is_dir():
             raise BadInput(f"--html: there is no folder {options.html.parent}")
         options.html.write_text(page(runs), encoding="utf-8")
@@ -50,9 +52,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _newest(count: int) -> list[Found]:
-    from sft.record.rundir import read_facts
-    from sft.runs import FOLDER, find_runs
-
     if count < 2:
         raise BadInput(f"--last: {count} is below 2")
     directories = sorted(
@@ -64,13 +63,12 @@ def _newest(count: int) -> list[Found]:
 
 
 def _trials(study: str, uri: str | None) -> list[Found]:
-    """The trials of `study` in order, from its folder, or from MLflow where that is gone."""
+    """The trials of `study` in order, from its folder, or from MLflow if that is gone."""
     folder = SWEEPS / study if (SWEEPS / study).is_dir() else Path(study)
     if folder.is_dir():
         directories = [f.parent for f in folder.glob("*/config.yaml")]
         order = sorted(directories, key=lambda d: [int(n) for n in re.findall(r"\d+", d.name)])
         return [find(str(directory)) for directory in order]
-    from sft.past.find import find_trials
 
     return find_trials(study, uri)
 
@@ -85,7 +83,6 @@ def print_comparison(runs: Sequence[Compared]) -> None:
     _print_table(letters, rows or {"settings": ["the same"] * len(runs)})
     print()
     _print_table(letters, figures(runs) or {"figures": ["the same"] * len(runs)})
-    from sft.display.text_chart import chart
 
     for metric in CHARTED:
         series = {
@@ -104,7 +101,7 @@ def _letter(index: int) -> str:
 
 
 def _print_table(header: Sequence[str], rows: dict[str, list[str]]) -> None:
-    """One line a key, or one line a run where the runs are too many for the width of a page."""
+    """One line a key, or one line a run if the runs are too many for the width of a page."""
     cells = [["", *header], *([key, *map(_short, values)] for key, values in rows.items())]
     lines = aligned(cells)
     if max(map(len, lines)) > 100 and len(header) > len(rows):

@@ -18,10 +18,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft.command import launch
 from sft.command.main import command, new_parser
+from sft.config.saved import from_saved
 from sft.config.shadows import check_working_folder
 from sft.errors import BadInput
+from sft.models.merge import merge_into_base
 from sft.past.find import WORDS, find
+from sft.run.client import Connection, Service, await_client
+from sft.run.failures import ServiceLost, words_of
+from sft.sample import choose
+from sft.tracking import moved_project
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -59,9 +66,6 @@ def export(
 
     The folder appears whole or not at all. Raises `BadInput`.
     """
-    from sft.config.saved import from_saved
-    from sft.sample import choose
-
     found = find(word, uri)
     if found.directory is None:
         raise BadInput(f"{word}: its run directory, which lists its checkpoints, is not here")
@@ -85,8 +89,6 @@ def export(
         _name_base(adapter, base)
         result = adapter
         if merge:
-            from sft.models.merge import merge_into_base
-
             result = Path(scratch) / "merged"
             merge_into_base(base, adapter, result)
         if target.exists():
@@ -99,7 +101,7 @@ def export(
 def check_adapter(folder: Path, rank: int | None = None) -> int:
     """Check that the PEFT adapter in `folder` is whole and finite; the number of its tensors.
 
-    Raises `BadInput` where a file is missing or torn, a matrix has no partner or another rank, or
+    Raises `BadInput` if a file is missing or torn, a matrix has no partner or another rank, or
     a value is not finite.
     """
     import numpy
@@ -129,8 +131,6 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
 
 def _base(settings: Settings) -> str:
     """The base model: the folder on this machine, or its name on the Hub."""
-    from sft.command import launch
-
     return launch.model_folder(settings.model.name) or settings.model.name
 
 
@@ -142,8 +142,6 @@ def _name_base(adapter: Path, base: str) -> None:
 
 def _local_folder(settings: Settings, directory: Path, record: CheckpointRecord) -> Path:
     """The checkpoint's folder under `service.root`, wherever the run's project lies now."""
-    from sft.tracking import moved_project
-
     part = record.sampler_path.removeprefix("tinker://")
     folder = moved_project.home(directory, settings) / settings.service.root / part
     if (folder / CONFIG).is_file():
@@ -165,9 +163,6 @@ def _copy(folder: Path, target: Path) -> None:
 async def _download(base_url: str | None, state_path: str, target: Path) -> None:
     """Download the weights at `state_path` through a temporary export, as the SDK's CLI does."""
     import tinker
-
-    from sft.run.client import Connection, Service, await_client
-    from sft.run.failures import ServiceLost, words_of
 
     try:
         async with Connection.to(await Service.reach(base_url)) as connection:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.command.main import command, new_parser
+from sft.config.compose import compose
+from sft.config.saved import dataset_builder
+from sft.config.shadows import check_working_folder
 from sft.errors import BadInput
+from sft.evaluators import full_sequence
+from sft.models.tokenizers import load_tokenizer
+from sft.run.batches import epoch_seed
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -30,7 +36,7 @@ class Example:
     tokens: int
     trained: int
     cut: bool
-    """Whether it reaches `max_length`, so that its end may be missing."""
+    """Whether it reaches `max_length`, so its end may be missing."""
 
 
 @dataclass
@@ -49,8 +55,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=3, help="examples (%(default)s)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
     arguments = parser.parse_intermixed_args(argv)
-    from sft.config.compose import compose
-    from sft.config.shadows import check_working_folder
 
     check_working_folder()
     if arguments.n < 1:
@@ -69,10 +73,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def preview(settings: Settings, n: int) -> Preview:
     """The first `n` sequences that a run with `settings` would train on. Raises `BadInput`."""
-    from sft.config.saved import dataset_builder
-    from sft.models.tokenizers import load_tokenizer
-    from sft.run.batches import epoch_seed
-
     dataset, _ = dataset_builder(settings)()
     dataset.set_epoch(epoch_seed(settings.seed, 0))
     # Not the builder's own: one of the user's need not have any.
@@ -90,8 +90,6 @@ def preview(settings: Settings, n: int) -> Preview:
 
 
 def _example(datum: Any, tokenizer: Any, max_length: int | None) -> Example:
-    from sft.evaluators import full_sequence
-
     tokens = full_sequence(datum).to_ints()
     trained = [False, *(datum.loss_fn_inputs["weights"].to_numpy() > 0).tolist()]
     runs: list[tuple[str, bool]] = []
@@ -126,7 +124,7 @@ def title(number: int, example: Example) -> str:
 
 
 def show(shown: Preview) -> None:
-    """Print to the terminal, or as plain text where there is none."""
+    """Print to the terminal, or as plain text if there is none."""
     from rich.console import Console
     from rich.text import Text
 

@@ -15,17 +15,28 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.command import launch
+from sft.command.launch import default_name, in_short
 from sft.command.main import command, new_parser
+from sft.config.checking import keys, schema_of, unknown_key
+from sft.config.compose import holds_own_keys, parsed
+from sft.config.saved import NOT_SAVED, from_saved, to_saved
 from sft.config.secrets import fill
 from sft.errors import BadInput
+from sft.files import replace_durably
 from sft.past.find import WORDS, Found, find
 from sft.past.same_data import look, trained
 from sft.past.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
+from sft.past.trust import check_untrusted
+from sft.record import fingerprints, provenance
+from sft.record.metrics import read
+from sft.record.rundir import read_facts
 from sft.secrets import mask_urls
+from sft.tracking.store import open_client
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -75,10 +86,6 @@ def reproduce(
     tolerance: float | None = None,
 ) -> int:
     """Train the run that `word` names again; the exit code. Raises `BadInput`."""
-    from sft.command import launch
-    from sft.config.saved import from_saved, to_saved
-    from sft.record.rundir import read_facts
-
     if tolerance is not None and not tolerance >= 0:
         raise BadInput(f"--tolerance: {tolerance} is below 0")
     found = find(word, uri)
@@ -104,8 +111,6 @@ def reproduce(
         tolerance = default_tolerance(to_saved(settings), then, again)
     verdict = None
     if not overrides and rows:
-        from sft.record.metrics import read
-
         verdict = compare(rows, read(directory / "metrics.jsonl"), tolerance)
         status = again.get("status")
         if status not in ("FINISHED", then.get("status")):
@@ -125,8 +130,6 @@ def reproduce(
 
 def load(found: Found, trust: bool = False) -> dict[str, Any]:
     """The saved config of `found`, checked for what it may do. Raises `BadInput`."""
-    from sft.past.trust import check_untrusted
-
     saved = found.saved()
     if not found.is_own and not trust:
         check_untrusted(saved, found.source, found.uri)
@@ -140,10 +143,6 @@ def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:
     their keys, for nothing is composed here. Values are written as on the command line of a run;
     a mapping adds to the one that is there.
     """
-    from sft.config.checking import unknown_key
-    from sft.config.compose import holds_own_keys, parsed
-    from sft.config.saved import NOT_SAVED
-
     said = parsed(override) if "=" in override else None
     if said is None or said.is_delete() or said.is_sweep_override():
         raise BadInput(f"'{override}': expected KEY=VALUE with one value, such as lr=3e-4")
@@ -151,7 +150,7 @@ def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:
     saved = copy.deepcopy(saved)
     *groups, name = key.split(".")
     own = holds_own_keys(key)
-    target = saved
+    target: Any = saved
     for group in groups:
         if own and isinstance(target, dict):
             target.setdefault(group, {})
@@ -161,8 +160,8 @@ def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:
         raise unknown_key(key, [".".join([*groups, k]) for k in known if k != "version"])
     there = target.get(name)
     if isinstance(there, dict) and "kind" in there and isinstance(value, str):
-        kept = there if name == "schedule" else {}
-        value = kept | {"kind": value}
+        takes = {item.name for item in fields(schema_of(name, value))} if name == "schedule" else {}
+        value = {key: kept for key, kept in there.items() if key in takes} | {"kind": value}
     elif isinstance(there, dict) and isinstance(value, dict):
         value = there | value
     elif isinstance(there, dict) and not own:
@@ -177,9 +176,6 @@ def _name(word: str, original: Settings, settings: Settings, overrides: Sequence
     A variation of a run that was named after its values is named after its own; to a name that
     the user gave, what varies is added, in place of what it says of the same keys.
     """
-    from sft.command.launch import default_name, in_short
-    from sft.config.checking import keys
-
     given = original.run_name
     values, old = dict(keys(settings)), dict(keys(original))
     changed = [key for key in old if key != "run_name" and values.get(key, old[key]) != old[key]]
@@ -208,11 +204,10 @@ def _look(
 ) -> Seen:
     """What is as it was, what is not, and what cannot be told. Raises `BadInput` on other data.
 
-    A variation may well train on other data, and says so where its overrides do not.
+    A variation may well train on other data, and says so if its overrides do not.
     """
-    from sft.record import fingerprints, provenance
-
-    seen, code = Seen(), {}
+    seen = Seen()
+    code: dict[str, str] = {}
     if not any(override.startswith("dataset") for override in overrides):
         seen, code = look(settings, then, {} if overrides else batches)
         if seen.different and not overrides and not anyway:
@@ -239,9 +234,6 @@ def _no_differences(seen: Seen) -> Iterator[str]:
 
 def _link(found: Found, directory: Path, tags: dict[str, str], verdict: Verdict | None) -> None:
     """Say in run.json what `tags` say in MLflow since the start; tag both runs with the end."""
-    from sft.files import replace_durably
-    from sft.record.rundir import read_facts
-
     ending = {"sft.verdict": str(verdict)} if verdict else {}
     facts = {key.removeprefix("sft."): value for key, value in (tags | ending).items()}
     facts = read_facts(directory) | facts
@@ -254,8 +246,6 @@ def _link(found: Found, directory: Path, tags: dict[str, str], verdict: Verdict 
 
 
 def _tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
-    from sft.tracking.store import open_client
-
     try:
         client = open_client(fill(uri, "tracking.uri"))
         for key, value in tags.items():

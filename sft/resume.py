@@ -9,11 +9,14 @@ import contextlib
 import sys
 from pathlib import Path
 
+from sft.command import launch
 from sft.command.main import command, new_parser
 from sft.config.saved import from_saved
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.past.find import WORDS, run_directory
+from sft.record import rundir
+from sft.tracking import moved_project
 
 
 @command("sft.resume")
@@ -28,10 +31,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def resume(word: str, uri: str | None = None) -> int:
     """Continue the run that `word` names; the exit code. Raises `BadInput`."""
-    from sft.command import launch
-    from sft.record import rundir
-    from sft.tracking import moved_project
-
     directory = run_directory(word, uri)
     if rundir.read_facts(directory).get("status") == "FINISHED":
         raise BadInput(

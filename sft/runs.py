@@ -14,10 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sft import tracking
 from sft.command.main import command, new_parser
 from sft.display.tables import aligned
 from sft.errors import BadInput
 from sft.past.listing import COLUMNS, FOLDER, Listed, close, find_runs, listed
+from sft.record.rundir import read_facts
 
 FLUSH_SECONDS = 60.0
 
@@ -44,13 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def send(directories: Sequence[Path], uri: str | None = None) -> int:
-    """Bring to MLflow what it lacks of the ended runs; the exit code, 1 where it does not answer.
+    """Bring to MLflow what it lacks of the ended runs; the exit code, 1 if it does not answer.
 
     A store that the run recorded and that can never work is passed over with a sentence.
     """
-    from sft import tracking
-    from sft.record.rundir import read_facts
-
     count = 0
     for directory in directories:
         if read_facts(directory).get("status") == "RUNNING":
@@ -70,7 +69,7 @@ def send(directories: Sequence[Path], uri: str | None = None) -> int:
 
 
 def show(runs: Sequence[Listed]) -> None:
-    """Print the table, newest first; the path comes last, so that nothing is cut."""
+    """Print the table, newest first; the path comes last, so nothing is cut."""
     if not runs:
         print(f"no runs under {FOLDER}/ yet: `python -m sft` makes one")
         return

@@ -9,9 +9,11 @@ import logging
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sft.command import launch
 from sft.command.main import command, new_parser
-from sft.config.saved import dataset_builder, from_saved
+from sft.config.saved import common_config, dataset_builder, from_saved
 from sft.config.schema import Settings
 from sft.config.shadows import check_working_folder
 from sft.errors import BadInput, nearest
@@ -20,7 +22,13 @@ from sft.files import read_yaml
 from sft.past.find import WORDS, run_directory
 from sft.record import checkpoints
 from sft.record.checkpoints import CheckpointRecord
+from sft.run.client import Connection, Service, await_client
+from sft.run.failures import ServiceLost, words_of
 from sft.tracking import moved_project
+from sft.types import ChatDatasetBuilder
+
+if TYPE_CHECKING:
+    import tinker
 
 
 @command("sft.sample")
@@ -95,24 +103,23 @@ def sample(
 ) -> str:
     """The answer to one user message by the weights at `sampler_path`; None: the base model.
 
-    Raises `BadInput` where the service or the checkpoint is not to be had.
+    Raises `BadInput` if the service or the checkpoint is not to be had.
     """
-    from sft.command import launch
+    import tinker
 
     builder = dataset_builder(settings)
-    tokens = builder.renderer.generation_prompt([{"role": "user", "content": prompt}])
+    if not isinstance(builder, ChatDatasetBuilder):  # one of the user's own, without a renderer
+        builder = ChatDatasetBuilder(common_config=common_config(settings))
+    tokenizer, renderer = builder.tokenizer, builder.renderer
+    tokens = renderer.generation_prompt([{"role": "user", "content": prompt}])
+    stop = renderer.stop_sequences()
+    sampling = tinker.SamplingParams(
+        stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
+    )
     start = launch.service_of(settings)
     with start() if start else nullcontext(settings.service.base_url) as base_url:
-        return asyncio.run(
-            _answer(
-                base_url,
-                settings.model.name,
-                sampler_path,
-                tokens,
-                builder,
-                dict(max_tokens=max_tokens, temperature=temperature, seed=seed),
-            )
-        )
+        answer = asyncio.run(_answer(base_url, settings.model.name, sampler_path, tokens, sampling))
+    return answer_text(answer, tokenizer, stop)
 
 
 async def _answer(
@@ -120,15 +127,10 @@ async def _answer(
     model: str,
     sampler_path: str | None,
     tokens: list[int],
-    builder,
-    parameters: dict[str, float],
-) -> str:
+    sampling: tinker.SamplingParams,
+) -> list[int]:
     import tinker
 
-    from sft.run.client import Connection, Service, await_client
-    from sft.run.failures import ServiceLost, words_of
-
-    sampling = tinker.SamplingParams(stop=builder.renderer.stop_sequences(), **parameters)
     try:
         async with Connection.to(await Service.reach(base_url)) as connection:
             client = await await_client(
@@ -146,7 +148,7 @@ async def _answer(
         raise BadInput(
             f"the service cannot sample from {sampler_path or model}: {words_of(error)}"
         ) from error
-    return answer_text(response.sequences[0].tokens, builder.tokenizer, sampling.stop)
+    return list(response.sequences[0].tokens)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 
 Steps are pipelined: `forward_backward` and `optim_step` of a step go out together, the next step
 before the last one is awaited, and saving, evaluating and logging happen beside them. `main`
-holds no process-wide state, so that many runs live in one process and in a notebook.
+holds no process-wide state, so many runs live in one process and in a notebook.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sft.config.saved import completed, from_train
 from sft.config.secrets import without_secrets
 from sft.config.training import Config
 from sft.errors import BadInput
 from sft.hooks import Hook, Run, RunResult, Stop
-
-if TYPE_CHECKING:
-    from sft.run.client import Service
-    from sft.run.loop import Loop
+from sft.record import rundir
+from sft.run import effects
+from sft.run.client import Connection, Service
+from sft.run.evaluations import NoSnapshots
+from sft.run.failures import AWAY, first_error, is_lost, is_the_services, status_of, words_of
+from sft.run.loop import Loop
+from sft.run.plan import Plan
+from sft.run.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +61,11 @@ async def main(
     `config.log_path` holds an unfinished run, that run is continued from its last confirmed
     checkpoint.
 
-    Raises `BadInput` before anything is created where the data, the model or the directory
+    Raises `BadInput` before anything is created if the data, the model or the directory
     cannot be used.
     """
-    from sft.record import rundir
-    from sft.run import effects
-    from sft.run.client import Service
-    from sft.run.loop import Loop
-    from sft.run.plan import Plan
-    from sft.run.progress import Progress
-
+    # A missing key is said before minutes of reading; a service of one's own starts after them.
+    api = await Service.reach(config.base_url) if service is None else None
     plan = await Plan.make(config)
     without_effect = effects.check(config, plan)
     async with AsyncExitStack() as stack:
@@ -74,7 +73,7 @@ async def main(
             manager = service()
             config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
             stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
-        api = await Service.reach(config.base_url)
+        api = api or await Service.reach(config.base_url)
         await api.check(config.model_name, plan.max_length)
         directory = Path(config.log_path)
         if settings is None:
@@ -111,10 +110,6 @@ async def _attempts(loop: Loop, api: Service) -> RunResult:
 
 async def _train_until_done(loop: Loop, api: Service) -> None:
     """Attempt after attempt, each in a session of its own. Raises what no attempt can mend."""
-    from sft.run.client import Connection
-    from sft.run.evaluations import NoSnapshots
-    from sft.run.failures import AWAY, first_error, is_lost, is_the_services, status_of, words_of
-
     without_progress, furthest = 0, -1
     while True:
         try:

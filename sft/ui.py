@@ -28,12 +28,12 @@ START_SECONDS = 120
 
 
 @command("sft.ui")
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit code."""
     parser = new_parser("sft.ui", __doc__.splitlines()[0])
     parser.add_argument("--uri", help="the store (default: as for runs)")
     parser.add_argument("--port", type=int, help=f"default {PORT}, or a free one where it is taken")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     uri = tracking_uri(options.uri)
     check_uri(uri)
     if uri.startswith(("http:", "https:")):
@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def free_port(wanted: int | None) -> int:
-    """`wanted`, or 5000, or a free port where 5000 is taken.
+    """`wanted`, or 5000, or a free port if 5000 is taken.
 
-    Raises `BadInput` where the `wanted` port is taken.
+    Raises `BadInput` if the `wanted` port is taken.
     """
     for port in [wanted] if wanted else [PORT, 0]:
         with socket.socket() as probe:

@@ -68,6 +68,12 @@ def test_a_bad_command_ends_with_exit_code_2_one_line_and_no_files(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_key_is_said_before_the_hub_is_asked_for_a_tokenizer(tmp_path):
+    done = run("model=qwen3", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "TINKER_API_KEY" in done.stderr and "tokenizer" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "override",
     [

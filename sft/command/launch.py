@@ -13,13 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sft import train as loop
+from sft.command import lost_terminal
 from sft.command.signals import AGAIN, Signals
+from sft.config.checking import keys
 from sft.config.data_name import data_name
 from sft.config.saved import to_saved, to_train
 from sft.config.schema import Settings
+from sft.display.terminal import Terminal
 from sft.errors import BadInput
 from sft.hooks import BaseHook, Hook, Run, RunResult
+from sft.models import demo
 from sft.record.rundir import LogFormat
+from sft.service import child
+from sft.tracking.hook import MlflowHook
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
 """Of a run that no signal ended."""
@@ -38,8 +45,6 @@ def run(
     `resumed` is the directory of an earlier run to continue; `tags` are for the MLflow run;
     `variables` are those of the environment that gave a setting, by its key. Raises `BadInput`.
     """
-    from sft.command import lost_terminal
-
     signals = Signals()
     with lost_terminal.survived(), signals.heeded():
         try:
@@ -56,8 +61,6 @@ def _train_and_tell(
     variables: Mapping[str, str],
     signals: Signals,
 ) -> int:
-    from sft.display.terminal import Terminal
-
     if settings.run_name is None:
         settings = replace(settings, run_name=default_name(settings))
     directory = resumed or run_directory(settings)
@@ -100,8 +103,6 @@ async def train(
     `base_url` is a service that runs already (a sweep's); without it the one that the settings
     name is used, and started if it is the local one. `overrides` are what a command set.
     """
-    from sft import train as loop
-
     config = to_train(settings, str(directory), base_url)
     child = None if base_url is not None else service_of(settings)
     return await loop.main(
@@ -116,8 +117,6 @@ def service_of(settings: Settings) -> Callable[[], AbstractContextManager[str]] 
 
     @contextmanager
     def start() -> Iterator[str]:
-        from sft.service import child
-
         root = Path(settings.service.root)
         made = _first_missing(root)
         models = {settings.model.name: model_folder(settings.model.name)}
@@ -135,15 +134,13 @@ def service_of(settings: Settings) -> Callable[[], AbstractContextManager[str]] 
 
 
 def _first_missing(path: Path) -> Path | None:
-    """The topmost folder that making `path` would make; None where it is there already."""
+    """The topmost folder that making `path` would make; None if it is there already."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     return missing[-1] if missing else None
 
 
 def model_folder(name: str) -> str | None:
     """The folder that holds the model `name` on this machine; None: the service knows the name."""
-    from sft.models import demo
-
     if name == demo.NAME:
         return str(demo.folder())
     path = Path(name).expanduser()
@@ -159,7 +156,6 @@ def tracking_hook(settings: Settings, directory: Path, **options: Any) -> Any | 
 
     if settings.tracking.uri is None:
         return None
-    from sft.tracking.hook import MlflowHook
 
     return MlflowHook(
         settings.tracking.uri,
@@ -182,19 +178,21 @@ def run_directory(settings: Settings) -> Path:
     return directory
 
 
+NOT_IN_A_NAME = (
+    *("model.", "dataset.", "service.", "tracking.", "evaluators.", "run_", "optimizer"),
+    *("checkpoint.", "guard.", "eval_every", "save_every", "max_length", "submit_ahead"),
+)
+
+
 def default_name(settings: Settings) -> str:
     """A name that says what is different: first what was set on the way, then model and data.
 
     In this order since lists of runs cut long names at the end.
     """
-    from sft.config.checking import keys
-
     parts = []
-    said = ("model.", "dataset.", "service.", "tracking.", "evaluators.", "run_", "optimizer")
-    said += ("checkpoint.", "guard.", "eval_every", "save_every", "max_length", "submit_ahead")
     defaults = dict(keys())
     for name, value in keys(settings):
-        if not name.startswith(said) and value != defaults.get(name, value):
+        if not name.startswith(NOT_IN_A_NAME) and value != defaults.get(name, value):
             parts.append(in_short(name, value))
     return joined([*parts, Path(settings.model.name).name, data_name(settings.dataset)])
 

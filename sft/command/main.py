@@ -6,10 +6,15 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
 from sft.errors import BadInput
 
-Main = Callable[[list[str] | None], int]
+
+class Main(Protocol):
+    """A command; `argv` are its arguments, by default those of the process."""
+
+    def __call__(self, argv: list[str] | None = None) -> int: ...
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:

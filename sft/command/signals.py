@@ -59,7 +59,7 @@ class Signals:
     @contextmanager
     def heeded(self) -> Iterator[None]:
         """While inside, signals come here. Before `told` they raise `KeyboardInterrupt`."""
-        before: dict[int, Any] = {}
+        before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in NUMBERS:
                 handler = signal.getsignal(number)
@@ -90,7 +90,7 @@ class Signals:
         self._is_over = True
 
     def _receive(self, number: int, frame: object) -> None:
-        """Between any two instructions of the main thread, so that all else is left to the loop."""
+        """Between any two instructions of the main thread, so all else is left to the loop."""
         again = self._is_again(number)
         is_first, self.first = self.first is None, self.first or number
         if not (is_first or again):

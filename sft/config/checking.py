@@ -23,7 +23,7 @@ def dataset_schema(kind: str) -> type:
     fields: list[tuple[str, Any, Any]] = [("kind", str, key(kind, "kind of data"))]
     if kind == "custom":
         fields += [
-            ("builder", str, key("", "my_module:MyBuilder, a SupervisedDatasetBuilder")),
+            ("builder", str, key("???", "my_module:MyBuilder, a SupervisedDatasetBuilder")),
             ("args", dict[str, Any], key({}, "the builder's own fields")),
         ]
     elif kind in BUILDERS:
@@ -54,8 +54,8 @@ def schema_of(group: str, kind: Any) -> type:
     return kinds[kind]
 
 
-def _copy_field(item: dataclasses.Field) -> Any:
-    metadata = {"help": (item.metadata or {}).get("help", ""), **item.metadata}
+def _copy_field(item: dataclasses.Field[Any]) -> Any:
+    metadata = {"help": "", **item.metadata}
     if item.default is not dataclasses.MISSING:
         return dataclasses.field(default=item.default, metadata=metadata)
     if item.default_factory is not dataclasses.MISSING:
@@ -95,7 +95,7 @@ def _build(schema: type, raw: dict[str, Any], prefix: str = "") -> Any:
         if name not in fields:
             raise unknown_key(f"{prefix}{name}", [f"{prefix}{known}" for known in fields])
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
                 raise BadInput(f"{prefix}{name}: '{value}' is not a group of keys")
             values[name] = _build(hint, value, f"{prefix}{name}.")
@@ -148,7 +148,7 @@ OTHER_NAMES = {
 
 
 def nearest_key(name: str, valid: list[str]) -> str:
-    """`"; did you mean 'lora.rank'?"`: by another name that people know, by its last part where
+    """`"; did you mean 'lora.rank'?"`: by another name that people know, by its last part if
     that is a key's (`rank`), or by its letters."""
     last = name.rpartition(".")[2]
     same_last = sorted({key for key in valid if key.rpartition(".")[2] == last and key != name})

@@ -39,7 +39,7 @@ def settle(composed: Any) -> Settings:
 
     register()
     try:
-        raw = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        raw: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise translate(error) from error
     return check(raw)
@@ -84,8 +84,8 @@ def from_environment(composed: Any) -> dict[str, str]:
     found = {}
     variables = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}
     for name, variable in variables.items():
-        node = OmegaConf.to_container(composed.tracking, resolve=False).get(name)
-        if str(node).startswith("${sft.env:") and os.environ.get(variable):
+        node: Any = OmegaConf.to_container(composed.tracking, resolve=False)
+        if str(node.get(name)).startswith("${sft.env:") and os.environ.get(variable):
             found[f"tracking.{name}"] = variable
     return found
 
@@ -105,7 +105,7 @@ def masked_arguments(arguments: list[str]) -> list[str]:
             return word
         try:
             url = OverridesParser.create().parse_override(word).value()
-        except HydraException:  # said where overrides are checked
+        except HydraException:  # said when overrides are checked
             return word
         if not isinstance(url, str) or mask_urls(url) == url:
             return word
@@ -223,7 +223,7 @@ def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -
 
 
 def key_names() -> dict[str, bool]:
-    """Every key that some choice of groups has; True where it holds keys of the user's own."""
+    """Every key that some choice of groups has; True if it holds keys of the user's own."""
     names = {name: isinstance(value, dict | list) for name, value in keys()}
     schemas = {group: list(kinds.values()) for group, kinds in kinds_of_groups().items()}
     for group, kinds in schemas.items():

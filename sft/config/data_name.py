@@ -9,7 +9,7 @@ from typing import Any
 def data_name(dataset: Any) -> str:
     """What `dataset` (a saved config's group, or its dataclass) is called.
 
-    The last part of its file, folder or Hub id, with the configuration where one is named; the
+    The last part of its file, folder or Hub id, with the configuration if one is named; the
     class of a builder of the user's own; otherwise its kind.
 
     >>> data_name({"kind": "hf_chat", "path": "data/chats.csv", "name": None})

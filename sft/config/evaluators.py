@@ -8,6 +8,7 @@ held-out NLL (`eval_every`) or with the answers (`evaluators.every`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sft.data.import_path import NOT_IMPORTABLE, build, import_path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sft.config.schema import Settings
     from sft.config.training import Config
 
-OWN = {"builder": None, "args": {}, "often": False}
+OWN: dict[str, Any] = {"builder": None, "args": {}, "often": False}
 
 
 def of_settings(
@@ -126,7 +127,7 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool)
 
 
-def named_builders(saved: dict[str, Any]) -> list[str]:
+def named_builders(saved: Mapping[str, Any]) -> list[str]:
     """The import paths of evaluators that a saved config names."""
     evaluators = saved.get("evaluators") or {}
     entries = [evaluators, *(evaluators.get("further") or [])]

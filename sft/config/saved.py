@@ -77,7 +77,7 @@ def is_reproducible(saved: dict[str, Any]) -> bool:
 
 def to_train(settings: Settings, log_path: str, base_url: str | None = None) -> Config:
     """The run that `settings` describe, as `train.main` takes it. Raises `BadInput`."""
-    values = {}
+    values: dict[str, Any] = dict(evaluators.of_settings(settings, common_config(settings)))
     for item in dataclasses.fields(Config):
         if "key" in item.metadata:
             found = _read(settings, item.metadata["key"])
@@ -87,7 +87,6 @@ def to_train(settings: Settings, log_path: str, base_url: str | None = None) -> 
         log_path=log_path,
         dataset_builder=dataset_builder(settings),
         base_url=base_url if base_url is not None else settings.service.base_url,
-        **evaluators.of_settings(settings, common_config(settings)),
         **values,
     )
 
@@ -154,7 +153,7 @@ def _dataset(builder: SupervisedDatasetBuilder) -> dict[str, Any]:
         for item in dataclasses.fields(builder)
         if item.name != "common_config"
     }
-    kinds = {known: kind for kind, known in BUILDERS.items()}
+    kinds: dict[type, str] = {known: kind for kind, known in BUILDERS.items()}
     if kind := kinds.get(type(builder)):
         return {"kind": kind, **values}
     path = import_path(type(builder))

@@ -32,7 +32,7 @@ TEXTS = ("evaluators.prompts", "evaluators.references", "run_name", "tracking.ex
 def fill(url: str, key: str) -> str:
     """The whole URL behind a masked one that the config has under `key`; any other as it is.
 
-    Raises `BadInput` where the secret is nowhere to be had.
+    Raises `BadInput` if the secret is nowhere to be had.
     """
     name = identity(url)
     if MASK not in url:

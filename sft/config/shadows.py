@@ -33,7 +33,7 @@ PACKAGES = (
 
 
 def check_working_folder() -> None:
-    """Raise `BadInput` where the working folder hides a package that is needed.
+    """Raise `BadInput` if the working folder hides a package that is needed.
 
     `python -m` looks there first, so that a script called mlflow.py would run, in some thread and
     at some time, and the package would not be found.

@@ -22,7 +22,7 @@ from sft.run.effects import of_settings
 from sft.secrets import identity, mask, mask_urls
 
 PLAIN_LINE_EVERY = 10.0
-"""Seconds between two progress lines where there is no terminal."""
+"""Seconds between two progress lines if there is no terminal."""
 
 
 class Terminal(BaseHook):
@@ -151,7 +151,7 @@ class Terminal(BaseHook):
         """The first prompt of one table that was answered before the first step and at the end."""
         for name in ("answers", "prompts"):
             before, after = result.tables.get(f"{name}@start"), result.tables.get(name)
-            # The same rows, where the last evaluation failed.
+            # The same rows, if the last evaluation failed.
             if before and after and after is not before and result.status == "FINISHED":
                 break
         else:
@@ -204,7 +204,7 @@ def _worth_showing(
 
 
 def describe_tracking(settings: Settings, variables: Mapping[str, str]) -> str:
-    """Where results go, and which variable said so where no config did."""
+    """Where results go, and which variable said so if no config did."""
     tracking = settings.tracking
     if tracking.uri is None:
         return "none"

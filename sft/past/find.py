@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from sft.errors import BadInput
 from sft.files import read_yaml
+from sft.record.metrics import read
+from sft.record.rundir import BATCHES_FILE, read_facts
 from sft.secrets import mask_urls
 from sft.tracking import moved_project
 from sft.tracking.store import (
@@ -35,7 +37,7 @@ MAX_BATCHES_BYTES = 500_000_000
 
 @dataclass
 class Found:
-    """A run, by its directory where that is on this machine, and by its MLflow run otherwise."""
+    """A run, by its directory if that is on this machine, and by its MLflow run otherwise."""
 
     word: str
     directory: Path | None = None
@@ -55,22 +57,25 @@ class Found:
         return self.run_id or str(self.directory or self.config)
 
     @property
+    def _file(self) -> Path | None:
+        """The config on this machine."""
+        return self.config or (self.directory and self.directory / "config.yaml")
+
+    @property
     def source(self) -> str:
         """Where the config comes from, for messages."""
-        if self.config or self.directory:
-            return str(self.config or self.directory / "config.yaml")
+        if file := self._file:
+            return str(file)
         return f"config.yaml of run {self.run_id} in {mask_urls(self.uri or '')}"
 
     def saved(self) -> dict[str, Any]:
         """The saved config, as plain data. Raises `BadInput`."""
-        if self.config or self.directory:
-            return read_yaml(self.config or self.directory / "config.yaml")
+        if file := self._file:
+            return read_yaml(file)
         return self._artifact("config.yaml", read_yaml) or {}
 
     def facts(self) -> dict[str, Any]:
-        """What run.json and mlflow.json say; empty where there is none."""
-        from sft.record.rundir import read_facts
-
+        """What run.json and mlflow.json say; empty if there is none."""
         if self.directory:
             return read_state(self.directory).get("facts", {}) | read_facts(self.directory)
         if self.config:
@@ -82,11 +87,9 @@ class Found:
     def rows(self) -> list[dict[str, Any]]:
         """One mapping a step, as in metrics.jsonl, sorted by step.
 
-        From MLflow the value that was logged last counts, where a resumed run measured a step
+        From MLflow the value that was logged last counts, if a resumed run measured a step
         twice.
         """
-        from sft.record.metrics import read
-
         if self.directory:
             return read(self.directory / "metrics.jsonl")
         if self.config:
@@ -102,10 +105,7 @@ class Found:
         return [rows[step] for step in sorted(rows)]
 
     def batches(self) -> dict[int, str]:
-        """The digest of what each step was trained on, by step; empty where none is recorded."""
-        from sft.record.metrics import read
-        from sft.record.rundir import BATCHES_FILE
-
+        """The digest of what each step was trained on, by step; empty if none is recorded."""
         if self.directory:
             rows = read(self.directory / BATCHES_FILE)
         elif self.config:
@@ -118,7 +118,7 @@ class Found:
         return open_client(self.uri or DEFAULT_URI)
 
     def _artifact(self, name: str, read: Any, limit: int = MAX_CONFIG_BYTES) -> Any:
-        """What `read` makes of the run's artifact `name`; None where it has none."""
+        """What `read` makes of the run's artifact `name`; None if it has none."""
         import tempfile
 
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -158,15 +158,16 @@ def find(word: str, uri: str | None = None) -> Found:
     store = tracking_uri(uri)
     run_id = re.fullmatch(r"(?:runs:/+)?([0-9a-fA-F]{32})(?:/.*)?", word)
     trial = re.fullmatch(r"([^/]+)/(\d+)(?:-(\d+))?", word)
-    if not run_id and not trial:
-        raise BadInput(f"{word}: there is no such run; name {WORDS}")
-    client = _open(word, store)
-    found = run_id[1] if run_id else _trial(client, word, *trial.groups())
-    return _of_run(client, word, store, found)
+    if run_id:
+        return _of_run(_open(word, store), word, store, run_id[1])
+    if trial:
+        client = _open(word, store)
+        return _of_run(client, word, store, _trial(client, word, *trial.groups()))
+    raise BadInput(f"{word}: there is no such run; name {WORDS}")
 
 
 def run_directory(word: str, uri: str | None = None) -> Path:
-    """The run directory that `word` names, as `find` does. Raises `BadInput` where it is gone."""
+    """The run directory that `word` names, as `find` does. Raises `BadInput` if it is gone."""
     found = find(word, uri)
     if found.directory is None:
         raise BadInput(f"{word}: its run directory is not on this machine")
@@ -221,7 +222,7 @@ def moved(artifact_uri: str, store: str) -> str:
 
 
 def find_trials(study: str, uri: str | None = None) -> list[Found]:
-    """The trials of `study` in MLflow, by number. Raises `BadInput` where there are none."""
+    """The trials of `study` in MLflow, by number. Raises `BadInput` if there are none."""
     store = tracking_uri(uri)
     client = _open(study, store)
     runs = _search(client, f"{_tagged('study', study)} AND tags.`sweep.trial` LIKE '%'")

@@ -72,7 +72,7 @@ def _distance(one: float, other: float) -> float:
 def default_tolerance(
     saved: Mapping[str, Any], then: Mapping[str, Any], now: Mapping[str, Any]
 ) -> float:
-    """0 where the numbers have to be the same to the last bit, 1e-3 nats elsewhere."""
+    """0 if the numbers have to be the same to the last bit, 1e-3 nats elsewhere."""
     before, after = then.get("platform") or {}, now.get("platform") or {}
     same = before and all(before.get(key) == after.get(key) for key in HARDWARE)
     local = (saved.get("service") or {}).get("kind") == "local"
@@ -93,7 +93,7 @@ class Seen:
         self.unseen += other.unseen
 
     def files(self, what: str, then: Any, now: Any, absent: str) -> None:
-        """Compare two mappings of names to digests; `absent` is said where one is not there."""
+        """Compare two mappings of names to digests; `absent` is said if one is not there."""
         if not then or not now:
             self.unseen.append(f"{what}: {absent}")
         elif other := [name for name in sorted(then | now) if then.get(name) != now.get(name)]:
@@ -114,8 +114,8 @@ def surroundings(then: Mapping[str, Any], now: Mapping[str, Any], *, local: bool
     if before or after:
         absent = "that run recorded no digest of it"
         both = before.keys() & after.keys()  # what else of a package is loaded is no difference
-        parts = [{name: code[name] for name in both} for code in (before, after)]
-        seen.files("the dataset builder's code", *parts, absent)
+        was, now_is = ({name: code[name] for name in both} for code in (before, after))
+        seen.files("the dataset builder's code", was, now_is, absent)
     for group, what in (("packages", "packages"), ("platform", "machine")):
         before, after = then.get(group) or {}, now.get(group) or {}
         keys = [key for key in sorted(before | after) if (group, key) != ("platform", "torch")]

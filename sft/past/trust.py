@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.evaluators import named_builders
+from sft.config.schema import Service
 from sft.config.secrets import TEXTS, leaves
 from sft.errors import BadInput
+from sft.past.find import DEFAULT_URI
+from sft.secrets import identity
+from sft.tracking.store import absolute
 
 _PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|(?:^|[/\\])\.\.(?:[/\\]|$)")
 _URL = re.compile(r"^\w[\w+.-]*:/")
 
 
 def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = None) -> None:
-    """Raise `BadInput` where the config from `source` needs the user's trust.
+    """Raise `BadInput` if the config from `source` needs the user's trust.
 
     It may not hold code or references, import anything, name a service, a tracking store other
     than `store` (where the user found it) and the default, or a path of this machine.
@@ -34,11 +38,6 @@ def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = N
 
 
 def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
-    from sft.config.schema import Service
-    from sft.past.find import DEFAULT_URI
-    from sft.secrets import identity
-    from sft.tracking.store import absolute
-
     dataset = saved.get("dataset")
     if isinstance(dataset, Mapping) and ("builder" in dataset or dataset.get("kind") == "custom"):
         yield f"dataset.builder would import {dataset.get('builder')!r}"

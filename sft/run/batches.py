@@ -32,7 +32,7 @@ class Batch:
     tokens: int
     """Tokens of the model input, all sequences."""
     num_bytes: int | None
-    """UTF-8 bytes of the trained text, where the dataset knows them."""
+    """UTF-8 bytes of the trained text, if the dataset knows them."""
     digest: str
     """Of the tokens, targets and weights: what a reproduction has to train on."""
     special_tokens: frozenset[int] = frozenset()
@@ -40,7 +40,7 @@ class Batch:
 
 
 def steps_in_total(dataset: SupervisedDataset, epochs: int, max_steps: int | None) -> int:
-    """Steps of a whole run: every batch of every epoch, or `max_steps` where that is fewer."""
+    """Steps of a whole run: every batch of every epoch, or `max_steps` if that is fewer."""
     steps = len(dataset) * epochs
     return steps if max_steps is None else min(steps, max_steps)
 
@@ -66,7 +66,7 @@ async def prefetch(
 ) -> AsyncIterator[asyncio.Queue[Batch | Exception]]:
     """A queue that is filled with the batches of steps `start_step` to `total_steps` - 1.
 
-    A thread fetches them, one after another and at most `ahead` before they are taken, so that
+    A thread fetches them, one after another and at most `ahead` before they are taken, so
     a slow dataset neither blocks the event loop nor stands between two steps. An error in the
     dataset is put in the queue in place of its batch.
     """

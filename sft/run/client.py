@@ -1,6 +1,6 @@
 """The connection to a Tinker service: one session and one training client, made off the loop.
 
-Creating an SDK client blocks for round trips, so that all of it happens in threads; the calls of
+Creating an SDK client blocks for round trips, so all of it happens in threads; the calls of
 the training loop itself return at once.
 """
 
@@ -11,12 +11,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sft.config.secrets import fill
 from sft.errors import BadInput, nearest
 from sft.run.failures import ServiceLost, is_refused, words_of
 from sft.secrets import mask_urls
+from sft.service import proxies
+from sft.service.child import api_key
 
 if TYPE_CHECKING:
     import tinker
@@ -45,8 +47,8 @@ def explained(base_url: str | None) -> Iterator[None]:
         raise
     except tinker.TinkerError as error:  # no key, or one of another form
         raise BadInput(
-            f"no key for {where}: {error} Set TINKER_API_KEY, or train on this machine "
-            "with service=local."
+            f"no key for {where}: {str(error).rstrip('.')}. Set TINKER_API_KEY, or train on this "
+            "machine with service=local."
         ) from error
 
 
@@ -59,15 +61,16 @@ class Service:
 
     @classmethod
     async def reach(cls, base_url: str | None) -> Service:
-        """Connect to the service. Raises `BadInput` where the key is missing or refused, and
-        where nothing answers at the URL."""
+        """Connect to the service. Raises `BadInput` if the key is missing or refused, and
+        if nothing answers at the URL."""
         import tinker
+        from tinker.lib._auth_token_provider import resolve_auth_provider
         from tinker.lib.base_url import resolve_base_url
 
-        from sft.service import proxies
-        from sft.service.child import api_key
-
         base_url = base_url and fill(base_url, "service.base_url")
+        key = api_key(base_url)
+        with explained(base_url):  # at once, without asking anybody
+            resolve_auth_provider(key, enforce_cmd=False)
         url = resolve_base_url(base_url)
         proxies.exempt_loopback(url)
         proxies.sdk_without_proxies(url)
@@ -75,7 +78,7 @@ class Service:
         try:
             with explained(base_url):
                 rest = await asyncio.to_thread(
-                    lambda: tinker.RestClient(base_url=base_url, api_key=api_key(base_url))
+                    lambda: tinker.RestClient(base_url=base_url, api_key=key)
                 )
         except ServiceLost as error:
             raise BadInput(f"service: {error}") from error
@@ -111,7 +114,7 @@ class Service:
             )
 
     async def weights_info(self, path: str) -> tinker.types.WeightsInfoResponse | None:
-        """What the service knows of the checkpoint at `path`, None where it has none such."""
+        """What the service knows of the checkpoint at `path`, None if it has none."""
         import tinker
 
         try:
@@ -130,13 +133,15 @@ class Service:
 
 
 def _probe(url: str) -> None:
-    """Fail at once where nothing listens: the SDK would try for five minutes."""
+    """Fail at once if nothing listens: the SDK would try for five minutes."""
     import httpx
 
-    from sft.service.proxies import is_loopback, proxies
-
-    direct = is_loopback(url)
-    through = "" if direct or not proxies() else f", asked through {' or '.join(proxies())}"
+    direct = proxies.is_loopback(url)
+    through = (
+        ""
+        if direct or not proxies.proxies()
+        else f", asked through {' or '.join(proxies.proxies())}"
+    )
     try:
         httpx.get(f"{url}/api/v1/healthz", timeout=10.0, trust_env=not direct)
     except (ImportError, ValueError) as error:  # a kind of proxy that httpx cannot use
@@ -162,7 +167,7 @@ class Connection:
     async def to(cls, api: Service) -> AsyncIterator[Connection]:
         """A session for as long as it is needed. Raises what `open` raises."""
         connection = await cls.open(api)
-        status = "errored"
+        status: Literal["success", "errored"] = "errored"
         try:
             yield connection
             status = "success"
@@ -173,8 +178,6 @@ class Connection:
     async def open(cls, api: Service) -> Connection:
         """Start a session. Raises `BadInput` and `ServiceLost` as `explained` says."""
         import tinker
-
-        from sft.service.child import api_key
 
         def start() -> tinker.ServiceClient:
             service = tinker.ServiceClient(base_url=api.base_url, api_key=api_key(api.base_url))
@@ -192,8 +195,8 @@ class Connection:
 
         optimizer = tinker.types.DimuonOptimizerConfig() if config.optimizer == "dimuon" else None
         try:
-            if config.load_checkpoint_path:
-                return await self._from_weights(config, metadata, optimizer)
+            if path := config.load_checkpoint_path:
+                return await self._from_weights(path, config, metadata, optimizer)
             submit = self.service.create_lora_training_client
             return await await_client(
                 lambda: submit(
@@ -211,9 +214,8 @@ class Connection:
             raise _model_refused(config, error) from error
 
     async def _from_weights(
-        self, config: Config, metadata: dict[str, str], optimizer: Any
+        self, path: str, config: Config, metadata: dict[str, str], optimizer: Any
     ) -> tinker.TrainingClient:
-        path = config.load_checkpoint_path
         info = await self.api.weights_info(path)
         if info is None:
             raise BadInput(f"load_checkpoint_path: the service has no checkpoint {path}")
@@ -230,8 +232,8 @@ class Connection:
         submit = self.service.create_training_client_from_state_with_optimizer
         return await await_client(lambda: submit(state_path, user_metadata=metadata))
 
-    async def close(self, status: str) -> None:
-        """End the session with `success`, `errored` or `interrupted`. Raises nothing: whatever the
+    async def close(self, status: Literal["success", "errored"]) -> None:
+        """End the session with `success` or `errored`. Raises nothing: whatever the
         service says to it, what was computed is there."""
         try:
             await asyncio.wait_for(self.service.close(status).result_async(), CLOSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Settings that cannot have their effect: bad input where a run would be another one than was
+"""Settings that cannot have their effect: bad input if a run would be another one than was
 asked for, else a sentence to read before it starts. A default is never complained of."""
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Measured:
     writers: dict[str, str] = field(default_factory=dict)
     """The evaluator that each metric is of."""
     no_snapshots: str | None = None
-    """Why the service makes none, where it does not."""
+    """Why the service makes no snapshots; None if it does."""
 
 
 @dataclass

@@ -67,7 +67,7 @@ def is_from(error: BaseException, base_url: str | None) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that the service answered with; None where it did not, or with none."""
+    """The HTTP status that the service answered with; None if it did not, or with none."""
     import tinker
 
     codes = [c.status_code for c in _causes(error) if isinstance(c, tinker.APIStatusError)]

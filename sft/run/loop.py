@@ -147,7 +147,7 @@ class Loop:
         except Exception as failure:  # a full disk, say: the hooks may still reach others
             result.status, result.error = "FAILED", result.error or describe(failure)
             self.progress.tell(f"run.json does not hold how the run ended: {describe(failure)}")
-        self._begin()  # where the run failed before its first step
+        self._begin()  # if the run failed before its first step
         for hook in self.progress.hooks:
             hook.on_end(result)
         return result

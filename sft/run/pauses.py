@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tinker
@@ -33,4 +33,5 @@ def follow(client: tinker.TrainingClient, tell: Callable[[str], None]) -> None:
                 text = f"the service has paused this run: {reason or queue_state.value}"
             loop.call_soon_threadsafe(tell, text)
 
-    client._queue_state_logger = Observer()
+    private: Any = client
+    private._queue_state_logger = Observer()

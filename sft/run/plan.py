@@ -14,13 +14,15 @@ from sft.evaluators import (
     check_names,
     held_out_prompts,
 )
+from sft.models.lora_size import trained_parameters
+from sft.models.tokenizers import folder_or_name
 from sft.record import fingerprints
 from sft.record.metrics import TRAINING_METRICS
 from sft.run.batches import steps_in_total
+from sft.types import ChatDatasetBuilder, SupervisedDataset
 
 if TYPE_CHECKING:
     from sft.config.training import Config
-    from sft.types import SupervisedDataset
 
 
 @dataclass
@@ -57,8 +59,9 @@ class Plan:
         infrequent = [build() for build in config.infrequent_evaluator_builders]
         if held_out is not None:
             evaluators.insert(0, NLLEvaluator(held_out))
-            if config.held_out_answers and hasattr(config.dataset_builder, "common_config"):
-                infrequent.append(answers := _answers(config, held_out))
+            if config.held_out_answers and isinstance(config.dataset_builder, ChatDatasetBuilder):
+                answers = _answers(config, config.dataset_builder, held_out)
+                infrequent.append(answers)
                 notes = _notes(answers)
         check_names(evaluators + infrequent)
         common = getattr(config.dataset_builder, "common_config", None)
@@ -103,18 +106,20 @@ class Plan:
 
     @property
     def held_out_sequences(self) -> int:
-        """How many sequences are held out, where the dataset counts them; else its batches."""
+        """How many sequences are held out, if the dataset counts them; else its batches."""
         if self.held_out is None:
             return 0
         counted = getattr(self.held_out, "statistics", None)
         return getattr(counted, "datums", None) or len(self.held_out)
 
     def metrics(self) -> set[str] | None:
-        """What the run will measure; None where an evaluator does not say what it does."""
-        every = [getattr(e, "metrics", None) for e in [*self.evaluators, *self.infrequent]]
-        if any(names is None for names in every):
-            return None
-        return {name for names in [TRAINING_METRICS, *every] for name in names}
+        """What the run will measure; None if an evaluator does not say what it does."""
+        found = set(TRAINING_METRICS)
+        for evaluator in [*self.evaluators, *self.infrequent]:
+            if (names := getattr(evaluator, "metrics", None)) is None:
+                return None
+            found |= set(names)
+        return found
 
     def due(self, config: Config, step: int) -> list[Evaluator]:
         """The evaluators that measure the weights after `step` updates."""
@@ -126,9 +131,6 @@ class Plan:
 
 
 def _trained_parameters(config: Config, common: Any) -> int | None:
-    from sft.models.lora_size import trained_parameters
-    from sft.models.tokenizers import folder_or_name
-
     return trained_parameters(
         folder_or_name(common.model_name_for_tokenizer),
         config.lora_rank,
@@ -138,11 +140,11 @@ def _trained_parameters(config: Config, common: Any) -> int | None:
     )
 
 
-def _answers(config: Config, held_out: SupervisedDataset) -> SamplingEvaluator:
-    common = config.dataset_builder.common_config
-    tokenizer, renderer = config.dataset_builder.tokenizer, config.dataset_builder.renderer
-    stop = renderer.stop_sequences()
-    max_tokens = min(config.held_out_answer_tokens, common.max_length or 1 << 30)
+def _answers(
+    config: Config, builder: ChatDatasetBuilder, held_out: SupervisedDataset
+) -> SamplingEvaluator:
+    tokenizer, stop = builder.tokenizer, builder.renderer.stop_sequences()
+    max_tokens = min(config.held_out_answer_tokens, builder.common_config.max_length or 1 << 30)
     return SamplingEvaluator(
         prompts=held_out_prompts(held_out, config.held_out_answers, tokenizer, stop, max_tokens),
         tokenizer=tokenizer,

@@ -71,7 +71,7 @@ class Progress:
 
     def is_over(self, error: BaseException, kind: str) -> bool:
         """Whether an error means that the session is: a 404 may also say that the service has no
-        such request, where it has never answered one."""
+        such request, if it has never answered one."""
         return is_lost(error) and (status_of(error) != 404 or kind in self.worked)
 
 

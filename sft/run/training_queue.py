@@ -1,6 +1,6 @@
 """The requests of one model in the order in which the service computes them.
 
-A checkpoint holds the weights of its step only if nothing else is computed in between, so that the
+A checkpoint holds the weights of its step only if nothing else is computed in between, so the
 loop relies on this: when a method here returns, its requests have their places, before those of
 any later call. The SDK (0.38) numbers a model's requests as they are made, in most calls at once:
 
@@ -47,7 +47,7 @@ class Request:
         return self._answered().__await__()
 
     async def _answered(self) -> Any:
-        """Raises what the SDK raises, or `NeverWorked` where trying again is no use."""
+        """Raises what the SDK raises, or `NeverWorked` if trying again is no use."""
         import tinker
 
         try:

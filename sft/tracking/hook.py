@@ -6,7 +6,7 @@
         print(sentence)
 
 The run directory is the truth. The hook only notes what is new; one writer thread a process
-sends it, so that a store that is slow, down or locked neither slows nor kills training. What it
+sends it, so a store that is slow, down or locked neither slows nor kills training. What it
 misses is sent when it is back: by the same process, by the one that resumes the run, or by
 `python -m sft.runs`.
 
@@ -50,7 +50,7 @@ class MlflowHook(BaseHook):
     Without `uri` and `experiment` they are those of MLflow's variables `MLFLOW_TRACKING_URI` and
     `MLFLOW_EXPERIMENT_NAME`, or else of a run of the command line.
     `run_id` names an existing MLflow run to go on in; without it, the run directory's own is
-    taken where it has one, or a new one is made. `parent_run_id` puts the run under another in
+    taken if it has one, or a new one is made. `parent_run_id` puts the run under another in
     the UI. Raises `BadInput` for a URI that can never work; one that does not answer is no error.
     """
 
@@ -118,7 +118,7 @@ class MlflowHook(BaseHook):
             writer().wake()
 
     def flush(self, timeout: float = 30.0) -> list[str]:
-        """Wait until MLflow has everything of this process, and log a warning where it hasn't."""
+        """Wait until MLflow has everything of this process, and log a warning if it hasn't."""
         sentences = flush(timeout)
         for sentence in sentences:
             logger.warning("%s", sentence)
@@ -136,7 +136,7 @@ def flush(timeout: float = 30.0) -> list[str]:
 def sync(directory: Path, uri: str | None = None) -> bool:
     """Have the writer send what MLflow lacks of the ended run in `directory`.
 
-    `uri` replaces the one that the run recorded. False where MLflow has it all, or where the run
+    `uri` replaces the one that the run recorded. False if MLflow has it all, or if the run
     has no MLflow. Call `flush` to wait for it.
     """
     state = read_state(directory)

@@ -257,10 +257,10 @@ class Mirror:
             )
 
     def _send_files(self, client: MlflowClient) -> None:
-        """Files go where artifacts are kept, which may fail where the store itself answers."""
+        """Files go where artifacts are kept, which may fail although the store itself answers."""
         try:
             begin.send_files(self.run, client)
-            models.send_tables(self.directory, client, self.run.run_id)
+            models.send_tables(self.run, client)
         except Exception as error:
             self._file_failures += 1
             if not is_permanent(error) and self._file_failures < FILE_ATTEMPTS:

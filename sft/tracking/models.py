@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.record.checkpoints import CheckpointRecord, best, read
+from sft.record.metrics import read as read_metrics
 from sft.tracking import values as values
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _tags(records: list[CheckpointRecord]) -> dict[str, str]:
 
 
 def _create(run: TrackedRun, client: MlflowClient, record: CheckpointRecord) -> str:
-    """The id of the model for `record`: an earlier attempt's, where its answer was lost."""
+    """The id of the model for `record`: an earlier attempt's, if its answer was lost."""
     from mlflow.entities import LoggedModelOutput
 
     experiment_id = run.state["experiment_id"]
@@ -116,8 +117,6 @@ def _send_evaluation(
     """
     from mlflow.entities import Metric
 
-    from sft.record.metrics import read as read_metrics
-
     rows = {row["step"]: row for row in read_metrics(run.directory / "metrics.jsonl")}
     timestamp = rows.get(record.step, {}).get("timestamp", record.timestamp)
     data = {"dataset_name": dataset[0], "dataset_digest": dataset[1]} if dataset else {}
@@ -136,10 +135,10 @@ def write_table(directory: Path, name: str, step: int, rows: list[dict[str, Any]
         file.write(json.dumps({"step": step, "rows": rows}, default=str) + "\n")
 
 
-def send_tables(directory: Path, client: MlflowClient, run_id: str) -> None:
+def send_tables(run: TrackedRun, client: MlflowClient) -> None:
     """Each file of tables/ as one artifact that MLflow's UI shows as a table, with its step."""
     names = []
-    for file in sorted((directory / "tables").glob("*.jsonl")):
+    for file in sorted((run.directory / "tables").glob("*.jsonl")):
         by_step = {}
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
@@ -150,7 +149,7 @@ def send_tables(directory: Path, client: MlflowClient, run_id: str) -> None:
         rows = [{"step": step, **row} for step in sorted(by_step) for row in by_step[step]]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[row.get(column) for column in columns] for row in rows]
-        client.log_dict(run_id, {"columns": columns, "data": data}, f"{file.stem}.json")
+        client.log_dict(run.run_id, {"columns": columns, "data": data}, f"{file.stem}.json")
         names.append({"path": f"{file.stem}.json", "type": "table"})
     if names:
-        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(names))
+        client.set_tag(run.run_id, "mlflow.loggedArtifacts", json.dumps(names))

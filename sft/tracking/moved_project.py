@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.errors import BadInput
+from sft.record.rundir import read_facts
 from sft.tracking.store import sqlite_file
 
 if TYPE_CHECKING:
@@ -19,19 +20,17 @@ if TYPE_CHECKING:
 def home(directory: Path, settings: Settings) -> Path:
     """The working folder that the relative paths of the run in `directory` are meant from.
 
-    Raises `BadInput` where the folder of the run's local service is nowhere, though the run has
+    Raises `BadInput` if the folder of the run's local service is nowhere, though the run has
     checkpoints: a service on an empty folder would begin again.
     """
-    from sft.record.rundir import read_facts
-
     directory = directory.absolute()
     then = Path(read_facts(directory).get("working_directory") or Path.cwd())
     inside = [then] if directory.is_relative_to(then) else []  # else it was moved, or is elsewhere
     places = [*inside, *directory.parents, then, Path.cwd()]
     is_local = settings.service.kind == "local"
     mark = settings.service.root if is_local else _file_of(settings.tracking.uri or "")
-    for place in places if mark else ():
-        if (place / mark).exists():
+    for place in places:
+        if mark and (place / mark).exists():
             return place
     checkpoints = directory / "checkpoints.jsonl"
     if is_local and checkpoints.exists() and checkpoints.stat().st_size:

@@ -20,7 +20,7 @@ def mend_moved(file: Path) -> None:
     """Give a database that was moved together with its `mlartifacts` the new place of its files.
 
     MLflow writes to and reads from the absolute path that an experiment, a run or a model had when
-    it was made. What lay in another folder `mlartifacts` is rewritten where there is one beside the
+    it was made. What lay in another folder `mlartifacts` is rewritten if there is one beside the
     database, and the other is gone or this one holds its runs: a copy is a project of its own.
     """
     here = file.parent / "mlartifacts"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 DATABASES = ("postgresql", "mysql", "mssql")
 PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}
-"""What installs a database's driver, where that has another name than its module."""
+"""What installs a database's driver, if that has another name than its module."""
 
 STORES_MODULES = ("mlflow", "sqlalchemy", "sqlite3", "requests", "urllib3", "databricks")
 """Whose exceptions tell of a store that does not answer or refuses."""
@@ -47,7 +47,7 @@ CLIENT_DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""How mlflow talks to a store, where the user has not said so in the environment.
+"""How mlflow talks to a store, if the user has not said so in the environment.
 
 By itself it repeats a request for up to a quarter of an hour, deaf to anything else; the writer
 repeats it just as well. mlflow has no other way to be told.
@@ -57,7 +57,7 @@ repeats it just as well. mlflow has no other way to be told.
 def tracking_uri(uri: str | None = None) -> str:
     """`uri`, or `MLFLOW_TRACKING_URI`, or the default of `tracking.uri`; whole.
 
-    Raises `BadInput` where a masked `uri` cannot be filled in.
+    Raises `BadInput` if a masked `uri` cannot be filled in.
     """
     return fill(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI, "tracking.uri")
 
@@ -68,7 +68,7 @@ def experiment_name(name: str | None = None) -> str:
 
 
 def check_uri(uri: str) -> None:
-    """Raise `BadInput` where `uri` can never be a tracking store. Nothing is made or contacted."""
+    """Raise `BadInput` if `uri` can never be a tracking store. Nothing is made or contacted."""
     check_working_folder()
     scheme, separator, rest = uri.partition(":")
     dialect = scheme.partition("+")[0]
@@ -169,7 +169,7 @@ def is_the_stores(error: BaseException) -> bool:
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether MLflow will refuse the same request again, so that trying later is no use."""
+    """Whether MLflow will refuse the same request again, so trying later is no use."""
     return getattr(error, "error_code", None) in PERMANENT
 
 
@@ -209,7 +209,7 @@ class Store:
         self._retry_at = 0.0
 
     def client(self) -> MlflowClient:
-        """The client, opened at first use. Raises where the store does not answer.
+        """The client, opened at first use. Raises if the store does not answer.
 
         A server is knocked at before every use: a refused connection is known at once.
         """

@@ -19,7 +19,7 @@ MAX_DIGEST = 36
 def name(text: str) -> str:
     """`text` as a name of a parameter, metric or tag.
 
-    Characters that MLflow refuses become `_`, with a digest behind so that no two names meet.
+    Characters that MLflow refuses become `_`, with a digest behind so no two names meet.
     """
     allowed = re.sub(r"[^/\w.\- :]", "_", text)
     if posixpath.normpath(allowed) != allowed or allowed.startswith(("/", "..")) or allowed == ".":
@@ -54,7 +54,7 @@ def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
     """Every value of `settings` as parameters, nothing cut.
 
     A value too long for one parameter is kept in `KEY.part1`, `KEY.part2`, …, which joined are
-    the value; `KEY` holds its length and digest, so that the runs list tells two of them apart.
+    the value; `KEY` holds its length and digest, so the runs list tells two of them apart.
     """
     found = {}
     for key, value in flatten(settings):
@@ -69,7 +69,7 @@ def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def tag(value: str) -> str:
-    """`value`, with its end cut visibly where MLflow would cut it silently."""
+    """`value`, with its end cut visibly if MLflow would cut it silently."""
     return value if len(value) <= MAX_TAG else value[: MAX_TAG - 1] + "…"
 
 

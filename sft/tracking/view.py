@@ -34,7 +34,7 @@ WIDTHS = {
 
 
 def dress(client: MlflowClient, experiment: Experiment) -> None:
-    """Give `experiment` the view, where it has none yet; its kind is left where it has one."""
+    """Give `experiment` the view, if it has none yet; its kind is left if it has one."""
     view = {
         "selectedColumns": list(COLUMNS),
         "columnOrder": [NAME, *COLUMNS],
