@@ -1,1 +1,10 @@
-"""The computing: base models, LoRA adapters, passes over them, sampling."""
+"""The computing: base models, LoRA adapters, training and sampling, with PyTorch.
+
+How a training request becomes numbers, in the order of the work:
+
+    pieces         cut: one request into pieces, by what it holds alone; computes them in one pass
+    shared_passes  which pieces of several requests, or which prompts, share one pass
+    packs          the pack: the sequences of one pass, laid end to end
+    network        the pass itself, layer by layer
+    totals         the results of the pieces, added up to those of each request
+"""
