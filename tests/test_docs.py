@@ -23,6 +23,19 @@ def test_every_test_that_the_api_table_names_exists():
     assert missing == []
 
 
+def test_the_architecture_names_every_folder_and_no_module_that_is_not_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    folders = {
+        f"`{file.parent.relative_to(ROOT)}/`"
+        for top in ("sft", "sweeps")
+        for file in (ROOT / top).rglob("__init__.py")
+    }
+    assert {folder for folder in folders if folder not in text} == set()
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    places = [ROOT, ROOT / "sft", *(ROOT / "sft").iterdir()]
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
 def test_the_readmes_own_builder_trains_on_the_answers(tiny_model, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (code,) = [block for block in blocks if "class MyBuilder" in block]

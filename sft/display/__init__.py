@@ -1,0 +1,1 @@
+"""What is shown of runs: the terminal, tables, charts, pages."""

@@ -1,0 +1,1 @@
+"""The demo model, tokenizers by name, sizes of adapters, merging."""

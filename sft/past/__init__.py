@@ -1,0 +1,1 @@
+"""Earlier runs: finding them, trusting their configs, comparing them."""

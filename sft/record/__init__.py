@@ -1,0 +1,1 @@
+"""The run directory: metrics, checkpoints, and what a run was made with."""

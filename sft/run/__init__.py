@@ -1,0 +1,1 @@
+"""The training loop: plan, batches, steps, evaluations, saves, and the calls of the SDK."""

@@ -1,0 +1,1 @@
+"""From tokens to datums: the cache on disk, the pool of processes, the tables."""

@@ -1,0 +1,1 @@
+"""What the trials of a study say: best values, intervals, importance, figures."""
