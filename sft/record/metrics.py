@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ class MetricsFile:
         self.rows: dict[int, dict[str, Any]] = {row["step"]: row for row in read(path)}
         self._file = path.open("a", encoding="utf-8")
 
-    def merge(self, step: int, values: dict[str, float]) -> int:
+    def merge(self, step: int, values: Mapping[str, float | str]) -> int:
         """Add `values` to row `step`; returns the row's timestamp in milliseconds since 1970."""
         row = self.rows.get(step)
         if row is None and (not self.rows or step > next(reversed(self.rows))):
