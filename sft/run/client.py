@@ -69,8 +69,9 @@ class Service:
 
         base_url = base_url and fill(base_url, "service.base_url")
         key = api_key(base_url)
-        with explained(base_url):  # at once, without asking anybody
-            resolve_auth_provider(key, enforce_cmd=False)
+        if base_url is None:  # hosted Tinker: at once, without asking anybody
+            with explained(base_url):
+                resolve_auth_provider(key, enforce_cmd=False)
         url = resolve_base_url(base_url)
         proxies.exempt_loopback(url)
         proxies.sdk_without_proxies(url)
