@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
@@ -137,3 +138,8 @@ async def _train_until_done(loop: Loop, api: Service) -> None:
             what = f"the service {'was lost' if is_lost(cause) else 'failed'} ({words_of(cause)})"
             loop.progress.tell(f"{what}; resuming the run from its last checkpoint")
             await asyncio.sleep(min(2.0**without_progress, 30.0))
+
+
+if __name__ == "__main__":
+    print("sft.train: is for Python; to train from a terminal: python -m sft", file=sys.stderr)
+    sys.exit(2)

@@ -68,6 +68,14 @@ def test_a_bad_command_ends_with_exit_code_2_one_line_and_no_files(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_module_of_the_python_api_says_how_to_train_from_a_terminal(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sft.train"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert "python -m sft" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_missing_key_is_said_before_the_hub_is_asked_for_a_tokenizer(tmp_path):
     done = run("model=qwen3", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def settle(composed: Any) -> Settings:
     return check(raw)
 
 
+@functools.cache  # once a process
 def register() -> None:
     """Let `conf/` inherit every key with its default, and say `${sft.env:NAME,default}`.
 
