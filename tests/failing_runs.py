@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from sft import train
 from sft.hooks import BaseHook
 from tests.local.stub import KEY, MODEL, serving_stub
-from tests.test_pipeline import Constant
+from tests.run.test_pipeline import Constant
 
 
 class Listen(BaseHook):

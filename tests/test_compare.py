@@ -6,7 +6,7 @@ import pytest
 
 from sft import compare
 from sft.display import comparison_page, text_chart
-from tests.tracked_run import SETTINGS, TrackedRun
+from tests.tracking.tracked_run import SETTINGS, TrackedRun
 
 
 @pytest.fixture

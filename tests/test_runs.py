@@ -8,7 +8,7 @@ import pytest
 from sft import runs
 from sft.record import rundir
 from sft.tracking.store import open_client
-from tests.tracked_run import TrackedRun
+from tests.tracking.tracked_run import TrackedRun
 
 
 @pytest.fixture
@@ -20,7 +20,8 @@ def place(tmp_path, monkeypatch):
 def crash(place, uri):
     """A process that begins a run, trains two steps, and is gone."""
     code = (
-        "import os, pathlib; from tests.tracked_run import TrackedRun; from sft import tracking\n"
+        "import os, pathlib; from tests.tracking.tracked_run import TrackedRun\n"
+        "from sft import tracking\n"
         f"run = TrackedRun(pathlib.Path('outputs/crashed'), {uri!r}, 'crashed').start()\n"
         "run.step(0, train_nll=2.0); tracking.flush(30); run.step(1, train_nll=1.0)\n"
         "os._exit(9)"

@@ -15,8 +15,8 @@ from sft.errors import BadInput
 from sft.files import dump_yaml
 from sft.record.rundir import hold
 from tests.finished_run import finished_run, overrides
-from tests.test_tracking_server import server  # noqa: F401 - a fixture
 from tests.test_train import write_chats
+from tests.tracking.test_tracking_server import server  # noqa: F401 - a fixture
 
 WORD = "open-sesame"
 

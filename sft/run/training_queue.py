@@ -13,7 +13,7 @@ any later call. The SDK (0.38) numbers a model's requests as they are made, in m
     SamplingClient.sample, .compute_logprobs          in no queue: a snapshot does not change
     RestClient.*                                      in no queue
 
-`tests/test_training_queue.py` holds the SDK to this table.
+`tests/run/test_training_queue.py` holds the SDK to this table.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from sft import tracking
 from sft.tracking.store import open_client
-from tests.tracked_run import TrackedRun
+from tests.tracking.tracked_run import TrackedRun
 
 
 class Server:

@@ -14,7 +14,7 @@ from sft import tracking
 from sft.errors import BadInput
 from sft.record import checkpoints
 from sft.tracking.store import check_uri, open_client
-from tests.tracked_run import SETTINGS, TrackedRun, fresh_store
+from tests.tracking.tracked_run import SETTINGS, TrackedRun, fresh_store
 
 
 @pytest.fixture(scope="module")
@@ -275,12 +275,12 @@ def test_a_verdict_stays_when_an_ended_runs_rest_is_sent(uri, tmp_path):
 def test_what_a_dead_process_did_not_send_is_sent_by_the_next_command(uri, tmp_path):
     run = TrackedRun(tmp_path / "run", uri)
     code = (
-        "import os, sys, pathlib; from tests.tracked_run import TrackedRun\n"
+        "import os, sys, pathlib; from tests.tracking.tracked_run import TrackedRun\n"
         f"run = TrackedRun(pathlib.Path({str(run.directory)!r}), {uri!r}).start()\n"
         "run.step(0, train_nll=2.0); run.step(1, train_nll=1.0); run.checkpoint(1, 'final')\n"
         "os._exit(9)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60)
     run.record(status="KILLED")
     assert tracking.sync(run.directory)
     assert tracking.flush(30) == []
@@ -310,11 +310,12 @@ def test_a_locked_database_is_waited_for_without_holding_up_the_run(uri, tmp_pat
 def test_several_processes_open_a_fresh_store_together(tmp_path):
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     code = (
-        "import sys, pathlib; from tests.tracked_run import TrackedRun; from sft import tracking\n"
+        "import sys, pathlib; from tests.tracking.tracked_run import TrackedRun\n"
+        "from sft import tracking\n"
         f"run = TrackedRun(pathlib.Path({str(tmp_path)!r}) / sys.argv[1], {uri!r}, sys.argv[1])\n"
         "run.start().step(0, train_nll=1.0); run.end(); sys.exit(len(tracking.flush(60)))"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     processes = [
         subprocess.Popen([sys.executable, "-c", code, f"run{i}"], cwd=root) for i in range(3)
     ]

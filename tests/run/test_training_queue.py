@@ -14,7 +14,7 @@ from sft import train
 from sft.losses import LOSSES
 from sft.run.training_queue import TrainingQueue
 from tests.local.stub import KEY, MODEL, serving_stub
-from tests.test_pipeline import Constant
+from tests.run.test_pipeline import Constant
 from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures
 
 DATA = Constant(1, 1).get_batch(0)

@@ -12,7 +12,7 @@ from sft.errors import BadInput
 from sft.record import rundir
 from tests.test_train import write_chats
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 
 def train(tiny_model, folder, *more, **environment):

@@ -14,7 +14,7 @@ from sft.local.server import durable
 from sft.record import rundir
 from tests import faulty_service
 from tests.failing_runs import Listen, go, trained_steps
-from tests.test_pipeline import Constant
+from tests.run.test_pipeline import Constant
 from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures
 
 # --- the disk of the service --------------------------------------------------------------------
