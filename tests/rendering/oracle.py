@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ DEVIATIONS = {
 THINK = re.compile(r"\s*<think>(.*?)</think>(.*)\Z", re.DOTALL)
 OPENED = re.compile(r"<think>\s*\Z")
 TAG = re.compile(r"</?\w+>")
+NEXT = {"role": "user", "content": "Next."}
 MESSAGE_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -131,7 +133,6 @@ class Oracle:
         self.control = {token for token in self.added if token in special or not TAG.match(token)}
         longest = sorted((t for t in self.added if t.strip()), key=len, reverse=True)
         self.markers = re.compile("|".join(map(re.escape, [*longest, "<think>", "</think>"])))
-        self.template_words = set(re.findall(r"\w+", tokenizer.get_chat_template()))
 
     # What the template writes
 
@@ -161,18 +162,17 @@ class Oracle:
     def forms(self, messages: list[dict[str, Any]]) -> Iterator[Form]:
         seen: list[Any] = []
         for thought in ("", "as a field", "in the text", "as thinking"):
-            for detail in ("", "null", "absent", "text", "text, null"):
+            for detail in ("", "null", "absent", "text", "text, null", "parts"):
                 for role in ("", "system"):
                     for marker in ("", "hidden"):
                         made, hidden = [], {}
                         for message in messages:
                             one = _with_thought(message, thought)
-                            one = _with_calls(one, detail)
                             if role and one["role"] == "developer":
                                 one["role"] = role
                             if marker:
                                 self._hide(one, hidden)
-                            made.append(one)
+                            made.append(_with_calls(one, detail))
                         if made not in seen:
                             seen.append(made)
                             yield Form(
@@ -188,7 +188,7 @@ class Oracle:
 
     def _hide(self, message: dict[str, Any], hidden: dict[str, str]) -> None:
         """Put words in place of all that looks like a control token, but a leading thought's."""
-        ends = {token for token in self.stop_markers() if message["role"] == "assistant"}
+        ends = {token for token in self.stop_markers if message["role"] == "assistant"}
         content = message.get("content") or ""
         if cut := next((end for end in ends if content.rstrip().endswith(end)), None):
             content = message["content"] = content.rstrip().removesuffix(cut)
@@ -214,7 +214,7 @@ class Oracle:
             written = change(json.dumps(calls, ensure_ascii=False))
             message["tool_calls"] = json.loads(written)
 
-    @functools.cache  # noqa: B019: an oracle lives as long as what it checks
+    @functools.cached_property
     def stop_markers(self) -> frozenset[str]:
         """The control tokens that the template writes behind the words of an answer."""
         words = "Standinwords"
@@ -222,6 +222,18 @@ class Oracle:
         after = (self.text(said, []) or "").partition(words)[2]
         found = self.markers.match(after.strip())
         return frozenset({found[0]} if found else ()) | {self.tokenizer.eos_token or "</s>"}
+
+    @functools.cached_property
+    def structure(self) -> frozenset[str]:
+        """The words that the template itself writes within an answer, and behind it."""
+        found: set[str] = set()
+        for fields in ({}, {"reasoning_content": "Thought."}, {"thinking": "Thought."}):
+            said = {"role": "assistant", "content": "Standin.", **fields}
+            prompt = self.text([{"role": "user", "content": "Hi."}], [], prompt=True) or ""
+            whole = self.text([{"role": "user", "content": "Hi."}, said, NEXT], []) or ""
+            start = len(os.path.commonprefix([prompt, whole]))
+            found |= set(re.findall(r"\w+", whole[start:]))
+        return frozenset(found - {"Standin", "Thought", "Next"})
 
     # What a renderer made of it
 
@@ -265,8 +277,12 @@ class Oracle:
         if any(not pieces(messages[j]) for j in trained(messages, train_on_what)):
             return False  # whether an empty answer is trained is a matter of taste
         for form in self.forms(messages):
-            if not form.control and all(
-                self._serves(form, messages, tools, j) for j in trained(messages, train_on_what)
+            if (
+                not form.control
+                and "parts" not in form.name
+                and all(
+                    self._serves(form, messages, tools, j) for j in trained(messages, train_on_what)
+                )
             ):
                 return True
         return False
@@ -362,7 +378,9 @@ class _Attempt:
             self.fault(f"{where} is trained {len(found)} times {ways}")
         for number, start in found:
             sequence = self.sequences[number]
-            others = [s for k, at in self.starts.items() for n, s in at if n == number and s > start]
+            others = [
+                s for k, at in self.starts.items() for n, s in at if n == number and s > start
+            ]
             end = start
             while end < len(sequence.trained) and sequence.trained[end] and end not in others:
                 end += 1
@@ -381,13 +399,12 @@ class _Attempt:
         rest = text
         for piece in sorted(pieces(message), key=len, reverse=True):
             rest = rest.replace(normal(piece), " ")
-        rest = rest.replace("<think>", " ").replace("</think>", " ")
-        foreign = set(re.findall(r"\w+", rest)) - self.oracle.template_words
+        rest = self.oracle.markers.sub(" ", rest)
+        foreign = set(re.findall(r"\w+", rest)) - self.oracle.structure
         known = {call.get("id") for call in message.get("tool_calls") or []}
         names = {call["function"]["name"] for call in message.get("tool_calls") or []}
-        if not message.get("tool_calls"):
-            foreign |= set(re.findall(r"\w+", self.oracle.markers.sub(" ", rest))) - STRUCTURE
-        elif foreign := {w for w in foreign - known - names if len(w) > 3}:
+        if message.get("tool_calls"):
+            foreign = {w for w in foreign - known - names if len(w) > 3}
             foreign &= {w for m in self.messages if m is not message for p in pieces(m)
                         for w in re.findall(r"\w+", p)}  # fmt: skip
         if foreign:
@@ -463,8 +480,10 @@ class _Attempt:
                 self.verdict.deviations.add("border")
             return None
         if text.startswith(whole) or text.startswith(whole.rstrip()):
-            for role in ("user", "tool", "system", "assistant"):
-                follower = {"role": role, "content": "Next."}
+            follows = [m["role"] for m in self.messages[j + 1 : j + 2]]
+            calls = bool(self.messages[j].get("tool_calls"))
+            for role in (*follows, "tool" if calls else "user"):
+                follower = {**NEXT, "role": role}
                 longer = oracle.text([*self.form.messages[: j + 1], follower], self.tools)
                 if longer and normal(self.restored(longer) or "").startswith(text):
                     self.verdict.deviations.add("next marker")
@@ -480,10 +499,6 @@ class _Attempt:
             f"differs from the template's text at {at}: ours {short(text[at : at + 60])}, "
             f"theirs {short(whole[at : at + 60])}"
         )
-
-
-STRUCTURE = {"analysis", "final", "commentary", "assistant", "thought", "User", "END", "RESPONSE"}
-"""Words that templates write within an answer, between markers."""
 
 
 def missing(message: dict[str, Any], text: str) -> list[str]:
@@ -536,6 +551,7 @@ def short(text: str, length: int = 70) -> str:
 
 def _texts(message: dict[str, Any]) -> Iterator[str]:
     content = message.get("content") or ""
+    content = content if isinstance(content, str) else content[0]["text"]
     if message["role"] == "assistant" and (found := THINK.match(content)):
         yield from (found[1], found[2])
     else:
@@ -559,6 +575,8 @@ def _with_thought(message: dict[str, Any], how: str) -> dict[str, Any]:
 
 
 def _with_calls(message: dict[str, Any], how: str) -> dict[str, Any]:
+    if how == "parts":
+        return {**message, "content": [{"type": "text", "text": message["content"]}]}
     if not message.get("tool_calls"):
         return message
     message = copy.deepcopy(message)
