@@ -1,0 +1,133 @@
+"""The forms in which a conversation may be handed to a chat template."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tests.rendering.words import THINK, leaves, split
+
+MESSAGE_FIELDS = ("reasoning_content", "reasoning", "thinking")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A conversation as a template may be given it."""
+
+    name: str
+    messages: list[dict[str, Any]]
+    hidden: dict[str, str]
+    """What stands in the messages in place of control tokens: they are to be text."""
+
+
+def forms(
+    messages: list[dict[str, Any]], markers: re.Pattern[str], ends: frozenset[str]
+) -> Iterator[Form]:
+    """The forms of a conversation, the one that it has first.
+
+    Args:
+        markers: what a control token looks like.
+        ends: the markers that end an answer; data may have one there already.
+    """
+    seen: list[Any] = []
+    for thought, detail, role, marker in itertools.product(
+        ("", "as a field", "in the text", "as thinking"),
+        ("", "null", "absent", "text", "text, null", "parts"),
+        ("", "system"),
+        ("", "hidden"),
+    ):
+        made, hidden = [], {}
+        for message in messages:
+            one = _with_thought(message, thought)
+            if role and one["role"] == "developer":
+                one["role"] = role
+            if marker:
+                _hide(one, hidden, markers, ends)
+            made.append(_with_calls(one, detail))
+        if made not in seen:
+            seen.append(made)
+            yield Form(f"{thought} {detail} {role} {marker}".strip(), made, hidden)
+
+
+def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:
+    """The control tokens in what messages say."""
+    texts = [text for message in messages for text in _texts(message)]
+    return {found for text in texts for found in markers.findall(text)}
+
+
+def _hide(
+    message: dict[str, Any], hidden: dict[str, str], markers: re.Pattern[str], ends: frozenset[str]
+) -> None:
+    """Put words in place of all that looks like a control token, but a leading thought's."""
+    ends = ends if message["role"] == "assistant" else frozenset()
+    content = message.get("content") or ""
+    if cut := next((end for end in ends if content.rstrip().endswith(end)), None):
+        content = message["content"] = content.rstrip().removesuffix(cut)
+    begun = THINK.match(content) if message["role"] == "assistant" else None
+
+    def word(match: re.Match[str]) -> str:
+        inside = f"HIDDEN{len(hidden)}MARKER"
+        hidden[inside] = match[0]
+        return inside
+
+    def change(text: str) -> str:
+        return markers.sub(word, text)
+
+    if begun and not message.get("reasoning_content"):
+        inner, behind = content[begun.start(1) : begun.end(1)], content[begun.end(1) + 8 :]
+        message["content"] = f"<think>{change(inner)}</think>{change(behind)}"
+    elif content:
+        message["content"] = change(content)
+    for key in MESSAGE_FIELDS:
+        if message.get(key):
+            message[key] = change(message[key])
+    if calls := message.get("tool_calls"):
+        written = change(json.dumps(calls, ensure_ascii=False))
+        message["tool_calls"] = json.loads(written)
+
+
+def _texts(message: dict[str, Any]) -> Iterator[str]:
+    content = message.get("content") or ""
+    content = content if isinstance(content, str) else content[0]["text"]
+    if message["role"] == "assistant" and (found := THINK.match(content)):
+        yield from (found[1], found[2])
+    else:
+        yield content
+    yield from (message[key] for key in MESSAGE_FIELDS if message.get(key))
+    for call in message.get("tool_calls") or []:
+        arguments = call["function"]["arguments"]
+        yield from [arguments] if isinstance(arguments, str) else leaves(arguments)
+
+
+def _with_thought(message: dict[str, Any], how: str) -> dict[str, Any]:
+    message = {k: v for k, v in copy.deepcopy(message).items() if k not in ("weight", "trainable")}
+    thought, content = split(message)
+    if not how or message["role"] != "assistant" or not thought:
+        return message
+    message.pop("reasoning_content", None)
+    if how == "in the text":
+        return {**message, "content": f"<think>\n{thought.strip()}\n</think>\n\n{content.lstrip()}"}
+    name = "thinking" if how == "as thinking" else "reasoning_content"
+    return {**message, name: thought.strip(), "content": content.lstrip("\n")}
+
+
+def _with_calls(message: dict[str, Any], how: str) -> dict[str, Any]:
+    if how == "parts":
+        return {**message, "content": [{"type": "text", "text": message["content"]}]}
+    if not message.get("tool_calls"):
+        return message
+    message = copy.deepcopy(message)
+    if how.startswith("text"):
+        for call in message["tool_calls"]:
+            arguments = call["function"]["arguments"]
+            call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    if "null" in how and not message["content"]:
+        message["content"] = None
+    if how == "absent" and not message["content"]:
+        del message["content"]
+    return message

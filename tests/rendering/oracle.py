@@ -1,0 +1,156 @@
+"""What training on a conversation must show: worked out from its data and `apply_chat_template`.
+
+Nothing of the renderer is used here. `check` takes the sequences that a renderer made of a
+conversation and says what is wrong with them, in a sentence each:
+
+- each trained message is trained once, behind exactly the tokens that it would be sampled behind;
+- what is trained there are its words, its reasoning and its calls, and the end of its turn, at
+  which sampling stops; nothing else is trained;
+- every message before it and every tool stands in the sequence;
+- the tokens are those of `apply_chat_template`, but for the deviations in `DEVIATIONS`.
+
+A template may want a conversation in another form than the data has (thoughts as a field or in the
+text, arguments as JSON text): `forms` are those in which a renderer may hand it over.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tests.rendering.attempt import Attempt, Verdict
+from tests.rendering.forms import Form, forms, typed
+from tests.rendering.words import double_encoded, lost, missing, normal, pieces, trained
+
+TAG = re.compile(r"</?\w+>")
+NEXT = {"role": "user", "content": "Next."}
+
+
+class Oracle:
+    """Checks what a renderer made with a tokenizer, its template and the template's arguments."""
+
+    def __init__(self, tokenizer: Any, kwargs: dict[str, Any] | None = None):
+        self.tokenizer = tokenizer
+        self.kwargs = kwargs or {}
+        self.added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items()}
+        special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+        self.control = {token for token in self.added if token in special or not TAG.match(token)}
+        longest = sorted((t for t in self.added if t.strip()), key=len, reverse=True)
+        self.markers = re.compile("|".join(map(re.escape, [*longest, "<think>", "</think>"])))
+
+    # What the template writes
+
+    def text(self, messages: list[dict], tools: list[dict], prompt: bool = False) -> str | None:
+        """What the template writes; None if it refuses."""
+        try:
+            return self.tokenizer.apply_chat_template(
+                copy.deepcopy(messages),
+                tools=copy.deepcopy(tools) or None,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **self.kwargs,
+            )
+        except Exception:  # a template raises whatever it likes
+            return None
+
+    def encode(self, text: str) -> list[int]:
+        """As `apply_chat_template` encodes what its template wrote."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, tokens: list[int]) -> str:
+        text = self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        return normal(text)
+
+    # In which forms a conversation may be handed to the template
+
+    def forms(self, messages: list[dict[str, Any]]) -> Iterator[Form]:
+        """In which forms the template may be given a conversation: no control token in any."""
+        for form in forms(messages, self.markers, self.stop_markers):
+            if not self.control & typed(form.messages, self.markers):
+                yield form
+
+    @functools.cached_property
+    def stop_markers(self) -> frozenset[str]:
+        """The control tokens that the template writes behind the words of an answer."""
+        words = "Standinwords"
+        said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": words}]
+        after = (self.text(said, []) or "").partition(words)[2]
+        found = self.markers.match(after.strip())
+        return frozenset({found[0]} if found else ()) | {self.tokenizer.eos_token or "</s>"}
+
+    @functools.cached_property
+    def structure(self) -> frozenset[str]:
+        """The words that the template itself writes within an answer, and behind it."""
+        found: set[str] = set()
+        for fields in ({}, {"reasoning_content": "Thought."}, {"thinking": "Thought."}):
+            said = [NEXT, {"role": "assistant", "content": "Standin.", **fields}]
+            prompt = self.text(said[:1], [], prompt=True) or ""
+            for messages in (said, [*said, NEXT]):
+                whole = self.text(messages, []) or ""
+                start = len(os.path.commonprefix([prompt, whole]))
+                found |= set(re.findall(r"\w+", whole[start:]))
+        return frozenset(found - {"Standin", "Thought", "Next"})
+
+    # What a renderer made of it
+
+    def check(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        sequences: list[Any],
+        stops: list[int] | list[str],
+        train_on_what: str = "all_assistant_messages",
+    ) -> Verdict:
+        """Compare the sequences with what the conversation's data ask for."""
+        best: Verdict | None = None
+        wanted = trained(messages, train_on_what)
+        for form in self.forms(messages):
+            attempt = Attempt(self, messages, tools, form, sequences, stops)
+            verdict = attempt.check(wanted)
+            if best is None or len(verdict.faults) < len(best.faults):
+                best = verdict
+            if not best.faults:
+                break
+        assert best is not None
+        return best
+
+    def prompts(self, messages: list[dict], tools: list[dict]) -> list[str]:
+        """What the template writes as the prompt behind `messages`, in any of their forms."""
+        texts = []
+        for form in self.forms(messages):
+            if text := self.text(form.messages, tools, prompt=True):
+                for word, marker in form.hidden.items():
+                    text = text.replace(word, marker)
+                texts.append(normal(text))
+        return texts
+
+    def could_be_trained(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], train_on_what: str
+    ) -> bool:
+        """Whether the template's own text, taken as it stands, serves: then no row is refused."""
+        if any(not pieces(messages[j]) for j in trained(messages, train_on_what)):
+            return False  # whether an empty answer is trained is a matter of taste
+        wanted = trained(messages, train_on_what)
+        return any(
+            all(self._serves(form, messages, tools, j) for j in wanted)
+            for form in self.forms(messages)
+            if "parts" not in form.name  # such a template is not made for text
+        )
+
+    def _serves(self, form: Form, messages: list, tools: list, j: int) -> bool:
+        prompt = self.text(form.messages[:j], tools, prompt=True) if j else None
+        whole = self.text(form.messages[: j + 1], tools)
+        if not prompt or not whole or not whole.startswith(prompt):
+            return False
+        for word, marker in form.hidden.items():
+            prompt, whole = prompt.replace(word, marker), whole.replace(word, marker)
+        said = normal(whole[len(prompt) :])
+        if missing(messages[j], said) or double_encoded(messages[j], said):
+            return False
+        last = pieces(messages[j])[-1]
+        behind = said[max(said.rfind(normal(last)), 0) + len(normal(last)) :]
+        return self.markers.search(behind) is not None and not lost(messages, tools, j, whole)
