@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ async def _run(
         ledger = Ledger(study, alive, searched.distributions, options.n_trials)
         stack.callback(ledger.close)
         _enqueue(options, study)
+        day = study.user_attrs.get("date") or base.date or date.today().isoformat()
+        study.set_user_attr("date", day)
         study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         shown = _display(options, finished)
@@ -107,6 +110,7 @@ async def _run(
             repeats=options.repeats,
             base_url=base_url,
             parent_run_id=parent_run_id,
+            date=day,
             command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
         )
         shared = Shared(common, ledger, shown, budget.spend)
