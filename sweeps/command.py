@@ -77,8 +77,7 @@ async def _run(
     assert this is not None
     async with AsyncExitStack() as stack:
         stack.enter_context(signals.told(this.cancel, this.cancel))
-        base_url = await preflight.service_url(stack, composer, base)
-        known = await preflight.preflight(options, searched, settings, base_url)
+        known = await preflight.preflight(stack, options, composer, settings)
         study = _open(options, searched, base, folder, known.facts)
         alive = liveness.make(study, folder, options.storage is None)
         ledger = Ledger(study, alive, searched.distributions, options.n_trials)
@@ -108,7 +107,7 @@ async def _run(
             folder=folder,
             metrics=options.metrics,
             repeats=options.repeats,
-            base_url=base_url,
+            base_url=known.base_url,
             parent_run_id=parent_run_id,
             date=day,
             command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],

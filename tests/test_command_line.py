@@ -76,10 +76,27 @@ def test_the_module_of_the_python_api_says_how_to_train_from_a_terminal(tmp_path
     assert "python -m sft" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_missing_key_is_said_before_the_hub_is_asked_for_a_tokenizer(tmp_path):
-    done = run("model=qwen3", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=qwen3"],
+        ["--multirun", "sweep=lr_rank", "model=qwen3", "hydra.sweeper.n_trials=3"],
+        ["--multirun", "model=qwen3,llama3", "service=tinker"],
+        ["--multirun", "service=local,tinker", "max_steps=1"],
+    ],
+)
+def test_a_missing_key_is_said_before_the_hub_is_asked_for_a_tokenizer(tmp_path, words):
+    done = run(*words, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "TINKER_API_KEY" in done.stderr and "tokenizer" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_without_its_data_starts_no_service_and_leaves_no_folder(tmp_path):
+    done = run("--multirun", "lr=1e-4,1e-3", "dataset=jsonl", "dataset.path=none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "sft: dataset.path: there is no file none\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
