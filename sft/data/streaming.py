@@ -180,7 +180,7 @@ class ChatStream(SupervisedDataset):
             if digest(found) in held_out:
                 return []
             return datums_with_bytes(
-                found.messages, renderer, common.max_length, common.train_on_what, common.reduction
+                found, renderer, common.max_length, common.train_on_what, common.reduction
             )
 
         self._stream = RowStream(

@@ -66,7 +66,7 @@ def _reaches(value: str) -> bool:
     """Whether a text can lead to a file or a host: a path, a URL, or a name that exists here."""
     if value.startswith("tinker://"):
         return False
-    if _PATH.search(value) or _URL.match(value) or re.search(r"\.(jsonl?|csv|parquet)$", value):
+    if _PATH.search(value) or _URL.match(value) or re.search(r"\.(jsonl?|[ct]sv|parquet|arrow|feather|gz|zst)$", value):
         return True
     try:
         return bool(value) and Path(value).exists()
