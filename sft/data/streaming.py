@@ -179,9 +179,14 @@ class ChatStream(SupervisedDataset):
             found = rows.conversation(row)
             if digest(found) in held_out:
                 return []
-            return datums_with_bytes(
-                found, renderer, common.max_length, common.train_on_what, common.reduction
-            )
+            try:
+                return datums_with_bytes(
+                    found, renderer, common.max_length, common.train_on_what, common.reduction
+                )
+            except BadInput as error:
+                if builder.on_lost == "leave_out":
+                    return []
+                raise BadInput(f"{rows.name}: {error} (in the row {str(row)[:100]} …)") from None
 
         self._stream = RowStream(
             rows.stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert

@@ -27,9 +27,10 @@ class Dialect:
     def reader(self, lines: Iterator[str]) -> Any:
         # A process has one limit for all. By default a cell holds 131,072 characters at most.
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-        quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         # strict: a quote in the middle of a cell is an error, and not left out.
-        return csv.reader(lines, delimiter=self.delimiter, quoting=quoting, strict=True)
+        if self.quoted:
+            return csv.reader(lines, delimiter=self.delimiter, strict=True)
+        return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
 
 def names_of(header: list[str]) -> list[str]:

@@ -43,7 +43,8 @@ def files_of(path: str) -> tuple[list[Path], list[str]]:
 
 
 def _of_folder(folder: Path) -> tuple[list[Path], list[str]]:
-    found, others = [], []
+    found: list[Path] = []
+    others: list[Path] = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if path.is_dir() or any(part.startswith(".") for part in inside.parts):

@@ -28,7 +28,8 @@ def lines(stream: IO[bytes], where: Callable[[int], str]) -> Rows:
 
 def _parsed(line: bytes, number: int, where: Callable[[int], str]) -> Any:
     try:
-        return json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"))
+        return value if b"\\u" not in line else _whole(value, where(number))
     except UnicodeDecodeError as error:
         return BadInput(f"{where(number)}: not UTF-8: {error.reason} at byte {error.start}")
     except json.JSONDecodeError as error:
@@ -37,6 +38,15 @@ def _parsed(line: bytes, number: int, where: Callable[[int], str]) -> Any:
         return BadInput(f"{where(number)}: not a conversation: nested too deeply")
     except ValueError as error:  # a number of thousands of digits
         return BadInput(f"{where(number)}: not JSON: {error}")
+
+
+def _whole(value: Any, where: str) -> Any:
+    """`value`, or what is wrong with it: an escape may be half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return BadInput(f"{where}: holds half of a surrogate pair, which is not text")
+    return value
 
 
 def _reason(error: json.JSONDecodeError) -> str:

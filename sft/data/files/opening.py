@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
+import gzip
 import io
+import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +58,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, str | None]]:
         try:
             with _unpacked(raw, compression) as stream:
                 yield stream, compression
-        except (EOFError, OSError, zlib.error, *_lzma_errors()) as error:
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             if compression is None:
                 raise BadInput(f"dataset.path: {path} cannot be read: {error}") from None
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -73,12 +76,6 @@ def _raw(path: Path) -> io.BufferedReader:
         raise BadInput(f"dataset.path: {path} cannot be read: {error.strerror}") from None
 
 
-def _lzma_errors() -> tuple[type[Exception], ...]:
-    import lzma
-
-    return (lzma.LZMAError,)
-
-
 @contextmanager
 def _unpacked(raw: io.BufferedReader, compression: str | None) -> Iterator[io.BufferedReader]:
     if compression is None:
@@ -86,8 +83,6 @@ def _unpacked(raw: io.BufferedReader, compression: str | None) -> Iterator[io.Bu
         return
     stream: Any
     if compression == "gzip":
-        import gzip
-
         stream = gzip.GzipFile(fileobj=raw)
     elif compression == "zstd":
         import pyarrow
@@ -95,12 +90,8 @@ def _unpacked(raw: io.BufferedReader, compression: str | None) -> Iterator[io.Bu
         # It tells a file that is cut off from one that ends; the package zstandard does not.
         stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
     elif compression == "bzip2":
-        import bz2
-
         stream = bz2.BZ2File(raw)
     else:
-        import lzma
-
         stream = lzma.LZMAFile(raw)
     with io.BufferedReader(stream, HEAD) as buffered:
         yield buffered
