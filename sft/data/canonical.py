@@ -155,7 +155,7 @@ def _without_content(message: dict[str, Any], role: str, says: bool, where: str)
     if says or (role == "tool" and "content" in message):
         return ""
     if "content" in message:
-        raise BadInput(f"{where}: the content is NoneType; expected text")
+        raise BadInput(f"{where}: the content is null; expected text")
     raise BadInput(f"{where}: has no 'content'; it has {_names(message)}")
 
 

@@ -27,7 +27,7 @@ def from_text(value: Any, what: str, where: str, *, python: bool = False) -> Any
             return ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             pass
-    raise BadInput(f"{where}: {what} is text that is not JSON: {reason}")
+    raise BadInput(f"{where}: {what}: text that is not JSON: {reason}")
 
 
 def without_nulls(value: Any) -> Any:

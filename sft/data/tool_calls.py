@@ -25,6 +25,8 @@ def tools(value: Any, column: str, where: str, filled: bool) -> list[dict[str, A
     if value is None or value == "":
         return []
     found = from_text(value, f"'{column}'", where, python=True)
+    if found is None:
+        return []
     if isinstance(found, dict):
         found = [found]
     if not isinstance(found, list):

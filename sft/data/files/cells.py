@@ -112,7 +112,9 @@ def rows(
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise BadInput(f"{where(number)}: names the column '{twice[0]}' twice")
         elif len(row) != len(names):
-            count = f"{len(row)} cells; the first line names {len(names)} columns"
+            count = (
+                f"{len(row)} cell{'s' * (len(row) != 1)}; the first line names {len(names)} columns"
+            )
             yield number, BadInput(f"{where(number)}: has {count}")
         else:
             yield number, dict(zip(names, row, strict=True))

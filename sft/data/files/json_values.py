@@ -28,7 +28,7 @@ def lines(stream: IO[bytes], where: Callable[[int], str]) -> Rows:
 
 def _parsed(line: bytes, number: int, where: Callable[[int], str]) -> Any:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
         return value if b"\\u" not in line else _whole(value, where(number))
     except UnicodeDecodeError as error:
         return BadInput(f"{where(number)}: not UTF-8: {error.reason} at byte {error.start}")
@@ -85,7 +85,8 @@ class _Text:
     def __init__(self, stream: IO[bytes], path: Any):
         self._stream, self._path = stream, path
         self._decoder = json.JSONDecoder()
-        self._text, self._start, self._line, self._size = "", 0, 1, BLOCK
+        self._text, self._start, self._size = "", 0, BLOCK
+        self._line, self._column = 1, 0  # in front of the text
         self._ended = False
         self._characters = codecs.getincrementaldecoder("utf-8")()
 
@@ -138,6 +139,8 @@ class _Text:
             line = self._line + self._text.count("\n") + read.count(b"\n", 0, error.start)
             raise BadInput(f"{self._path} line {line}: not UTF-8: {error.reason}") from None
         self._line += self._text.count("\n", 0, self._start)
+        last = self._text.rfind("\n", 0, self._start)
+        self._column = self._start - last - 1 if last >= 0 else self._column + self._start
         self._text, self._start = self._text[self._start :] + more, 0
         return not self._ended
 
@@ -145,5 +148,6 @@ class _Text:
         """What is wrong so many characters on, by its line and column."""
         at = self._start + offset
         line = self._line + self._text.count("\n", 0, at)
-        column = at - self._text.rfind("\n", 0, at)
+        last = self._text.rfind("\n", 0, at)
+        column = at - last if last >= 0 else self._column + at + 1
         return BadInput(f"{self._path} line {line}: not JSON: {reason} at column {column}")
