@@ -58,7 +58,8 @@ MESSAGES = {
                       {"role": "tool", "name": "weather", "content": "4"}),
     "a tool that says nothing": ({"role": "tool", "content": None},
                                  {"role": "tool", "content": ""}),
-    "role developer": ({"role": "developer", "content": "x"}, {"role": "developer", "content": "x"}),
+    "role developer": ({"role": "developer", "content": "x"},
+                       {"role": "developer", "content": "x"}),
     "parts": (
         {"role": "user", "content": [{"type": "text", "text": "Part one."},
                                      {"type": "text", "text": "Part two.", "image": None}]},
@@ -103,7 +104,8 @@ MESSAGES = {
         {"from": "function_call", "value": json.dumps([CALL["function"], CALL["function"]])},
         {**CALLING, "tool_calls": [CALL, CALL]}),
     "role tool_call": (
-        {"role": "tool_call", "content": '{"name": "weather", "arguments": "{\\"city\\": \\"Oslo\\"}"}'},
+        {"role": "tool_call",
+         "content": json.dumps({"name": "weather", "arguments": '{"city": "Oslo"}'})},
         CALLING),
     "observation": ({"from": "observation", "value": "4 degrees"}, RESULT),
     "role tool_response": ({"role": "tool_response", "content": "4 degrees"}, RESULT),
@@ -211,7 +213,8 @@ def test_a_row_has_template_values_of_its_own(value):
 LAYOUTS = {
     "alpaca": {"instruction": "Weather in Oslo?", "input": "", "output": "It is 4."},
     "Dolly": {"instruction": "Weather in Oslo?", "context": "", "response": "It is 4."},
-    "instruction and response": {"instruction": "Weather in", "input": "Oslo?", "response": "It is 4."},
+    "instruction and response": {"instruction": "Weather in", "input": "Oslo?",
+                                 "response": "It is 4."},
     "prompt and completion": {"prompt": "Weather in Oslo?", "completion": "It is 4."},
     "as messages": {"prompt": [USER], "completion": [ANSWER]},
     "text and messages": {"prompt": "Weather in Oslo?", "completion": [ANSWER]},
