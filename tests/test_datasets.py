@@ -237,6 +237,14 @@ def test_a_local_file_keeps_its_words_whichever_kind_reads_it(common, tmp_path):
         assert all(f"assistant\n{word}<" in found for word in ("NA", "007", "None", "True"))
 
 
+def test_words_of_a_folder_of_csv_are_words_to_datasets_too(common, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("prompt,completion\nvalue,NA\nq,None\nq,null\nq,x\n")
+    builder = HFChatBuilder(common_config=common, path=str(tmp_path), split="test")
+    found = " ".join(texts(builder()[0], builder.tokenizer))
+    assert all(f"assistant\n{word}<" in found for word in ("NA", "None", "null", "x"))
+
+
 def test_a_part_of_a_local_file_is_taken_by_its_rows(common, chats):
     common = replace(common, batch_size=1)
 

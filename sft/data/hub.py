@@ -79,6 +79,8 @@ def load(
             return datasets.load_from_disk(str(file))
         if not can_be_written(Path(datasets.config.HF_DATASETS_CACHE)):  # home, say
             arguments["cache_dir"] = str(cache_folder() / "datasets")
+        if datasets.load_dataset_builder(**arguments).name == "csv":
+            arguments["keep_default_na"] = False  # the words NA, None and null are words
         return datasets.load_dataset(**arguments, split=split, streaming=streaming)
     except Exception as error:
         raise _bad_input(error, path, split, key) from error

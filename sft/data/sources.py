@@ -110,6 +110,8 @@ class ChatFiles:
         what = ", ".join(dict.fromkeys(map(str, self._kinds)))
         what = f"{len(files)} files: {what}" if len(files) > 1 else what
         what = f"{what}, layout {layouts}"
+        if "text" in layouts.split(", "):
+            what += " (raw text: all tokens are trained)"
         return f"{what}; files not read: {', '.join(others)}" if others else what
 
 

@@ -265,6 +265,14 @@ def test_shards_may_be_of_different_kinds(tmp_path):
     assert report.found == "2 files: Parquet, CSV, layout messages, prompt_completion"
 
 
+def test_raw_text_is_said_to_be_trained_whole(tmp_path):
+    path = write(tmp_path / "chats", lines([{"text": "Once upon a time"}]))
+    files = ChatFiles(str(path))
+    [(_, found)] = files.conversations()
+    assert (found.messages, found.text) == ([], "Once upon a time")
+    assert files.report().found == "JSONL, layout text (raw text: all tokens are trained)"
+
+
 def test_the_key_of_data_changes_with_its_content_and_with_how_it_is_read(tmp_path):
     write(tmp_path / "a.jsonl", lines(ROWS[:4]))
     write(tmp_path / "b.jsonl", lines(ROWS[4:]))

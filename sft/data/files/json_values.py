@@ -29,7 +29,8 @@ def lines(stream: IO[bytes], where: Callable[[int], str]) -> Rows:
 def _parsed(line: bytes, number: int, where: Callable[[int], str]) -> Any:
     try:
         value = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
-        return value if b"\\u" not in line else _whole(value, where(number))
+        escaped = b"\\ud" in line or b"\\uD" in line
+        return _whole(value, where(number)) if escaped else value
     except UnicodeDecodeError as error:
         return BadInput(f"{where(number)}: not UTF-8: {error.reason} at byte {error.start}")
     except json.JSONDecodeError as error:
