@@ -173,6 +173,7 @@ def test_every_shipped_yaml_composes(choice):
         "service=custom": ["service.base_url=http://127.0.0.1:1"],
         "model=folder": ["model.name=somewhere"],
         "dataset=jsonl": ["dataset.path=chats.jsonl"],
+        "dataset=file": ["dataset.path=chats.jsonl"],
         "dataset=custom": ["dataset.builder=my_data:MyBuilder"],
         "dataset=hf_chat": ["dataset.path=data"],
         "dataset=hf_stream": ["dataset.path=data"],
@@ -181,6 +182,20 @@ def test_every_shipped_yaml_composes(choice):
     group, option = choice.split("=")
     if group in ("dataset", "optimizer", "schedule", "service"):
         assert getattr(settings, group).kind == option
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        (["dataset.path=chats.csv"], "file"),
+        (["lr=1e-4", "dataset.path=data/*.jsonl.gz", "dataset.on_bad_line=skip"], "file"),
+        (["dataset.path=chats.csv", "dataset=jsonl"], "jsonl"),
+        (["dataset=hf_chat", "dataset.path=chats.csv"], "hf_chat"),
+        ([], "faq"),
+    ],
+)
+def test_a_path_alone_is_a_file_of_chats(overrides, kind):
+    assert compose(overrides).dataset.kind == kind
 
 
 def test_the_root_config_says_what_the_schema_says():
