@@ -15,7 +15,7 @@ from sft.errors import BadInput
 from sft.keys import key
 from sft.rendering.token_bytes import special_tokens
 from sft.tokens.cache import Source, tokenised
-from sft.tokens.chunks import Recipe
+from sft.tokens.chunks import NO_ANSWER, Recipe
 from sft.tokens.table import TokenisedDataset, TokenTable, held_out
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 
@@ -214,6 +214,12 @@ def _dataset(
         special_tokens(builder.tokenizer),
     )
     if not dataset.statistics.datums:
+        without = table.report.left_out.get(NO_ANSWER)
+        if without and without.count == len(table.digests):
+            raise BadInput(
+                f"{without.first}: no row has an answer to train on "
+                f"(train_on_what={common.train_on_what}), neither this one nor any other"
+            )
         raise BadInput(
             f"max_length: with {common.max_length} tokens, no {what} conversation keeps a token "
             "to train on; raise it, or see train_on_what"
