@@ -26,7 +26,7 @@ from sft.hooks import BaseHook, Hook, Run, RunResult
 from sft.models import demo
 from sft.record.rundir import LogFormat
 from sft.service import child
-from sft.tracking.hook import MlflowHook
+from sft.tracking import trackers
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
 """Of a run that no signal ended."""
@@ -40,9 +40,9 @@ def run(
     tags: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> int:
-    """Train as a command does: shows progress, logs to MLflow, heeds signals; the exit code.
+    """Train as a command does: shows progress, tells trackers, heeds signals; the exit code.
 
-    `resumed` is the directory of an earlier run to continue; `tags` are for the MLflow run;
+    `resumed` is the directory of an earlier run to continue; `tags` are for the trackers;
     `variables` are those of the environment that gave a setting, by its key. Raises `BadInput`.
     """
     signals = Signals()
@@ -66,14 +66,13 @@ def _train_and_tell(
     directory = resumed or run_directory(settings)
     terminal = Terminal(settings, directory, list(overrides), variables)
     hooks: list[Hook] = [terminal, SdkLog()]
-    if tracker := tracking_hook(settings, directory, tags=tags):
-        hooks.append(tracker)
+    hooks += trackers.hooks(settings, tags or {})
     try:
         result = asyncio.run(_run(settings, directory, hooks, overrides, signals))
     except asyncio.CancelledError:
         result = None
     signals.over()
-    for sentence in tracker.flush(timeout=30.0) if tracker else []:
+    for sentence in trackers.flush(timeout=30.0):
         print(f"sft: {sentence}", file=sys.stderr)
     return EXIT_CODES.get(result.status, signals.exit_code) if result else signals.exit_code
 
@@ -149,20 +148,6 @@ def model_folder(name: str) -> str | None:
     if name.startswith((".", "/", "~")):
         raise BadInput(f"model.name: there is no folder {name}")
     return None
-
-
-def tracking_hook(settings: Settings, directory: Path, **options: Any) -> Any | None:
-    """The hook that logs to MLflow; None without tracking. Raises `BadInput` on a bad URI."""
-
-    if settings.tracking.uri is None:
-        return None
-
-    return MlflowHook(
-        settings.tracking.uri,
-        settings.tracking.experiment,
-        settings.run_name,
-        **options,
-    )
 
 
 def run_directory(settings: Settings) -> Path:

@@ -76,6 +76,7 @@ class Service:
 class Tracking:
     uri: str | None = key(DEFAULT_URI, "MLFLOW_TRACKING_URI where set; null: no tracking")
     experiment: str = key(DEFAULT_EXPERIMENT, "MLFLOW_EXPERIMENT_NAME where set")
+    also: dict[str, Any] = key({}, "trackers beside MLflow, each with its options: {NAME: {…}}")
 
 
 @dataclass

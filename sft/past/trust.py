@@ -27,7 +27,8 @@ def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = N
     """Raise `BadInput` if the config from `source` needs the user's trust.
 
     It may not hold code or references, import anything, name a service, a tracking store other
-    than `store` (where the user found it) and the default, or a path of this machine.
+    than `store` (where the user found it) and the default, another tracker, or a path of this
+    machine.
     """
     reasons = list(_reasons(saved, store))
     if reasons:
@@ -43,6 +44,9 @@ def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
         yield f"dataset.builder would import {dataset.get('builder')!r}"
     for path in named_builders(saved):
         yield f"evaluators.builder would import {path!r}"
+    tracking = saved.get("tracking")
+    if isinstance(tracking, Mapping) and tracking.get("also"):
+        yield f"tracking.also would send the run to {tracking['also']!r}"
     allowed = {
         "service.root": {Service().root},
         "service.base_url": set(),
