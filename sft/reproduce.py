@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.command import launch
-from sft.command.launch import default_name, in_short
 from sft.command.main import command, new_parser
+from sft.command.naming import default_name, in_short, new_directory
 from sft.config.checking import keys, schema_of, unknown_key
 from sft.config.compose import holds_own_keys, parsed
 from sft.config.saved import NOT_SAVED, from_saved, to_saved
@@ -95,7 +95,7 @@ def reproduce(
         saved = vary(saved, override)
     settings = from_saved(saved, found.source)
     settings = replace(settings, run_name=_name(word, original, settings, overrides))
-    settings = replace(settings, run_dir=str(launch.run_directory(settings)))
+    settings = replace(settings, run_dir=str(new_directory(settings)))
     then, rows, batches = found.facts(), found.rows(), found.batches()
     seen = _look(settings, then, batches, overrides, anyway) if then else Seen()
     print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)

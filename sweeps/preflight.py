@@ -8,10 +8,10 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from sft.command import launch
 from sft.config.saved import to_train
 from sft.config.schema import Settings
 from sft.errors import BadInput
+from sft.models.names import model_folder
 from sft.run import effects
 from sft.run.batches import first_batches
 from sft.run.client import Service
@@ -66,7 +66,7 @@ async def service_url(stack: AsyncExitStack, composer: Composer, base: Settings)
     local = [settings for settings in every if settings.service.kind == "local"]
     if not local:
         return None
-    models = {s.model.name: launch.model_folder(s.model.name) for s in local}
+    models = {s.model.name: model_folder(s.model.name) for s in local}
     manager = child.local(Path(local[0].service.root), models, dtype=local[0].service.dtype)
     try:
         url = await asyncio.to_thread(manager.__enter__)

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from sft.command import launch
+from sft.command import launch, naming
 from sft.config.saved import from_saved
 from sft.config.schema import Settings
 from sft.errors import BadInput
@@ -158,8 +158,8 @@ class TrialRun:
         settings = self._settings
         return dataclasses.replace(
             settings,
-            run_name=launch.joined(
-                [directory.name, *(launch.in_short(k, v) for k, v in self.trial.params.items())]
+            run_name=naming.joined(
+                [directory.name, *(naming.in_short(k, v) for k, v in self.trial.params.items())]
             ),
             seed=settings.seed + repeat,
             lora=dataclasses.replace(settings.lora, seed=settings.lora.seed + repeat),

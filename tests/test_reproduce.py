@@ -10,7 +10,7 @@ import yaml
 
 from sft import reproduce
 from sft.command import launch
-from sft.command.launch import default_name
+from sft.command.naming import default_name
 from sft.config.compose import compose
 from sft.config.saved import from_saved, to_saved
 from sft.errors import BadInput
