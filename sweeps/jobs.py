@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 
 from sft.command import lost_terminal
 from sft.command.signals import Signals
-from sft.config.compose import settle
+from sft.config.compose import settings_of
 from sft.config.schema import Settings
 from sft.config.secrets import hand_down
 from sft.service import child
@@ -132,7 +132,7 @@ def task(handover: Handover, composed: DictConfig) -> str:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     signals = Signals()  # a cluster's scheduler sends them to the jobs, too
     with lost_terminal.survived(), signals.heeded():
-        ending = asyncio.run(_run(handover, settle(composed), number, signals))
+        ending = asyncio.run(_run(handover, settings_of(composed), number, signals))
     return "interrupted" if ending.state is None else ending.state.name
 
 

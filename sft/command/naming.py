@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sft.config.checking import keys
+from sft.config.checking import dotted_values
 from sft.config.data_name import data_name
 from sft.config.schema import Settings
 
@@ -23,8 +23,8 @@ def default_name(settings: Settings) -> str:
     In this order since lists of runs cut long names at the end.
     """
     parts = []
-    defaults = dict(keys())
-    for name, value in keys(settings):
+    defaults = dict(dotted_values())
+    for name, value in dotted_values(settings):
         if not name.startswith(NOT_IN_A_NAME) and value != defaults.get(name, value):
             parts.append(in_short(name, value))
     return joined([*parts, Path(settings.model.name).name, data_name(settings.dataset)])

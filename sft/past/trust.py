@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.evaluators import named_builders
-from sft.config.schema import Service
+from sft.config.schema import ServiceSettings
 from sft.config.secrets import TEXTS, leaves
 from sft.errors import BadInput
 from sft.past.find import DEFAULT_URI
@@ -48,7 +48,7 @@ def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
     if isinstance(tracking, Mapping) and tracking.get("also"):
         yield f"tracking.also would send the run to {tracking['also']!r}"
     allowed = {
-        "service.root": {Service().root},
+        "service.root": {ServiceSettings().root},
         "service.base_url": set(),
         "tracking.uri": {DEFAULT_URI} | ({identity(store)} if store else set()),
     }
