@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.evaluators import named_builders
-from sft.config.schema import ServiceSettings
+from sft.config.schema import DEFAULT_URI, ServiceSettings
 from sft.config.secrets import TEXTS, leaves
 from sft.errors import BadInput
-from sft.past.find import DEFAULT_URI
 from sft.secrets import identity
 from sft.tracking.store import absolute
 

@@ -66,6 +66,7 @@ def test_cfg_job_shows_the_store_that_would_be_used_without_its_password(tmp_pat
     assert yaml.safe_load(done.stdout)["tracking"] == {
         "uri": "http://me:***@h:5",
         "experiment": "sft",
+        "also": {},
     }
 
 
@@ -77,7 +78,7 @@ def test_a_run_logs_where_the_variable_says_and_its_reproduction_where_the_run_s
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
     directory = finished_run(tmp_path, tiny_model, "max_steps=2")
     saved = yaml.safe_load((directory / "config.yaml").read_text())
-    assert saved["tracking"] == {"uri": uri, "experiment": "theirs"}
+    assert saved["tracking"] == {"uri": uri, "experiment": "theirs", "also": {}}
     run_id = find(str(directory)).run_id
     assert find(run_id).directory == directory  # the same default, looked up in that store
 
