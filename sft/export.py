@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sft.command import launch
 from sft.command.main import command, new_parser
 from sft.config.saved import from_saved
 from sft.config.shadows import check_working_folder
 from sft.errors import BadInput
 from sft.models.merge import merge_into_base
+from sft.models.names import model_folder
 from sft.past.find import WORDS, find
 from sft.run.client import Connection, Service, await_client
 from sft.run.failures import ServiceLost, words_of
@@ -131,7 +131,7 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
 
 def _base(settings: Settings) -> str:
     """The base model: the folder on this machine, or its name on the Hub."""
-    return launch.model_folder(settings.model.name) or settings.model.name
+    return model_folder(settings.model.name) or settings.model.name
 
 
 def _name_base(adapter: Path, base: str) -> None:
