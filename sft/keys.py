@@ -14,12 +14,12 @@ from dataclasses import field
 from typing import Any
 
 
-def key(default: Any, help: str, **bounds: Any) -> Any:
-    """A dataclass field that the command line sets."""
-    metadata = {"help": help, **bounds}
+def key(default: Any, help: str, *, kw_only: bool = False, **bounds: Any) -> Any:
+    """A dataclass field that the command line sets; `kw_only` as in `dataclasses.field`."""
+    made: dict[str, Any] = {"metadata": {"help": help, **bounds}, "kw_only": kw_only}
     if isinstance(default, dict | list):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return field(default_factory=lambda: type(default)(default), **made)
+    return field(default=default, **made)
 
 
 def group(kind: type, help: str) -> Any:

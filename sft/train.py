@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sft.config.day import on_its_day, with_day
 from sft.config.saved import completed, from_train
 from sft.config.secrets import without_secrets
 from sft.config.training import Config
@@ -67,6 +68,7 @@ async def main(
     """
     # A missing key is said before minutes of reading; a service of one's own starts after them.
     api = await Service.reach(config.base_url) if service is None else None
+    config = on_its_day(config)
     plan = await Plan.make(config)
     without_effect = effects.check(config, plan)
     async with AsyncExitStack() as stack:
@@ -79,8 +81,10 @@ async def main(
         directory = Path(config.log_path)
         if settings is None:
             settings = from_train(config)
-        settings = without_secrets(settings)
+        settings = without_secrets(with_day(settings, config))
         with rundir.hold(directory, settings, plan.origin(), overrides, completed) as state:
+            if (statistics := plan.facts()["data"]) is not None:
+                state.record(rows=statistics.report.to_json())
             facts = plan.facts() | {"without_effect": without_effect}
             run = Run(config, settings, directory, state.name, facts)
             loop = Loop(Progress(run, plan, state, tuple(hooks)))

@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sft import renderers
+from sft.keys import key
 from sft.models import tokenizers
 from sft.rendering.base import Renderer
+from sft.rendering.control_tokens import CONTROL_TOKENS
+from sft.rendering.report import Report
 
 if TYPE_CHECKING:
     import tinker
+
+ON_LOST = ("refuse", "leave_out", "train")
 
 
 class SupervisedDataset:
@@ -74,6 +79,8 @@ class ChatDatasetBuilderCommonConfig:
     """`mean`: a sequence's weights sum to 1; `none`: each trained token's weight is 1."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Handed to the chat template, such as `{"enable_thinking": False}`."""
+    date: str | None = None
+    """The day that a chat template may write, as `2026-11-30`; None: today."""
     seed: int = 0
     """The run's seed. The held-out set does not depend on it: runs of several seeds are measured
     on the same one. A builder's `split_seed` picks another."""
@@ -88,6 +95,18 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
 
     common_config: ChatDatasetBuilderCommonConfig = field(  # __post_init__ leaves no None
         default=None,  # type: ignore[assignment]
+        kw_only=True,
+    )
+    on_lost: str = key(
+        "refuse",
+        "rows with words or tool calls that the chat template does not write; train: as it is",
+        choices=ON_LOST,
+        kw_only=True,
+    )
+    control_tokens: str = key(
+        "as_text",
+        "control tokens that stand in a message, such as a typed end of turn",
+        choices=CONTROL_TOKENS,
         kw_only=True,
     )
 
@@ -108,7 +127,12 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
         """What turns a conversation into tokens. Raises `BadInput` if the model has none."""
         common = self.common_config
         return renderers.get_renderer(
-            common.renderer_name, self.tokenizer, common.chat_template_kwargs
+            common.renderer_name,
+            self.tokenizer,
+            common.chat_template_kwargs,
+            control_tokens=self.control_tokens,
+            lost_words=self.on_lost == "train",
+            date=common.date,
         )
 
 
@@ -129,3 +153,5 @@ class DataStatistics:
     """UTF-8 bytes of the trained text, without special tokens."""
     duplicates: int = 0
     """Conversations left out of training because the held-out set has the same one."""
+    report: Report = field(default_factory=Report)
+    """What the whole source holds beside its sequences: what is not used, left out or changed."""

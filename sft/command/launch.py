@@ -180,7 +180,7 @@ def run_directory(settings: Settings) -> Path:
 
 NOT_IN_A_NAME = (
     *("model.", "dataset.", "service.", "tracking.", "evaluators.", "run_", "optimizer"),
-    *("checkpoint.", "guard.", "eval_every", "save_every", "max_length", "submit_ahead"),
+    *("date", "checkpoint.", "guard.", "eval_every", "save_every", "max_length", "submit_ahead"),
 )
 
 

@@ -56,6 +56,7 @@ def common_config(settings: Settings) -> ChatDatasetBuilderCommonConfig:
         train_on_what=settings.train_on_what,
         reduction=settings.reduction,
         chat_template_kwargs=dict(settings.model.chat_template_kwargs),
+        date=settings.date,
         seed=settings.seed,
     )
 
@@ -108,7 +109,7 @@ def from_train(config: Config) -> dict[str, Any]:
         takes = {item.name for item in dataclasses.fields(schema_of(name, saved[name]["kind"]))}
         saved[name] = {key: value for key, value in saved[name].items() if key in takes}
     if common := getattr(config.dataset_builder, "common_config", None):
-        for name in ("batch_size", "max_length", "train_on_what", "reduction"):
+        for name in ("batch_size", "max_length", "train_on_what", "reduction", "date"):
             saved[name] = getattr(common, name)
         saved["model"] |= {
             "tokenizer": common.model_name_for_tokenizer,

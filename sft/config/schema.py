@@ -150,6 +150,9 @@ class Settings:
         "mean", "mean: every sequence counts the same; none: every token", choices=("mean", "none")
     )
     seed: int = key(0, "order of the data", minimum=0)
+    date: str | None = key(
+        None, "the day that a chat template writes as today's, as 2026-11-30; null: the run's first"
+    )
     eval_every: int = key(0, "steps between evaluations; 0: before and after", minimum=0)
     save_every: int = key(0, "steps between checkpoints; 0: only at the end", minimum=0)
     submit_ahead: int = key(1, "steps queued before the oldest is awaited", minimum=0)

@@ -162,6 +162,9 @@ def _tokenised(builder: ChatDatasetBuilder, source: Source) -> TokenTable:
         common.chat_template_kwargs,
         common.max_length,
         common.train_on_what,
+        builder.on_lost,
+        builder.control_tokens,
+        common.date,
     )
     # Another process can make the renderer of a config, not what a subclass puts in its place.
     plain = all(

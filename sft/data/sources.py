@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sft.data import columns
 from sft.errors import BadInput
 from sft.rendering.base import Messages
-from sft.rendering.conversations import check_conversation
+from sft.rendering.conversations import Conversation, check_conversation
+from sft.rendering.report import Report
 
 if TYPE_CHECKING:
     import datasets
@@ -39,7 +40,7 @@ class JsonLines:
         with _open(self.path) as file:
             return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {self.layout}"
 
-    def conversations(self) -> Iterator[tuple[int, Messages]]:
+    def conversations(self) -> Iterator[tuple[int, Conversation | BadInput]]:
         layout = self.layout
         with _open(self.path) as file:
             for number, line in enumerate(file, start=1):
@@ -49,7 +50,10 @@ class JsonLines:
                 row = _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
                 if layout == "auto":
                     layout = columns.detect(row if isinstance(row, dict) else (), where)
-                yield number, checked(row, layout, where)
+                yield number, Conversation(checked(row, layout, where))
+
+    def report(self) -> Report:
+        return Report()
 
 
 def _open(path: Path) -> Any:
@@ -92,7 +96,7 @@ class Rows:
         # Of the dataset's content and history, as `datasets` itself names its caches.
         return f"{self.dataset._fingerprint} {len(self.dataset)} {self.layout}"
 
-    def conversations(self) -> Iterator[tuple[int, Messages]]:
+    def conversations(self) -> Iterator[tuple[int, Conversation | BadInput]]:
         layout = self.layout
         if layout == "auto":
             layout = columns.detect(self.dataset.column_names, self.name)
@@ -104,7 +108,10 @@ class Rows:
             for offset in range(len(next(iter(block.values())))):
                 row = {name: values[offset] for name, values in block.items()}
                 number = start + offset + 1
-                yield number, checked(row, layout, self.where(number))
+                yield number, Conversation(checked(row, layout, self.where(number)))
+
+    def report(self) -> Report:
+        return Report()
 
 
 def checked(row: dict[str, Any], layout: str, where: str) -> Messages:

@@ -18,6 +18,8 @@ from sft.data.sources import checked
 from sft.errors import BadInput
 from sft.keys import key
 from sft.rendering.base import Messages
+from sft.rendering.conversations import Conversation
+from sft.rendering.report import Report
 from sft.rendering.token_bytes import special_tokens
 from sft.tokens.datums import datums_with_bytes
 from sft.types import ChatDatasetBuilder, SupervisedDataset
@@ -87,8 +89,11 @@ class Listed:
     def where(self, number: int) -> str:
         return f"{self.name} row {number}"
 
-    def conversations(self) -> Iterator[tuple[int, Messages]]:
-        return enumerate(self.listed, start=1)
+    def conversations(self) -> Iterator[tuple[int, Conversation | BadInput]]:
+        return enumerate(map(Conversation, self.listed), start=1)
+
+    def report(self) -> Report:
+        return Report()
 
 
 class ChatStream(SupervisedDataset):

@@ -18,6 +18,7 @@ from sft.config.schema import Settings
 from sft.hooks import BaseHook, Run, RunResult
 from sft.record.checkpoints import CheckpointRecord
 from sft.record.durations import duration
+from sft.rendering.report import Report
 from sft.run.effects import of_settings
 from sft.secrets import identity, mask, mask_urls
 
@@ -71,6 +72,8 @@ class Terminal(BaseHook):
         if self.overrides:
             table.add_row("not default", " ".join(self.overrides))
         self.console.print(table)
+        for sentence in getattr(facts.get("data"), "report", Report()).lines():
+            self._line(f"data: {sentence}")
         for sentence in [*of_settings(settings), *facts.get("without_effect", ())]:
             self._line(f"without effect: {sentence}")
         self.console.print()
@@ -217,7 +220,8 @@ def _describe_data(name: str, facts: dict[str, Any]) -> str:
     data, held_out = facts.get("data"), facts.get("held_out")
     if data is None:
         return name
-    text = f"{name}: {data.datums:,} sequences, {data.tokens:,} tokens"
+    found = f" ({data.report.found})" if data.report.found else ""
+    text = f"{name}{found}: {data.datums:,} sequences, {data.tokens:,} tokens"
     text += f", {data.trained_tokens:,} trained"
     for count, word in ((data.dropped, "dropped"), (data.truncated, "cut at max_length")):
         if count:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from sft.errors import BadInput
+from sft.rendering.conversations import Conversation, Messages
 
 if TYPE_CHECKING:
     import numpy as np
-
-Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Rendered:
     """For each token whether it carries loss."""
     num_bytes: np.ndarray = field(compare=False)
     """For each token the UTF-8 bytes of its text, 0 for a special token: int32 [T]."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What the template writes otherwise than the data has it: one phrase for each kind."""
 
     def trained_bytes(self, max_length: int | None = None) -> int:
         """UTF-8 bytes of the trained text within the first `max_length` tokens.
@@ -35,18 +39,21 @@ class Rendered:
 class Renderer(Protocol):
     """Writes conversations as tokens."""
 
-    def render(self, messages: Messages, train_on_what: str) -> list[Rendered]:
-        """The sequences of one conversation: as few as possible, none if nothing is trained."""
+    def render(self, conversation: Conversation | Messages, train_on_what: str) -> list[Rendered]:
+        """The sequences of one conversation: as few as possible, none if nothing is trained.
+
+        Raises `BadInput` if it cannot be written as it is to be trained.
+        """
         ...
 
     def render_batch(
-        self, conversations: list[Messages], train_on_what: str
-    ) -> list[list[Rendered]]:
-        """`render` of each, faster."""
+        self, conversations: Sequence[Conversation | Messages], train_on_what: str
+    ) -> list[list[Rendered] | BadInput]:
+        """`render` of each, or what it raises: all of them faster than one by one."""
         ...
 
-    def generation_prompt(self, messages: Messages) -> list[int]:
-        """The tokens that an answer to `messages` is sampled after."""
+    def generation_prompt(self, conversation: Conversation | Messages) -> list[int]:
+        """The tokens that an answer to `conversation` is sampled after."""
         ...
 
     def stop_sequences(self) -> list[int] | list[str]:

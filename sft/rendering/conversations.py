@@ -1,12 +1,14 @@
-"""Conversations: what a sound one is, and which of its messages carry loss."""
+"""Conversations: what a row of data becomes, and which of its messages carry loss."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from sft.errors import BadInput, nearest
 
-ROLES = ("system", "user", "assistant", "tool")
+Messages = list[dict[str, Any]]
+ROLES = ("system", "developer", "user", "assistant", "tool")
 TRAIN_ON_WHAT = (
     "last_assistant_message",
     "last_assistant_turn",
@@ -16,6 +18,43 @@ TRAIN_ON_WHAT = (
     "all_user_and_system_messages",
     "customized",
 )
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a row of data becomes, between those who read files and those who write tokens.
+
+    A message has a `role` of `ROLES` and a `content` that is text, perhaps "". An assistant's may
+    have `reasoning_content`, text of its own, and `tool_calls`, a list of `{"type": "function",
+    "function": {"name": text, "arguments": {…}}}`. `weight` (0 or 1) and `trainable` say whether
+    it may carry loss. Whatever else it has is for the chat template.
+    """
+
+    messages: Messages
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """The functions that may be called, as JSON schema in OpenAI's form."""
+    template: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template that are this row's own."""
+    text: str | None = None
+    """Raw text in place of messages: all of it is trained."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What the reader changed: one phrase for each kind."""
+
+    @classmethod
+    def of(cls, conversation: Conversation | Messages) -> Conversation:
+        """Itself, or the one of plain messages."""
+        return conversation if isinstance(conversation, cls) else cls(conversation)  # type: ignore[arg-type]
+
+    def plain(self) -> Any:
+        """As JSON: the messages alone if there is nothing else; what is the same is equal."""
+        rest = {"tools": self.tools, "template": self.template, "text": self.text}
+        beside = {name: value for name, value in rest.items() if value}
+        return {"messages": self.messages, **beside} if beside else self.messages
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Conversation:
+        """`plain` read backwards, of a conversation that is more than its messages."""
+        return cls(**plain)
 
 
 def check_conversation(messages: Any, where: str) -> None:
@@ -48,9 +87,14 @@ def carries_loss(messages: list[dict[str, Any]], train_on_what: str) -> list[boo
     """For each message whether it is trained on.
 
     `last_assistant_turn` is every assistant message behind the last user message. `customized`
-    takes each message's own `trainable`. Raises `BadInput` if a message has none, and for a
+    takes each message's own `trainable`. A message of weight 0 is never trained, unless all tokens
+    are. Raises `BadInput` if a message has no `trainable` that needs one, and for a
     `train_on_what` that is not in `TRAIN_ON_WHAT`.
     """
+    heavy = [message.get("weight") != 0 for message in messages]
+    if not all(heavy) and train_on_what != "all_tokens":
+        chosen = carries_loss([{**m, "weight": 1} for m in messages], train_on_what)
+        return [yes and weighs for yes, weighs in zip(chosen, heavy, strict=True)]
     roles = [message["role"] for message in messages]
     assistant = [role == "assistant" for role in roles]
     if train_on_what == "all_assistant_messages":
@@ -64,7 +108,7 @@ def carries_loss(messages: list[dict[str, Any]], train_on_what: str) -> list[boo
     if train_on_what in ("all_messages", "all_tokens"):
         return [True] * len(messages)
     if train_on_what == "all_user_and_system_messages":
-        return [role in ("user", "system") for role in roles]
+        return [role in ("user", "system", "developer") for role in roles]
     if train_on_what == "customized":
         if missing := [i + 1 for i, m in enumerate(messages) if "trainable" not in m]:
             raise BadInput(

@@ -4,15 +4,20 @@ Rendered conversations repeat themselves: headers, system prompts, the prompt of
 that of the next. A byte-level BPE tokenizer works on the text between two markers (added tokens
 such as `<|im_start|>`) by itself, and there on one word at a time; so each stretch between markers
 is encoded once a batch, and each word once. Tokenizers of other kinds encode whole texts.
+Markers that `BREAK` keeps apart (see `sft.rendering.control_tokens`) are encoded as text.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import unicodedata
 from itertools import chain
 from typing import Any
+
+from sft.errors import BadInput
+from sft.rendering.control_tokens import BREAK, control_tokens, whole
 
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the `ByteLevel` pre-tokenizer splits by when it is given no pattern."""
@@ -60,7 +65,9 @@ class Encoder:
         if not texts:
             return []
         if not self.by_words:
-            return self._plain(texts)
+            broken = {text: self._in_parts(text) for text in texts if BREAK in text}
+            plain = iter(self._plain([text for text in texts if text not in broken]))
+            return [broken[text] if text in broken else next(plain) for text in texts]
         pieces = [self._split(text) for text in texts]  # [stretch, marker, stretch, …, stretch]
         known = self._stretches({stretch for row in pieces for stretch in row[::2]})
         known |= {marker: [token] for marker, token in self._markers.items()}
@@ -74,13 +81,56 @@ class Encoder:
 
     def encode_behind(self, text: str) -> list[int]:
         """The tokens of `text` as it stands behind other text, from its own border on."""
-        if self.by_words:
+        if self.by_words or BREAK in text:
             return self.encode([text])[0]
         # SentencePiece puts a space before what it takes for a beginning: not behind a new line.
         line, both = self._plain(["\n", "\n" + text])
         return both[len(line) :] if both[: len(line)] == line else self._plain([text])[0]
 
+    def _in_parts(self, text: str) -> list[int]:
+        """The tokens of a text in which `BREAK` keeps what looks like markers apart."""
+        tokens: list[int] = []
+        for number, piece in enumerate(self._split(text)):
+            if number % 2:
+                tokens.append(self._markers[piece])
+            elif BREAK in piece:
+                tokens += self._as_text(piece, begins=not number)
+            elif piece:
+                tokens += self.encode_behind(piece) if number else self._plain([piece])[0]
+        return tokens
+
+    def _as_text(self, stretch: str, begins: bool) -> list[int]:
+        """The tokens of a stretch without its `BREAK`s, none of which is a marker.
+
+        `begins`: it stands at the beginning, not behind other text.
+        """
+        text, before = whole(stretch), "" if begins or self.by_words else "\n"
+        encode = self._without_markers.encode
+        tokens = list(encode(before + text, add_special_tokens=False).ids)
+        if before:
+            tokens = tokens[len(encode(before, add_special_tokens=False).ids) :]
+        if not set(self._control).isdisjoint(tokens):
+            raise BadInput(
+                "this tokenizer knows no way to write a control token as text; take it out, or "
+                "set dataset.control_tokens=as_tokens"
+            )
+        return tokens
+
+    @functools.cached_property
+    def _control(self) -> list[int]:
+        return [self._markers[token] for token in control_tokens(self.tokenizer)]
+
+    @functools.cached_property
+    def _without_markers(self) -> Any:
+        """The tokenizer with none of its added tokens."""
+        from tokenizers import Tokenizer
+
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        return Tokenizer.from_str(json.dumps({**state, "added_tokens": [], "post_processor": None}))
+
     def _stretches(self, stretches: set[str]) -> dict[str, list[int]]:
+        apart = {s: self._as_text(s, begins=True) for s in stretches if BREAK in s}
+        stretches = stretches.difference(apart)
         if self._held > WORD_CACHE_CHARACTERS:
             self.words, self._held = {}, 0
         unsure = [stretch for stretch in stretches if self._unsure.search(stretch)]
@@ -92,7 +142,7 @@ class Encoder:
         known = dict(zip(unsure, tokens, strict=False))
         for stretch, words in split.items():
             known[stretch] = list(chain.from_iterable(map(self.words.__getitem__, words)))
-        return known
+        return known | apart
 
     def _plain(self, texts: list[str]) -> list[list[int]]:
         if not texts:

@@ -23,12 +23,14 @@ from typing import Any, Protocol
 
 from sft.errors import BadInput
 from sft.files import cache_folder, make_once
-from sft.rendering.base import Messages, Renderer
-from sft.tokens.chunks import CHUNK, Recipe, chunk_file, schema
+from sft.rendering.base import Renderer
+from sft.rendering.conversations import Conversation
+from sft.rendering.report import Report
+from sft.tokens.chunks import CHUNK, Recipe, chunk_file, read_report, schema
 from sft.tokens.pool import Pool, processes
 from sft.tokens.table import TokenTable
 
-FORMAT = 3
+FORMAT = 4
 """Version of the files of an entry, and of the way to tokenise. Count it up if either changes."""
 
 UNUSED_DAYS = 30
@@ -50,8 +52,15 @@ class Source(Protocol):
         """The place of a conversation, for error messages."""
         ...
 
-    def conversations(self) -> Iterator[tuple[int, Messages]]:
-        """Each conversation with its number. Raises `BadInput` for one that is not sound."""
+    def conversations(self) -> Iterator[tuple[int, Conversation | BadInput]]:
+        """Each row's number with its conversation, or with what is wrong with the row.
+
+        Raises `BadInput` if nothing more can be read.
+        """
+        ...
+
+    def report(self) -> Report:
+        """What was found and left out, once all conversations have been read."""
         ...
 
 
@@ -119,7 +128,7 @@ def _delete_unused(folder: Path) -> None:
 
 
 def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, parallel: bool) -> None:
-    """Write `tokens.arrow` and `conversations.arrow` into `folder`."""
+    """Write `tokens.arrow`, `conversations.arrow` and `report.json` into `folder`."""
     # Braces in a file's name are not places of the format.
     escaped = source.where(0).replace("{", "{{").replace("}", "}}")
     recipe = replace(recipe, where=escaped.removesuffix("0") + "{}")
@@ -133,14 +142,20 @@ def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, para
         if not chunks:
             raise BadInput(f"{source.name}: holds no conversation")
         pool.finish()
+    report = source.report()
+    for index in range(chunks):
+        report.add(read_report(folder, index))
     _join(folder, chunks)
     _write_digests(folder / "conversations.arrow", digests)
+    (folder / "report.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
 
 
-def _chunks(source: Source) -> Iterator[list[tuple[int, Any]]]:
-    chunk: list[tuple[int, Any]] = []
-    for item in source.conversations():
-        chunk.append(item)
+def _chunks(source: Source) -> Iterator[list[tuple[int, Conversation]]]:
+    chunk: list[tuple[int, Conversation]] = []
+    for number, conversation in source.conversations():
+        if isinstance(conversation, BadInput):
+            raise conversation
+        chunk.append((number, conversation))
         if len(chunk) == CHUNK:
             yield chunk
             chunk = []
@@ -148,26 +163,27 @@ def _chunks(source: Source) -> Iterator[list[tuple[int, Any]]]:
         yield chunk
 
 
-def _write_chunk(path: Path, chunk: list[tuple[int, Any]], source: Source) -> Any:
+def _write_chunk(path: Path, chunk: list[tuple[int, Conversation]], source: Source) -> Any:
     """Write a chunk's conversations; returns a digest of each, uint64.
 
-    The digest is of the messages alone: two rows that differ in an id are the same conversation.
+    The digest is of the conversation alone: two rows that differ in an id have the same one.
     """
     import numpy as np
 
     digests = np.empty(len(chunk), dtype=np.uint64)
     encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
     with open(path, "wb") as file:
-        for index, (number, messages) in enumerate(chunk):
+        for index, (number, conversation) in enumerate(chunk):
             try:
-                text = encoder.encode(messages).encode("utf-8")
+                text = encoder.encode(conversation.plain()).encode("utf-8")
             except UnicodeEncodeError:
                 raise BadInput(
                     f"{source.where(number)}: holds half of a surrogate pair, which is not text"
                 ) from None
             digest = hashlib.blake2b(text, digest_size=8).digest()
             digests[index] = int.from_bytes(digest, "little")
-            file.write(b"[%d,%b]\n" % (number, text))
+            notes = encoder.encode(conversation.notes).encode("utf-8")
+            file.write(b"[%d,%b,%b]\n" % (number, text, notes))
     return digests
 
 

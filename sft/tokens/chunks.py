@@ -1,6 +1,7 @@
 """Tokenising one chunk of conversations: a file of JSON lines in, an Arrow file out.
 
-Both lie in a scratch folder. A line is `[number, messages]`; a row of the Arrow file is a sequence.
+Both lie in a scratch folder. A line is `[number, conversation, notes]`; a row of the Arrow file is
+a sequence. What is left out or written otherwise is told by a report beside it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from typing import TYPE_CHECKING, Any
 from sft import renderers
 from sft.errors import BadInput
 from sft.models import tokenizers
-from sft.rendering.base import Messages, Rendered, Renderer
+from sft.rendering.base import Rendered, Renderer
+from sft.rendering.conversations import Conversation, Messages
+from sft.rendering.report import Report
 
 if TYPE_CHECKING:
     import pyarrow
+
+CANNOT_BE_WRITTEN = "the chat template cannot write them"
+NO_ANSWER = "no message to train on"
+"""Kinds of rows that are left out."""
 
 CHUNK = 1024
 """Conversations a chunk, and a record batch of the result: what is in memory at once."""
@@ -32,12 +39,22 @@ class Recipe:
     chat_template_kwargs: dict[str, Any]
     max_length: int | None
     train_on_what: str
+    on_lost: str = "refuse"
+    control_tokens: str = "as_text"
+    date: str | None = None
     where: str = "{}"
     """The place of a conversation, for error messages, around its number."""
 
     def renderer(self) -> Renderer:
         tokenizer = tokenizers.load_tokenizer(self.model_name_for_tokenizer)
-        return renderers.get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
+        return renderers.get_renderer(
+            self.renderer_name,
+            tokenizer,
+            self.chat_template_kwargs,
+            control_tokens=self.control_tokens,
+            lost_words=self.on_lost == "train",
+            date=self.date,
+        )
 
 
 def schema() -> pyarrow.Schema:
@@ -65,33 +82,63 @@ def tokenise_chunk(folder: Path, index: int, recipe: Recipe, renderer: Renderer)
     import pyarrow as pa
 
     source = chunk_file(folder, index, "jsonl")
-    numbers, conversations = zip(*map(json.loads, source.open(encoding="utf-8")), strict=True)
-    rendered = _render(list(conversations), numbers, recipe, renderer)
+    lines = [json.loads(line) for line in source.open(encoding="utf-8")]
+    # Plain messages stay what they are, for a renderer of somebody's own.
+    conversations = [
+        Conversation.from_plain(plain) if isinstance(plain, dict) else plain
+        for _, plain, _ in lines
+    ]
+    report = Report()
+    rendered = []
+    found = _render(conversations, recipe.train_on_what, renderer)
+    for (number, _, notes), sequences in zip(lines, found, strict=True):
+        rendered.append(_kept(sequences, recipe.where.format(number), recipe.on_lost, report))
+        for note in {*notes, *(note for sequence in rendered[-1] for note in sequence.notes)}:
+            report.note(note)
     batch = _to_arrow(rendered, recipe.max_length)
     target = chunk_file(folder, index, "arrow")
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
+    chunk_file(folder, index, "json").write_text(json.dumps(report.to_json()), encoding="utf-8")
     source.unlink()
 
 
 def _render(
-    conversations: list[Messages], numbers: Iterable[int], recipe: Recipe, renderer: Renderer
-) -> list[list[Rendered]]:
+    conversations: list[Conversation | Messages], train_on_what: str, renderer: Renderer
+) -> list[list[Rendered] | BadInput]:
     try:
-        return renderer.render_batch(conversations, recipe.train_on_what)
-    except Exception as whole:
-        # One of them cannot be rendered: a template may refuse what is sound as a conversation.
-        for number, conversation in zip(numbers, conversations, strict=True):
+        return renderer.render_batch(conversations, train_on_what)
+    except Exception:  # of a renderer of somebody's own: which conversation was it?
+        found: list[list[Rendered] | BadInput] = []
+        for conversation in conversations:
             try:
-                renderer.render(conversation, recipe.train_on_what)
+                found.append(renderer.render(conversation, train_on_what))
             except Exception as error:
-                where = recipe.where.format(number)
-                raise BadInput(f"{where}: cannot be rendered: {_first_line(error)}") from whole
-        raise
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                found.append(BadInput(f"cannot be rendered: {reason}"))
+        return found
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def read_report(folder: Path, index: int) -> Report:
+    """What `tokenise_chunk` left out or changed; its file is deleted."""
+    path = chunk_file(folder, index, "json")
+    report = Report.from_json(json.loads(path.read_text(encoding="utf-8")))
+    path.unlink()
+    return report
+
+
+def _kept(
+    sequences: list[Rendered] | BadInput, where: str, on_lost: str, report: Report
+) -> list[Rendered]:
+    """The sequences of a row; none if it is left out. Raises `BadInput` if it is refused."""
+    if isinstance(sequences, BadInput):
+        if on_lost != "leave_out":
+            raise BadInput(f"{where}: {sequences}")
+        report.leave_out(CANNOT_BE_WRITTEN, f"{where}: {sequences}")
+        return []
+    if not sequences:
+        report.leave_out(NO_ANSWER, where)
+    return sequences
 
 
 def _to_arrow(rendered: Iterable[list[Rendered]], max_length: int | None) -> pyarrow.RecordBatch:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput
+from sft.rendering.report import Report
 from sft.tokens.datums import datum
 from sft.types import DataStatistics, SupervisedDataset
 
@@ -34,6 +36,8 @@ class TokenTable:
     trained_tokens: np.ndarray
     trained_bytes: np.ndarray
     truncated: np.ndarray
+    report: Report
+    """What the source holds beside these sequences."""
 
     @classmethod
     def open(cls, folder: Path) -> TokenTable:
@@ -59,6 +63,7 @@ class TokenTable:
             trained_tokens=column("trained_tokens"),
             trained_bytes=column("trained_bytes"),
             truncated=column("truncated"),
+            report=Report.from_json(json.loads((folder / "report.json").read_text("utf-8"))),
         )
 
     def sequence(self, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,6 +91,7 @@ class TokenTable:
             tokens=int(self.lengths[kept].sum()),
             trained_tokens=int(self.trained_tokens[kept].sum()),
             trained_bytes=int(self.trained_bytes[kept].sum()),
+            report=self.report,
         )
         chosen = np.ascontiguousarray(self.digests[conversations], dtype="<u8")
         digest = hashlib.blake2b(chosen.tobytes(), digest_size=16).hexdigest()

@@ -36,12 +36,18 @@ def conversation(draw: random.Random, name: str) -> list[dict[str, str]]:
         for number in range(answers):
             if number and name.startswith("qwen3") and draw.random() < 0.5:
                 messages.append({"role": "tool", "content": text()})
-            thinks = draw.random() < 0.4
+            thinks = thinking_of(name, draw)
             thought = f"<think>\n{text()}\n</think>\n\n" if thinks else ""
             messages.append({"role": "assistant", "content": thought + text()})
     if draw.random() < 0.2:
         messages.append({"role": "user", "content": text()})
     return messages
+
+
+def thinking_of(name: str, draw: random.Random) -> bool:
+    """Whether an answer has reasoning: always where a prompt opens its block, and only where the
+    template has a place for it."""
+    return name == "deepseek-r1" or (name != "qwen3, no thinking" and draw.random() < 0.4)
 
 
 def prompt_of(tokenizer, messages, kwargs) -> list[int]:
@@ -88,13 +94,13 @@ def expected_answer(name, tokenizer, messages, kwargs) -> str:
     if name == "qwen3, no thinking":
         return words.lstrip("\n") + "<|im_end|>"
     if name == "alpaca":
-        return content + "\n\n"
+        return content + "\n\n### User:"
     eos = tokenizer.eos_token
     return {
         "llama3": content.strip() + "<|eot_id|>",
         "gemma": content.strip() + "<end_of_turn>",
         "phi3": content + "<|end|>",
-        "deepseek-r1": words + eos,
+        "deepseek-r1": content.removeprefix("<think>\n").lstrip("\n") + eos,
         "llama2": f" {content.strip()} {eos}",
     }.get(name, content + "<|im_end|>")
 
@@ -139,6 +145,9 @@ def test_all_messages_train_the_words_of_each_role_once(name):
         {"role": "user", "content": "Second?"},
         {"role": "assistant", "content": "Dos."},
     ][1 if name == "gemma" else 0 :]
+    if name == "deepseek-r1":
+        for message in messages[2::2]:
+            message["reasoning_content"] = "Hm."
     trained = "".join(
         tokenizer.decode(rendered.tokens[start:end])
         for rendered in renderer.render(messages, "all_messages")
@@ -148,13 +157,15 @@ def test_all_messages_train_the_words_of_each_role_once(name):
         assert trained.count(message["content"]) == 1
 
 
-def test_thinking_that_a_prompt_has_closed_is_not_trained():
-    renderer = get_renderer("qwen3_disable_thinking", tokenizer_with("qwen3"))
+def test_thinking_that_a_prompt_has_closed_is_refused_or_left_out_if_asked_to():
     tokenizer = tokenizer_with("qwen3")
     messages = [
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": "<think>\nhm\n</think>\n\nBecause."},
     ]
+    with pytest.raises(BadInput, match="message 2: .* does not write its reasoning .'hm'"):
+        get_renderer("qwen3_disable_thinking", tokenizer).render(messages, "all_messages")
+    renderer = get_renderer("qwen3_disable_thinking", tokenizer, lost_words=True)
     (rendered,) = renderer.render(messages, "all_assistant_messages")
     ((start, end),) = runs(rendered)
     assert tokenizer.decode(rendered.tokens[:start]).endswith("<think>\n\n</think>\n\n")

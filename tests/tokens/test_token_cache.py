@@ -201,7 +201,7 @@ def test_processes_that_need_the_same_data_at_once_tokenise_it_once(
     assert len(found) == 1 and found.pop().strip()
     [entry] = entries(tmp_path)
     made = {path.name for path in entry.iterdir()}
-    assert made == {"tokens.arrow", "conversations.arrow"}
+    assert made == {"tokens.arrow", "conversations.arrow", "report.json"}
 
 
 def test_an_entry_that_cannot_be_read_is_made_again(common, chats, tokenised, tmp_path):

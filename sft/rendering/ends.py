@@ -1,0 +1,139 @@
+"""The end of a turn: what a chat template writes behind an answer, and where sampling stops.
+
+Most templates close a turn with a marker. Some (GLM's) write none: there the next speaker's marker
+ends it, which the template writes once a message follows. Templates without any marker (for base
+models) end a turn with the next speaker's name.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sft.errors import BadInput
+from sft.rendering.conversations import Messages
+from sft.rendering.habits import QUESTION, Habits
+from sft.rendering.template_text import STAND_IN
+
+FOLLOWING = "STANDIN1WORDS"
+ANSWER: dict[str, Any] = {"role": "assistant", "content": STAND_IN}
+FOLLOWERS: dict[str, dict[str, Any]] = {
+    "user": {"role": "user", "content": FOLLOWING},
+    "tool": {"role": "tool", "content": FOLLOWING, "name": "probe", "tool_call_id": "call00001"},
+}
+
+
+@dataclass(frozen=True)
+class End:
+    """What ends a turn."""
+
+    text: str
+    written: str
+    """The part of `text` that the template writes if no message follows: all of it, usually."""
+
+
+class Ends:
+    """How turns end with a template; `marker` matches the tokenizer's control tokens."""
+
+    def __init__(self, habits: Habits, marker: re.Pattern[str]):
+        self.habits, self.text = habits, habits.text
+        self.marker = marker
+
+    @functools.cached_property
+    def of_answers(self) -> dict[str, End]:
+        """By the role of the message that follows. Raises `BadInput` if there is no end."""
+        last = self._behind([QUESTION, ANSWER]) or ""
+        behind = self._behind([QUESTION, ANSWER, FOLLOWERS["user"]])
+        run = _shared(last, behind, self.marker)
+        if markers := list(self.marker.finditer(run)):
+            end = run[: markers[-1].end()]
+            return {"user": End(end, end)}
+        if run.strip():
+            return {"user": End(run.rstrip(), run.rstrip())}
+        ends = {}
+        for role in FOLLOWERS:
+            behind = self._behind([QUESTION, ANSWER, FOLLOWERS[role]])
+            if found := self._next_speaker(last, behind):
+                ends[role] = End(found, last)
+        if "user" not in ends:
+            raise BadInput(
+                "model.renderer: the chat template writes nothing behind an answer, neither a "
+                "marker nor the next speaker, so no answer would learn to stop; set "
+                "model.renderer=role_colon, or a tokenizer whose template ends its turns"
+            )
+        return ends
+
+    @functools.cached_property
+    def of_calls(self) -> dict[str, End]:
+        """As `of_answers`, for turns that call a tool."""
+        answers = self.of_answers
+        call = self.habits.call
+        if call is None or any(end.text != end.written for end in answers.values()):
+            return answers
+        last = self._behind([QUESTION, call]) or ""
+        run = _shared(last, self._behind([QUESTION, call, FOLLOWERS["tool"]]), self.marker)
+        end = answers["user"]
+        markers = list(self.marker.finditer(run))
+        if end.text in run or not markers:
+            return answers
+        found = markers[-1][0]
+        return {"user": End(found, found)}
+
+    def whole(self, rest: str, message: dict[str, Any], following: str | None) -> str:
+        """The turn that `rest` begins with, up to and with its end.
+
+        `rest` is what the template writes behind the prompt of the last message, `message`;
+        `following` is the role of the next message of the conversation. Raises `BadInput`.
+        """
+        kinds = self.of_calls if message.get("tool_calls") else self.of_answers
+        usual = "tool" if message.get("tool_calls") else "user"
+        end = kinds.get(following or usual) or kinds.get(usual) or kinds["user"]
+        if not self.marker.search(end.text) and rest.count(end.text) > (end.text == end.written):
+            raise BadInput(f"the words hold {end.text!r}, which ends a turn with this template")
+        if end.text != end.written:
+            return rest[: len(rest) - len(end.written)] + end.text
+        if (found := rest.rfind(end.text)) >= 0:
+            return rest[: found + len(end.text)]
+        # A turn that ends in another way than the ones that were tried: at its last marker.
+        if markers := list(self.marker.finditer(rest)):
+            return rest[: markers[-1].end()]
+        raise BadInput(f"the chat template does not end the turn with {end.text!r}")
+
+    def stops(self) -> list[str]:
+        """What sampling stops at: for each end its last marker, or the whole text without one."""
+        found: dict[str, None] = {}
+        for end in (*self.of_answers.values(), *self.of_calls.values()):
+            markers = list(self.marker.finditer(end.text))
+            found[markers[-1][0] if markers else end.text] = None
+        return list(found)
+
+    def _behind(self, messages: Messages) -> str | None:
+        try:
+            found = self.text.write(messages, self.habits.variables).partition(STAND_IN)
+        except BadInput:
+            return None
+        return found[2] if found[1] else None
+
+    def _next_speaker(self, last: str, behind: str | None) -> str:
+        """What stands behind an answer up to the next speaker's marker or words."""
+        if behind is None or not behind.startswith(last):
+            return ""
+        if marker := self.marker.search(behind, len(last)):
+            return behind[: marker.end()]
+        return behind.partition(FOLLOWING)[0].rstrip()
+
+
+def _shared(last: str, behind: str | None, marker: re.Pattern[str]) -> str:
+    """What stands behind an answer whether or not a message follows (`behind`).
+
+    If the two go on differently, that is up to the first marker of `last`: some templates always
+    write the next prompt, or end the whole text.
+    """
+    common = os.path.commonprefix([last, last if behind is None else behind])
+    if last.strip() and last.rstrip() == common.rstrip():
+        return last
+    first = marker.search(last)
+    return last[: first.end()] if first else common

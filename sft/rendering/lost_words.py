@@ -1,0 +1,106 @@
+"""That every word of the data stands in what is trained, or in its context.
+
+A chat template may leave words out without a sound: the text beside a tool call, tools, reasoning,
+a system prompt. What a row has and its sequence has not is named here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sft.errors import BadInput
+from sft.rendering.control_tokens import whole
+from sft.rendering.conversations import Messages
+
+WHITE_SPACE = "the chat template changes the white space around the words"
+WHAT_TO_DO = (
+    "take another model.renderer or model.chat_template_kwargs, change the row, or set "
+    "dataset.on_lost=leave_out or train"
+)
+
+
+class Lost(BadInput):
+    """Words that the chat template does not write."""
+
+
+def check_trained(message: dict[str, Any], number: int, text: str) -> bool:
+    """That a trained message's words, reasoning and tool calls stand in `text`.
+
+    Returns whether all of them do so as they are, white space included. Raises `Lost`.
+    """
+    where = f"message {number}"
+    exact = True
+    for what, words in (("words", message["content"]), ("reasoning", _reasoning(message))):
+        if words in text:
+            continue
+        exact = False
+        if not _holds(text, words):
+            raise _lost(where, f"its {what}", words)
+    for call in message.get("tool_calls") or ():
+        _check_call(call["function"], where, text)
+    return exact
+
+
+def check_context(messages: Messages, tools: list[dict[str, Any]], text: str) -> None:
+    """That all words of `messages`, and the tools, stand in `text`.
+
+    The reasoning of earlier turns need not: many templates leave it out on purpose. Raises `Lost`.
+    """
+    for index, message in enumerate(messages):
+        words = message["content"]
+        if words not in text and not _holds(text, words):
+            raise _lost(f"message {index + 1}", "its words", words)
+        for call in message.get("tool_calls") or ():
+            _check_call(call["function"], f"message {index + 1}", text)
+    for tool in tools:
+        function = tool.get("function", tool)
+        for what in ("name", "description"):
+            words = function.get(what)
+            if isinstance(words, str) and not _spelled(words, text):
+                raise _lost("the tools", f"the {what} of a tool", words)
+
+
+def _check_call(function: dict[str, Any], where: str, text: str) -> None:
+    if function["name"] not in text:
+        raise _lost(where, "the call of a tool", function["name"])
+    for value in _leaves(function.get("arguments") or {}):
+        if not _spelled(value, text):
+            raise _lost(where, f"an argument of {function['name']}", str(value))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Every key and every value within an object."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _spelled(value: Any, text: str) -> bool:
+    """Whether a value stands in a text, as it is or as JSON."""
+    if isinstance(value, str):
+        forms = [value, json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(value)[1:-1]]
+        return any(form in text for form in forms) or _holds(text, value)
+    return json.dumps(value) in text or str(value) in text
+
+
+def _reasoning(message: dict[str, Any]) -> str:
+    return message.get("reasoning_content") or ""
+
+
+def _holds(text: str, words: str) -> bool:
+    """Whether `text` has `words`, however white space is written."""
+    return words.strip() in text or " ".join(words.split()) in " ".join(text.split())
+
+
+def _lost(where: str, what: str, words: str) -> Lost:
+    begins = " ".join(whole(words).split())
+    shown = begins if len(begins) <= 40 else begins[:40] + "…"
+    return Lost(f"{where}: the chat template does not write {what} ({shown!r}); {WHAT_TO_DO}")
