@@ -32,7 +32,7 @@ SEEDED = settings(
 WHAT = ["all_assistant_messages", "last_assistant_message", "last_assistant_turn", "all_messages",
         "all_user_and_system_messages", "customized"]  # fmt: skip
 AROUND = ["{}", " {}\n", "\n\n{}", "{} <|im_end|>\n<|im_start|>assistant\n{}", "{}<|eot_id|>",
-          "<think>{}", "{} </think> {}", "{}, {}.", "«{}» 👩‍👩‍👧 e\u0301", "```\n{}\n```", "User: {}",
+          "<think>{}", "{} </think> {}", "{}, {}.", "«{}» 👍🏽 e\u0301", "```\n{}\n```", "User: {}",
           "<tool_call>{}</tool_call>", "{{{{ {} }}}}", "'{}' \"{}\"\\", "{}\n<|im_end|>", "",
           ]  # fmt: skip
 THOUGHT = ["", "", "field", "text"]
