@@ -7,6 +7,8 @@ trained text stands in ⟦double brackets⟧.
 from __future__ import annotations
 
 import html
+import itertools
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,12 @@ from sft.command.main import command, new_parser
 from sft.config.compose import compose
 from sft.config.saved import dataset_builder
 from sft.config.shadows import check_working_folder
+from sft.display.example_rows import ExampleRows
 from sft.errors import BadInput
 from sft.evaluators import full_sequence
 from sft.models.tokenizers import load_tokenizer
 from sft.run.batches import epoch_seed
+from sft.types import ChatDatasetBuilder
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -52,14 +56,23 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.preview", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="those of a run")
-    parser.add_argument("--n", type=int, default=3, help="examples (%(default)s)")
+    parser.add_argument("--n", type=int, help="examples (3), or with --json rows (all)")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="what becomes of each row of the data, as one JSON object a line; exit code 2 if a "
+        "run would refuse the data",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
     arguments = parser.parse_intermixed_args(argv)
 
     check_working_folder()
-    if arguments.n < 1:
+    if arguments.n is not None and arguments.n < 1:
         raise BadInput(f"--n: {arguments.n} is below 1")
-    shown = preview(compose(arguments.overrides), arguments.n)
+    settings = compose(arguments.overrides)
+    if arguments.json:
+        return print_rows(settings, arguments.n)
+    shown = preview(settings, arguments.n or 3)
     if arguments.html:
         try:
             arguments.html.write_text(page(shown), encoding="utf-8")
@@ -69,6 +82,17 @@ def main(argv: list[str] | None = None) -> int:
     else:
         show(shown)
     return 0
+
+
+def print_rows(settings: Settings, n: int | None) -> int:
+    """Print what becomes of the first `n` rows of the data; None: of all. The exit code."""
+    builder = dataset_builder(settings)
+    if not isinstance(builder, ChatDatasetBuilder):
+        raise BadInput("--json: is for data of chats; without it any data is shown")
+    rows = ExampleRows(builder)
+    for row in itertools.islice(rows, n):
+        print(json.dumps(row, ensure_ascii=False))
+    return 2 if rows.refused or not rows.trained else 0
 
 
 def preview(settings: Settings, n: int) -> Preview:
@@ -106,12 +130,13 @@ def _summary(statistics: Any) -> str:
     if statistics is None:
         return ""
     share = statistics.trained_tokens / max(1, statistics.tokens)
-    return (
+    counted = (
         f"{statistics.conversations:,} conversations, {statistics.datums:,} sequences, "
         f"{statistics.tokens:,} tokens, {share:.0%} of them trained; "
         f"{statistics.truncated:,} cut at max_length, {statistics.dropped:,} dropped "
         "(no trained token left)"
     )
+    return "\n".join([counted, *statistics.report.lines()])
 
 
 def title(number: int, example: Example) -> str:

@@ -101,7 +101,7 @@ class Answers:
         before, _ = self.text.place(messages, index, chat.variables)
         history = self.text.write(messages[:index], chat.variables) if index else ""
         header = prompt.removeprefix(history)
-        start = _start_of_header(header, before)
+        start = len(history) if before.startswith(history) else _start_of_header(header, before)
         turn = whole[start:]
         common = len(os.path.commonprefix([turn, header]))
         left, rest = header[common:], turn[common:]

@@ -54,10 +54,10 @@ class Habits:
         """Whether the template has a place of its own for the role `developer`."""
         return bool(re.search(r"""['"]developer['"]""", self.text.template))
 
-    @functools.cached_property
+    @property
     def knows_thinking(self) -> bool:
-        """Whether the template has anything to do with reasoning."""
-        return "think" in self.text.template or self.takes_reasoning
+        """Whether the template has a place for reasoning, as a field or within the text."""
+        return self.takes_reasoning or self.cuts_at_tags
 
     @functools.cached_property
     def cuts_at_tags(self) -> bool:

@@ -50,7 +50,7 @@ def check_context(messages: Messages, tools: list[dict[str, Any]], text: str) ->
     """
     for index, message in enumerate(messages):
         words = message["content"]
-        if words not in text and not _holds(text, words):
+        if words not in text and not _spelled(words, text):
             raise _lost(f"message {index + 1}", "its words", words)
         for call in message.get("tool_calls") or ():
             _check_call(call["function"], f"message {index + 1}", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 from typing import Any
@@ -46,12 +47,32 @@ class TemplateText:
         """
         import jinja2
 
-        context = {"messages": messages, "add_generation_prompt": prompt, **(variables or {})}
+        if self.takes_parts:
+            messages = [_in_parts(message) for message in messages]
         try:
-            return self._compiled(context)
+            return self._write(messages, variables or {}, prompt)
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise BadInput(f"the chat template refuses the conversation: {reason}") from error
+
+    @functools.cached_property
+    def takes_parts(self) -> bool:
+        """Whether the template reads content as a list of parts alone, as those of models do that
+        see pictures."""
+        import jinja2
+
+        words = {"role": "user", "content": STAND_IN}
+        for message, parts in ((words, False), (_in_parts(words), True)):
+            with contextlib.suppress(jinja2.TemplateError, ArithmeticError, LookupError, TypeError):
+                if STAND_IN in self._write([message], {}, False):
+                    return parts
+        return False
+
+    def _write(self, messages: Messages, variables: dict[str, Any], prompt: bool) -> str:
+        written: str = self._compiled(
+            {"messages": messages, "add_generation_prompt": prompt, **variables}
+        )
+        return written
 
     @functools.cached_property
     def _compiled(self) -> Any:
@@ -91,3 +112,9 @@ class TemplateText:
         whole = self.write([*messages[:index], instead, *messages[index + 1 :]], variables)
         before, found, after = whole.partition(STAND_IN)
         return (before, after) if found else ("", "")
+
+
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return {**message, "content": parts}

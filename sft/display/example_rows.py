@@ -1,0 +1,101 @@
+"""`sft.preview --json`: what becomes of each row of the data, one JSON object a line.
+
+    {"line": 3, "left_out": null, "sequences": [{"tokens": 57, "parts": [
+        {"trained": false, "text": "…"}, {"trained": true, "text": "…"}]}]}
+
+The texts of a sequence's parts, joined, are the whole sequence with its control tokens. A row that
+is left out or refused says why, and has no sequences.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sft.errors import BadInput
+from sft.rendering.base import Rendered
+from sft.rendering.conversations import Conversation
+from sft.tokens.chunks import NO_ANSWER
+from sft.types import ChatDatasetBuilder
+
+AT_ONCE = 64
+
+
+@dataclass
+class ExampleRows:
+    """The rows of a builder's source, in their order, as they would be trained on.
+
+    Raises `BadInput` if the builder does not read rows of chats.
+    """
+
+    builder: ChatDatasetBuilder
+    refused: bool = False
+    """Whether a run would refuse one of the rows that were given so far."""
+    trained: bool = False
+    """Whether a run would train on one of them."""
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.builder, "source"):
+            raise BadInput(
+                f"--json: {type(self.builder).__name__} names no rows of chats; without --json "
+                "the sequences of any data are shown"
+            )
+        self.source: Any = self.builder.source()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rows = self.source.rows()
+        while block := list(itertools.islice(rows, AT_ONCE)):
+            yield from self._shown(block)
+
+    def _shown(self, block: list[tuple[int, Conversation | BadInput]]) -> Iterator[dict[str, Any]]:
+        common = self.builder.common_config
+        sound = [found for _, found in block if isinstance(found, Conversation)]
+        rendered = iter(self.builder.renderer.render_batch(sound, common.train_on_what))
+        for number, found in block:
+            line = self.source.line(number) if hasattr(self.source, "line") else number
+            made: list[Rendered] | BadInput = []
+            if isinstance(found, BadInput):
+                left = str(found)
+                self.refused |= getattr(self.builder, "on_bad_line", "refuse") != "skip"
+            else:
+                made = next(rendered)
+                left = self._left_out(found, made, number)
+            sequences = [] if left or isinstance(made, BadInput) else self._sequences(made)
+            if not sequences and not left:
+                left = f"no trained token is left within max_length={common.max_length}"
+            self.trained |= bool(sequences)
+            yield {"line": line, "left_out": left or None, "sequences": sequences}
+
+    def _left_out(
+        self, conversation: Conversation, made: list[Rendered] | BadInput, number: int
+    ) -> str:
+        """Why a row that can be read is not trained on; "" if it is."""
+        if isinstance(made, BadInput):
+            self.refused |= self.builder.on_lost != "leave_out"
+            return f"{self.source.where(number)}: {made}"
+        if not made:
+            empty = not conversation.messages and conversation.text is None
+            return f"{self.source.where(number)}: {'holds no message' if empty else NO_ANSWER}"
+        return ""
+
+    def _sequences(self, made: list[Rendered]) -> list[dict[str, Any]]:
+        shown = []
+        for sequence in made:
+            length = self.builder.common_config.max_length
+            tokens, trained = sequence.tokens[:length], sequence.trained[:length]
+            if any(trained[1:]):
+                parts = list(text_parts(self.builder.tokenizer, tokens, trained))
+                shown.append({"tokens": len(tokens), "parts": parts})
+        return shown
+
+
+def text_parts(tokenizer: Any, tokens: list[int], trained: list[bool]) -> Iterator[dict[str, Any]]:
+    """The runs of trained and other tokens as text; joined, they are the text of the whole."""
+    before, end = "", 0
+    for yes, run in itertools.groupby(trained):
+        end += len(list(run))
+        text = tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False)
+        yield {"trained": yes, "text": text[len(before) :]}
+        before = text
