@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.rendering.forms import Form
-from tests.rendering.words import double_encoded, lost, missing, normal, pieces, said_in, short
+from tests.rendering.words import (
+    double_encoded,
+    lost,
+    missing,
+    normal,
+    pieces,
+    said_in,
+    short,
+    spellings,
+)
 
 if TYPE_CHECKING:
     from tests.rendering.oracle import Oracle
@@ -19,6 +28,7 @@ DEVIATIONS = {
     "opened block": "the prompt opens a block of thought that the finished turn shows otherwise",
     "as text": "control tokens in the content are text",
 }
+CLOSED = re.compile(r"</think>\s*\Z")
 OPENED = re.compile(r"<think>\s*\Z")
 
 
@@ -126,7 +136,8 @@ class Attempt:
             self.fault(f"{where}: arguments are encoded twice in {short(text)}")
         rest = text
         for piece in sorted(pieces(message), key=len, reverse=True):
-            rest = rest.replace(normal(piece), " ")
+            for spelled in spellings(piece):
+                rest = rest.replace(spelled, " ")
         rest = self.oracle.markers.sub(" ", rest)
         foreign = set(re.findall(r"\w+", rest)) - self.oracle.structure
         known = {call.get("id") for call in message.get("tool_calls") or []}
@@ -140,8 +151,10 @@ class Attempt:
         self.check_end(j, tokens, text)
         if OPENED.search(before) and "</think>" not in text:
             self.fault(f"{where}: goes on within the <think> that its prompt opens: {short(text)}")
-        if OPENED.search(before) and text.lstrip().startswith("<think>"):
-            self.fault(f"{where}: opens <think> again, which its prompt opens: {short(text)}")
+        if before.rstrip().endswith(("<think>", "</think>")) and text.lstrip().startswith(
+            "<think>"
+        ):
+            self.fault(f"{where}: opens <think> once more than its prompt does: {short(text)}")
 
     def check_end(self, j: int, tokens: list[int], text: str) -> None:
         where = f"message {j + 1}"
@@ -198,9 +211,11 @@ class Attempt:
         ):  # fmt: skip
             return None
         if self.form.hidden:
-            ids = set(oracle.added.values())
+            ids = {oracle.added[token] for token in oracle.control}
             ours = [token for token in tokens if token in ids]
-            if ours != [token for token in theirs if token in ids][: len(ours)]:
+            due = [token for token in theirs if token in ids]
+            # One more may stand at the end: the next speaker's.
+            if ours[: len(due)] != due[: len(ours)] or len(ours) > len(due) + 1:
                 plain = [oracle.decode([token]) for token in ours]
                 self.fault(f"control tokens in the content are tokens: {plain}")
         if whole.startswith(text):
@@ -208,14 +223,11 @@ class Attempt:
                 self.verdict.deviations.add("border")
             return None
         if text.startswith(whole) or text.startswith(whole.rstrip()):
-            follows = [m["role"] for m in self.messages[j + 1 : j + 2]]
-            calls = bool(self.messages[j].get("tool_calls"))
-            for role in (*follows, "tool" if calls else "user"):
-                follower = {"role": role, "content": "Next."}
-                longer = oracle.text([*self.form.messages[: j + 1], follower], self.tools)
-                if longer and normal(self.restored(longer) or "").startswith(text):
-                    self.verdict.deviations.add("next marker")
-                    return None
+            if text[len(whole) :] in oracle.next_markers or (
+                text[len(whole.rstrip()) :] in oracle.next_markers
+            ):
+                self.verdict.deviations.add("next marker")
+                return None
         if OPENED.search(oracle.decode(tokens[max(0, start - 8) : start])):
             self.verdict.deviations.add("opened block")
             return None

@@ -35,11 +35,12 @@ def forms(
         ends: the markers that end an answer; data may have one there already.
     """
     seen: list[Any] = []
-    for thought, detail, role, marker in itertools.product(
+    for thought, detail, ids, role, marker in itertools.product(
         ("", "as a field", "in the text", "as thinking"),
         ("", "null", "absent", "text", "text, null", "parts"),
+        ("", "ids"),
         ("", "system"),
-        ("", "hidden"),
+        ("", "hidden", "hidden, cut"),
     ):
         made, hidden = [], {}
         for message in messages:
@@ -47,11 +48,13 @@ def forms(
             if role and one["role"] == "developer":
                 one["role"] = role
             if marker:
-                _hide(one, hidden, markers, ends)
+                _hide(one, hidden, markers, ends if "cut" in marker else frozenset())
             made.append(_with_calls(one, detail))
+        if ids:
+            _add_ids(made)
         if made not in seen:
             seen.append(made)
-            yield Form(f"{thought} {detail} {role} {marker}".strip(), made, hidden)
+            yield Form(f"{thought} {detail} {ids} {role} {marker}".strip(), made, hidden)
 
 
 def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:
@@ -131,3 +134,18 @@ def _with_calls(message: dict[str, Any], how: str) -> dict[str, Any]:
     if how == "absent" and not message["content"]:
         del message["content"]
     return message
+
+
+def _add_ids(messages: list[dict[str, Any]]) -> None:
+    """Give an id to each call without one, and its id and name to each answer of a tool."""
+    waiting: list[dict[str, Any]] = []
+    number = 0
+    for message in messages:
+        for call in message.get("tool_calls") or []:
+            number += 1
+            call.setdefault("id", f"call{number:05d}")
+            waiting.append(call)
+        if message["role"] == "tool" and waiting:
+            call = waiting.pop(0)
+            message.setdefault("tool_call_id", call["id"])
+            message.setdefault("name", call["function"]["name"])
