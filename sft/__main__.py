@@ -61,10 +61,13 @@ def _with_hydra(argv: list[str]) -> int:
         register,
         settle,
         translate,
+        with_kind_of_data,
     )
     from sft.errors import BadInput
 
     argv = masked_arguments(argv)
+    given = _read(argv)[0]
+    argv = with_kind_of_data(argv)
     overrides, config_dir, multirun, only_shown = _read(argv)
     check_overrides(overrides, config_dir)
     if not multirun:
@@ -83,7 +86,7 @@ def _with_hydra(argv: list[str]) -> int:
     def launch(config: Any) -> int:
         from sft.command.launch import run
 
-        return run(settle(config), overrides=overrides, variables=from_environment(config))
+        return run(settle(config), overrides=given, variables=from_environment(config))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed and swallowed
     register()

@@ -25,7 +25,8 @@ from sft.types import ChatDatasetBuilder
 
 BUILDERS: dict[str, type[ChatDatasetBuilder]] = {
     "faq": FaqBuilder,
-    "jsonl": FromConversationFileBuilder,
+    "jsonl": FromConversationFileBuilder,  # its name in configs saved earlier
+    "file": FromConversationFileBuilder,
     "no_robots": NoRobotsBuilder,
     "tulu3": Tulu3Builder,
     "hf_chat": HFChatBuilder,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,14 @@ async def _run(
     assert this is not None
     async with AsyncExitStack() as stack:
         stack.enter_context(signals.told(this.cancel, this.cancel))
-        base_url = await preflight.service_url(stack, composer, base)
-        known = await preflight.preflight(options, searched, settings, base_url)
+        known = await preflight.preflight(stack, options, composer, settings)
         study = _open(options, searched, base, folder, known.facts)
         alive = liveness.make(study, folder, options.storage is None)
         ledger = Ledger(study, alive, searched.distributions, options.n_trials)
         stack.callback(ledger.close)
         _enqueue(options, study)
+        day = study.user_attrs.get("date") or base.date or date.today().isoformat()
+        study.set_user_attr("date", day)
         study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         shown = _display(options, finished)
@@ -105,8 +107,9 @@ async def _run(
             folder=folder,
             metrics=options.metrics,
             repeats=options.repeats,
-            base_url=base_url,
+            base_url=known.base_url,
             parent_run_id=parent_run_id,
+            date=day,
             command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
         )
         shared = Shared(common, ledger, shown, budget.spend)

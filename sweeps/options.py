@@ -6,11 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution
-
 from sft.errors import BadInput, nearest
 from sweeps import pruners, samplers
 from sweeps.keys import SweeperKeys
+from sweeps.parameters import MOST_POINTS, is_endless
 from sweeps.prior.published import PACKAGED
 from sweeps.space import SearchSpace
 
@@ -89,14 +88,14 @@ class Options(SweeperKeys):
             beyond = max(0, (n_trials or 0) - len(points))
             n_trials = min(n_trials or len(points), len(points))
         elif n_trials is None:
-            endless = next(
-                name
-                for name, distribution in space.distributions.items()
-                if not isinstance(distribution, CategoricalDistribution)
+            endless = [name for name, d in space.distributions.items() if is_endless(d)]
+            reason = (
+                f"{endless[0]} is an interval"
+                if endless
+                else f"the space has more than {MOST_POINTS:,} points"
             )
             raise BadInput(
-                f"hydra.sweeper.n_trials: is needed, since {endless} is an interval; "
-                "add hydra.sweeper.n_trials=20."
+                f"hydra.sweeper.n_trials: is needed, since {reason}; add hydra.sweeper.n_trials=20."
             )
         if sampler == "grid" and self.enqueue:
             raise BadInput("hydra.sweeper.enqueue: a grid runs every combination anyway.")

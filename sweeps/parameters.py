@@ -23,6 +23,13 @@ def is_ordered(distribution: Distribution) -> TypeGuard[CategoricalDistribution]
     )
 
 
+def is_endless(distribution: Distribution) -> bool:
+    """True for an interval of real numbers, and for one on a log scale."""
+    return not isinstance(distribution, CategoricalDistribution) and (
+        distribution.step is None or distribution.log
+    )
+
+
 def ends(distribution: Distribution) -> tuple[Any, ...]:
     """All choices, or the lowest and the highest number."""
     if isinstance(distribution, CategoricalDistribution):
@@ -35,18 +42,19 @@ def combinations(space: Mapping[str, Distribution]) -> list[dict[str, Any]] | No
 
     None if there is an interval of real numbers, a log scale or more than 100,000 points.
     """
+    if any(map(is_endless, space.values())):
+        return None
     values: list[list[Any]] = []
     for distribution in space.values():
         if isinstance(distribution, CategoricalDistribution):
             values.append(list(distribution.choices))
-        elif distribution.step is not None and not distribution.log:
-            low, step = distribution.low, distribution.step
-            count = int(round((distribution.high - low) / step)) + 1
-            if count > MOST_POINTS:
-                return None
-            values.append([low + i * step for i in range(count)])
-        else:
+            continue
+        low, step = distribution.low, distribution.step
+        assert step is not None  # not endless
+        count = int(round((distribution.high - low) / step)) + 1
+        if count > MOST_POINTS:
             return None
+        values.append([low + i * step for i in range(count)])
     if math.prod(map(len, values)) > MOST_POINTS:
         return None
     return [dict(zip(space, point, strict=True)) for point in itertools.product(*values)]

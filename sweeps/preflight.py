@@ -23,7 +23,6 @@ from sweeps.composing import Composer
 from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
 from sweeps.options import Settled
 from sweeps.parameters import ends
-from sweeps.space import SearchSpace
 from sweeps.study import storage
 
 MOST_CHOICES = 20
@@ -82,6 +81,8 @@ async def service_url(stack: AsyncExitStack, composer: Composer, base: Settings)
 class Preflight:
     """What is known of a sweep before its first trial."""
 
+    base_url: str | None
+    """Of the local service; None if no model needs it."""
     facts: dict[str, Any]
     """What the study is about: it is not continued with others."""
     tokens: int | None
@@ -91,25 +92,37 @@ class Preflight:
 
 
 async def preflight(
-    options: Settled, searched: SearchSpace, settings: list[Settings], base_url: str | None
+    stack: AsyncExitStack, options: Settled, composer: Composer, settings: list[Settings]
 ) -> Preflight:
-    """Read the data of all `settings` and ask the service once for each. Raises `BadInput`."""
-    base = settings[0]
+    """Read the data of all `settings` and ask the services once for each. Raises `BadInput`.
+
+    In the order of a single run: a missing key is said before minutes of reading, and the local
+    service, which `stack` ends, starts after them.
+    """
+    base, searched = settings[0], composer.searched
+    urls = dict.fromkeys(s.service.base_url for s in settings if s.service.kind != "local")
+    elsewhere = {url: await Service.reach(url) for url in urls}
     said = [*without_effect(options, searched), *effects.of_settings(base)]
     judged = False
-    asked: list[tuple[str | None, str, int | None]] = []
+    questions: list[tuple[Settings, int | None]] = []
     for other in reversed(settings):  # the base comes last, and is what is meant below
-        config = to_train(other, str(storage.ROOT), base_url)
+        config = to_train(other, str(storage.ROOT))
         plan = await Plan.make(config)
         said += effects.check(config, plan)
         check_metrics(options, other, plan)
         judged = judged or bool(judged_at(options, other, plan))
-        question = (config.base_url, config.model_name, plan.max_length)
-        if question not in asked:
-            asked.append(question)
-            api = await Service.reach(config.base_url)
-            await api.check(config.model_name, plan.max_length)
+        questions.append((other, plan.max_length))
     check_pruner(options, judged)
+    base_url = await service_url(stack, composer, base)
+    local = None if base_url is None else await Service.reach(base_url)
+    asked = set()
+    for other, max_length in questions:
+        api = local if other.service.kind == "local" else elsewhere[other.service.base_url]
+        assert api is not None  # a model needs the local service, which has started
+        question = (api.base_url, other.model.name, max_length)
+        if question not in asked:
+            asked.add(question)
+            await api.check(other.model.name, max_length)
     facts = {
         "model": base.model.name,
         "metric": options.metrics,
@@ -124,4 +137,4 @@ async def preflight(
     tokens = None
     if per_epoch is not None:
         tokens = round(per_epoch * plan.total_steps / len(plan.data)) * options.repeats
-    return Preflight(facts, tokens, list(dict.fromkeys(said)))
+    return Preflight(base_url, facts, tokens, list(dict.fromkeys(said)))

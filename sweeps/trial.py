@@ -52,6 +52,8 @@ class Common:
     """Of the sweep's own MLflow run."""
     command: list[str]
     """The overrides that all trials share."""
+    date: str
+    """The day on which the sweep began, for chat templates that write one."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ class TrialRun:
             run_name=launch.joined(
                 [directory.name, *(launch.in_short(k, v) for k, v in self.trial.params.items())]
             ),
+            date=settings.date or self.common.date,
             seed=settings.seed + repeat,
             lora=dataclasses.replace(settings.lora, seed=settings.lora.seed + repeat),
         )

@@ -76,10 +76,27 @@ def test_the_module_of_the_python_api_says_how_to_train_from_a_terminal(tmp_path
     assert "python -m sft" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_missing_key_is_said_before_the_hub_is_asked_for_a_tokenizer(tmp_path):
-    done = run("model=qwen3", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=qwen3"],
+        ["--multirun", "sweep=lr_rank", "model=qwen3", "hydra.sweeper.n_trials=3"],
+        ["--multirun", "model=qwen3,llama3", "service=tinker"],
+        ["--multirun", "service=local,tinker", "max_steps=1"],
+    ],
+)
+def test_a_missing_key_is_said_before_the_hub_is_asked_for_a_tokenizer(tmp_path, words):
+    done = run(*words, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "TINKER_API_KEY" in done.stderr and "tokenizer" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_without_its_data_starts_no_service_and_leaves_no_folder(tmp_path):
+    done = run("--multirun", "lr=1e-4,1e-3", "dataset=jsonl", "dataset.path=none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "sft: dataset.path: there is no file none\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -156,6 +173,7 @@ def test_every_shipped_yaml_composes(choice):
         "service=custom": ["service.base_url=http://127.0.0.1:1"],
         "model=folder": ["model.name=somewhere"],
         "dataset=jsonl": ["dataset.path=chats.jsonl"],
+        "dataset=file": ["dataset.path=chats.jsonl"],
         "dataset=custom": ["dataset.builder=my_data:MyBuilder"],
         "dataset=hf_chat": ["dataset.path=data"],
         "dataset=hf_stream": ["dataset.path=data"],
@@ -164,6 +182,20 @@ def test_every_shipped_yaml_composes(choice):
     group, option = choice.split("=")
     if group in ("dataset", "optimizer", "schedule", "service"):
         assert getattr(settings, group).kind == option
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        (["dataset.path=chats.csv"], "file"),
+        (["lr=1e-4", "dataset.path=data/*.jsonl.gz", "dataset.on_bad_line=skip"], "file"),
+        (["dataset.path=chats.csv", "dataset=jsonl"], "jsonl"),
+        (["dataset=hf_chat", "dataset.path=chats.csv"], "hf_chat"),
+        ([], "faq"),
+    ],
+)
+def test_a_path_alone_is_a_file_of_chats(overrides, kind):
+    assert compose(overrides).dataset.kind == kind
 
 
 def test_the_root_config_says_what_the_schema_says():

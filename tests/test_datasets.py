@@ -159,19 +159,19 @@ def test_prompts_and_completions_may_be_lists_of_messages(common, chats, tmp_pat
 def test_a_new_layout_is_one_entry_of_the_registry(common, chats, tmp_path, monkeypatch):
     def convert(row, where):
         return [
-            {"role": "user", "content": layouts.base.text(row, "question", where)},
-            {"role": "assistant", "content": layouts.base.text(row, "answer", where)},
+            {"role": "user", "content": layouts.base.text(row, "ask", where)},
+            {"role": "assistant", "content": layouts.base.text(row, "reply", where)},
         ]
 
-    layout = layouts.Layout(frozenset({"question", "answer"}), convert)
-    monkeypatch.setitem(layouts.LAYOUTS, "question_answer", layout)
+    layout = layouts.Layout(frozenset({"ask", "reply"}), convert)
+    monkeypatch.setitem(layouts.LAYOUTS, "ask_reply", layout)
     turns = [conversation(i) for i in range(30)]
-    rows = [{"question": q["content"], "answer": a["content"]} for q, a in turns]
+    rows = [{"ask": q["content"], "reply": a["content"]} for q, a in turns]
     path = write_rows(tmp_path, rows, "jsonl")
-    for chosen in ("auto", "question_answer"):
+    for chosen in ("auto", "ask_reply"):
         train, _ = HFChatBuilder(common_config=common, path=str(path), layout=chosen)()
         assert train.digest == jsonl(common, chats)()[0].digest
-    with pytest.raises(BadInput, match="expected .*, or 'answer' and 'question'$"):
+    with pytest.raises(BadInput, match="expected .*, or 'ask' and 'reply'$"):
         HFChatBuilder(common_config=common, path=str(write_rows(tmp_path, [{"x": 1}], "jsonl")))()
 
 
@@ -224,7 +224,86 @@ def test_a_folder_saved_by_datasets_is_read(common, chats, tmp_path):
 
 
 def test_every_kind_but_custom_has_a_builder_whose_fields_the_command_line_sets():
-    assert list(BUILDERS) == ["faq", "jsonl", "no_robots", "tulu3", "hf_chat", "hf_stream"]
+    expected = ["faq", "jsonl", "file", "no_robots", "tulu3", "hf_chat", "hf_stream"]
+    assert list(BUILDERS) == expected
+
+
+def test_a_local_file_keeps_its_words_whichever_kind_reads_it(common, tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text("prompt,completion\n" + "value,NA\nvalue,007\nvalue,None\nvalue,True\n")
+    for build in (FromConversationFileBuilder, HFChatBuilder):
+        builder = build(common_config=common, path=str(path))
+        found = " ".join(texts(builder()[0], builder.tokenizer))
+        assert all(f"assistant\n{word}<" in found for word in ("NA", "007", "None", "True"))
+
+
+def test_words_of_a_folder_of_csv_are_words_to_datasets_too(common, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("prompt,completion\nvalue,NA\nq,None\nq,null\nq,x\n")
+    builder = HFChatBuilder(common_config=common, path=str(tmp_path), split="test")
+    found = " ".join(texts(builder()[0], builder.tokenizer))
+    assert all(f"assistant\n{word}<" in found for word in ("NA", "None", "null", "x"))
+
+
+def test_a_part_of_a_local_file_is_taken_by_its_rows(common, chats):
+    common = replace(common, batch_size=1)
+
+    def part(split):
+        return sequences(HFChatBuilder(common_config=common, path=str(chats), split=split)()[0])
+
+    whole = sequences(jsonl(common, chats)()[0])
+    assert part("train[:10%]") == whole[:3]
+    assert part("train[-4:]") == whole[-4:]
+    assert part("train[:2]+train[4:6]") == whole[:2] + whole[4:6]
+    with pytest.raises(
+        BadInput, match="dataset.split: .* has no split 'tset': a file is the split"
+    ):
+        part("tset")
+
+
+def test_a_folder_of_shards_or_one_that_datasets_saved_is_a_file_of_chats_too(common, tmp_path):
+    import datasets
+
+    rows = [{"messages": conversation(i)} for i in range(8)]
+    data = datasets.Dataset.from_list(rows)
+    data.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict(train=data).save_to_disk(tmp_path / "splits")
+    (tmp_path / "shards").mkdir()
+    for index in (0, 1):
+        shard = [conversation(i) for i in range(4 * index, 4 * index + 4)]
+        write_jsonl(tmp_path / "shards" / f"{index}.jsonl", shard)
+    found = [sequences(jsonl(common, tmp_path / name)()[0]) for name in ("saved", "shards")]
+    assert found[0] == found[1] and len(found[0]) == 8
+    with pytest.raises(BadInput, match="holds the splits train; name the one .*splits/train$"):
+        jsonl(common, tmp_path / "splits")()
+
+
+def test_a_row_that_is_wrong_in_a_later_shard_is_named_by_its_own_file(common, tmp_path):
+    for index in (0, 1):
+        shard = [conversation(i) for i in range(4 * index, 4 * index + 4)]
+        write_jsonl(tmp_path / f"{index}.jsonl", shard)
+    with (tmp_path / "1.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(BadInput, match="/1.jsonl line 5: has no 'messages'"):
+        jsonl(common, tmp_path / "*.jsonl")()
+
+
+def test_what_is_not_read_is_in_the_report_of_the_data(common, tmp_path):
+    rows = [{"messages": conversation(i), "id": i, "category": "x"} for i in range(8)]
+    path = tmp_path / "chats"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "broken\n")
+    train, _ = jsonl(common, path, on_bad_line="skip")()
+    report = train.statistics.report
+    assert report.found == "JSONL, layout messages" and report.unused == ["id", "category"]
+    assert report.left_out["not a conversation"].first.startswith(f"{path} line 9: not JSON")
+
+
+@pytest.mark.parametrize("builder", [FaqBuilder, FromConversationFileBuilder, HFChatBuilder])
+def test_a_builder_shows_the_rows_that_it_trains_on(builder, common, chats):
+    fields = {} if builder is FaqBuilder else {"path": str(chats)}
+    source = builder(common_config=common, **fields).source()
+    number, first = next(iter(source.conversations()))
+    assert number == 1 and [m["role"] for m in first.messages][-2:] == ["user", "assistant"]
 
 
 # Splits

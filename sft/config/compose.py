@@ -24,6 +24,7 @@ def compose(overrides: list[str]) -> Settings:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    overrides = with_kind_of_data(overrides)
     check_overrides(overrides)
     register()
     try:
@@ -161,6 +162,22 @@ def holds_own_keys(name: str) -> bool:
     """Whether the key `name` is a mapping or a list of the user's own, or lies inside one."""
     known = key_names() | {PARAMS: True}
     return known.get(name, _is_key(name, known))
+
+
+def with_kind_of_data(words: list[str]) -> list[str]:
+    """A command line's `words`, with `dataset=file` before a `dataset.path=FILE` on its own.
+
+    An experiment of the user's own may choose the kind of data, so beside one nothing is added.
+    """
+    names = {word.partition("=")[0].lstrip("+") for word in words}
+    if "dataset.path" not in names or not names.isdisjoint(CHOOSE_DATA):
+        return words
+    first = next(i for i, word in enumerate(words) if word.lstrip("+").startswith("dataset.path="))
+    return [*words[:first], "dataset=file", *words[first:]]
+
+
+CHOOSE_DATA = ("dataset", "dataset.kind", "experiment")
+"""Names of a command line that say what kind the data is."""
 
 
 def admitted(overrides: list[str]) -> list[str]:

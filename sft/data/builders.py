@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data import hub
 from sft.data.layouts import LAYOUTS
-from sft.data.sources import JsonLines
+from sft.data.sources import ChatFiles
 from sft.errors import BadInput
 from sft.keys import key
 from sft.rendering.token_bytes import special_tokens
@@ -33,6 +33,10 @@ def split_seed() -> Any:
     return key(0, "which conversations are held out, whatever the run's seed", minimum=0)
 
 
+def layout() -> Any:
+    return key("auto", "columns of a row", choices=("auto", *LAYOUTS))
+
+
 @dataclass
 class FaqBuilder(ChatDatasetBuilder):
     """The demo: 503 questions and answers about building in Zaragoza, in English (CC-BY-4.0)."""
@@ -41,13 +45,16 @@ class FaqBuilder(ChatDatasetBuilder):
     split_seed: int = split_seed()
 
     def __call__(self) -> Built:
+        return build(self, self.source(), self.eval_size, self.split_seed)
+
+    def source(self) -> Source:
+        """The rows to train on. Raises `BadInput` if the package is not installed."""
         spec = importlib.util.find_spec("zaragoza_construction_faq")
         folders = (spec and spec.submodule_search_locations) or []
         files = [Path(folder) / "data" / "faq-en-sharegpt.jsonl" for folder in folders]
         for path in files:
             if path.is_file():
-                source = JsonLines(path, "conversations")
-                return build(self, source, self.eval_size, self.split_seed)
+                return ChatFiles(str(path), "conversations")
         raise BadInput(
             "dataset=faq: its package is not installed: run "
             "`pip install zaragoza-construction-faq==1.2.1`"
@@ -56,37 +63,58 @@ class FaqBuilder(ChatDatasetBuilder):
 
 @dataclass
 class FromConversationFileBuilder(ChatDatasetBuilder):
-    """A file of JSON lines, each `{"messages": [{"role": …, "content": …}, …]}`."""
+    """A file of chats, a folder or a pattern of files: JSONL, JSON, CSV, TSV, Parquet or Arrow.
 
-    path: str = key("???", "JSONL file of chats: one {messages: [...]} a line")
+    What a file is, its content says and not its name. It may be packed with gzip or zstd.
+    """
+
+    path: str = key("???", "file of chats, a folder of them or a pattern such as 'data/*.jsonl'")
     eval_size: int = eval_size(0)
     split_seed: int = split_seed()
+    layout: str = layout()
+    on_bad_line: str = key(
+        "refuse", "rows that are no conversation; skip: left out and counted",
+        choices=("refuse", "skip"),
+    )  # fmt: skip
 
     def __call__(self) -> Built:
-        source = JsonLines(Path(self.path).expanduser())
-        return build(self, source, self.eval_size, self.split_seed)
+        return build(self, self.source(), self.eval_size, self.split_seed)
+
+    def source(self) -> Source:
+        """The rows to train on. Raises `BadInput`."""
+        return hub.saved_or_files(self.path, self.layout, self.on_bad_line)
 
 
 @dataclass
-class HFChatBuilder(ChatDatasetBuilder):
-    """Anything that `datasets` reads: a dataset of the Hub, a local folder or file."""
+class HubData(ChatDatasetBuilder):
+    """What names a dataset that the library `datasets` reads."""
 
     path: str = key("???", "Hub id, or a local folder or file (JSONL, CSV, Parquet)")
     name: str | None = key(None, "configuration of the dataset, where it has several")
     split: str = key("train", "split to train on, such as train or train[:10%]")
     eval_split: str | None = key(None, "split to evaluate on; null: hold out of `split`")
+    layout: str = layout()
+
+
+@dataclass
+class HFChatBuilder(HubData):
+    """Anything that `datasets` reads: a dataset of the Hub, a local folder or file."""
+
     eval_size: int = key(
         0, "conversations to hold out; with eval_split: of it, 0: all of it", minimum=0
     )
     split_seed: int = split_seed()
-    layout: str = key("auto", "columns of a row", choices=("auto", *LAYOUTS))
 
     def __call__(self) -> Built:
-        train = hub.source(self.path, self.name, self.split, self.layout)
+        train = self.source()
         if self.eval_split is None:
             return build(self, train, self.eval_size, self.split_seed)
         evaluation = hub.source(self.path, self.name, self.eval_split, self.layout, "eval_split")
         return build(self, train, self.eval_size, self.split_seed, evaluation)
+
+    def source(self) -> Source:
+        """The rows to train on. Raises `BadInput`."""
+        return hub.source(self.path, self.name, self.split, self.layout)
 
 
 @dataclass

@@ -1,46 +1,54 @@
-"""The layout of a row of data, by the names of its columns, and the row as chat messages."""
+"""Which layout the columns of a file are, and what they are called there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from sft.data.layouts import LAYOUTS
+from sft.data.layouts.base import Names
 from sft.errors import BadInput
-from sft.rendering.base import Messages
+
+PROMPTS = ("prompt", "instruction", "question", "query")
+"""Columns that ask, of a file without one that answers."""
 
 
-def detect(columns: Iterable[str], where: str) -> str:
-    """The layout that fits the names of the columns. Raises `BadInput`, naming those found."""
-    present = set(columns)
-    for name, layout in LAYOUTS.items():
-        if layout.columns <= present:
-            return name
-    expected = [" and ".join(map(repr, sorted(layout.columns))) for layout in LAYOUTS.values()]
-    raise BadInput(f"{where}: has the columns {_names(present)}; expected {', or '.join(expected)}")
+def detect(columns: Iterable[str], where: str, *, cells: bool = False) -> str:
+    """The layout that fits the names of the columns; `cells`: they are those of a CSV file.
 
-
-def require(columns: Iterable[str], layout: str, where: str) -> None:
-    """Check that `layout` has its columns. Raises `BadInput`, naming those that are there."""
-    present = set(columns)
-    if missing := sorted(LAYOUTS[layout].columns - present):
-        raise BadInput(
-            f"{where}: has no '{missing[0]}' (layout {layout}); it has {_names(present)}"
-        )
-
-
-def to_messages(row: Any, layout: str, where: str) -> Messages:
-    """The messages in `row`. They are not checked: see `check_conversation`.
-
-    Raises `BadInput` if a column of the layout is missing or holds something else.
+    Raises `BadInput`, naming the columns found, or saying what other data this is.
     """
-    if not isinstance(row, dict):
-        raise BadInput(f"{where}: expected a JSON object, found {type(row).__name__}")
-    if not LAYOUTS[layout].columns <= row.keys():
-        require(row, layout, where)
-    messages: Messages = LAYOUTS[layout].convert(row, where)
-    return messages
+    present = set(map(str, columns))
+    for name, layout in LAYOUTS.items():
+        if layout.names(present) is not None:
+            return name
+    if {"chosen", "rejected"} <= present:
+        raise BadInput(
+            f"{where}: is preference data ('chosen' and 'rejected'), which fine-tuning on answers "
+            "cannot use as pairs; to train on the chosen answers, write a file whose lines are "
+            '{"messages": [the prompt, the chosen answer]}'
+        )
+    if asking := [name for name in PROMPTS if name in present]:
+        raise BadInput(
+            f"{where}: holds prompts without answers ('{asking[0]}'; it has the columns "
+            f"{_listed(present)}); training needs an answer for each, such as a column "
+            f"'{'output' if asking[0] == 'instruction' else 'completion'}'"
+        )
+    expected = [" and ".join(map(repr, sorted(layout.columns))) for layout in LAYOUTS.values()]
+    first = "; the first line of a CSV file names its columns" if cells else ""
+    raise BadInput(
+        f"{where}: has the columns {_listed(present)}; expected {', '.join(expected[:-1])}, "
+        f"or {expected[-1]}{first}"
+    )
 
 
-def _names(columns: Iterable[str]) -> str:
+def names(columns: Iterable[str], layout: str, where: str) -> Names:
+    """What the columns of `layout` are called here. Raises `BadInput` if one is missing."""
+    present = set(map(str, columns))
+    if (found := LAYOUTS[layout].names(present)) is not None:
+        return found
+    missing = sorted(LAYOUTS[layout].columns - present)
+    raise BadInput(f"{where}: has no '{missing[0]}' (layout {layout}); it has {_listed(present)}")
+
+
+def _listed(columns: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(map(str, columns))) or "none"

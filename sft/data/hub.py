@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft.data.sources import JsonLines, Rows
+from sft.data.files.finding import is_pattern
+from sft.data.sources import ChatFiles, Rows
 from sft.errors import BadInput
 from sft.files import cache_folder, can_be_written
 from sft.tokens.cache import Source
 
-READERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-"""Per suffix of a file (before .gz, .zst and the like) the reader of `datasets`."""
+DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+"""What ends like this is a file, and no id of the Hub."""
 
 
 def source(path: str, name: str | None, split: str, layout: str, key: str = "split") -> Source:
     """The conversations of a split. Raises `BadInput`.
 
-    `key` is the key under `dataset` that gave `split`, for messages.
+    Local files are read by `sft.data.files`, not by `datasets`, which takes words like NA for
+    numbers or nothing. `key` is the key under `dataset` that gave `split`, for messages.
     """
-    file = Path(path).expanduser()
-    if file.suffix == ".jsonl" and file.is_file() and split == "train":
-        return JsonLines(file, layout)  # which can tell the line that is not sound
+    if is_local_file(path):
+        files = ChatFiles(path, layout)
+        return files if split == "train" else replace(files, spans=_spans(files, split, key))
     return Rows(load(path, name, split, key=key), f"{path} ({split})", layout)
+
+
+def saved_or_files(path: str, layout: str, on_bad_line: str) -> Source:
+    """The conversations of files, or of a folder that `datasets` has saved. Raises `BadInput`."""
+    folder = Path(path).expanduser()
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(inside.name for inside in folder.iterdir() if inside.is_dir())
+        raise BadInput(
+            f"dataset.path: {path} holds the splits {', '.join(splits)}; name the one to train on, "
+            f"such as dataset.path={folder / 'train'}"
+        )
+    if (folder / "state.json").is_file():
+        return Rows(load(path, None, "train"), path, layout)
+    return ChatFiles(path, layout, on_bad_line)
+
+
+def is_local_file(path: str) -> bool:
+    """Whether `path` is a file or a pattern of files."""
+    return Path(path).expanduser().is_file() or is_pattern(path)
+
+
+def _spans(files: ChatFiles, split: str, key: str) -> tuple[tuple[int, int], ...]:
+    """The rows of a part such as `train[:10%]`, counted from 0. Raises `BadInput`."""
+    import datasets
+
+    try:
+        read = datasets.ReadInstruction.from_spec(split)
+        count = sum(1 for _ in files.rows())
+        return tuple((part.from_, part.to) for part in read.to_absolute({"train": count}))
+    except (ValueError, AssertionError) as error:
+        raise BadInput(
+            f"dataset.{key}: {files.name} has no split '{split}': a file is the split 'train', "
+            f"perhaps a part of it, such as train[:10%] ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def load(
@@ -40,31 +70,20 @@ def load(
 
     file = Path(path).expanduser()
     arguments: dict[str, Any] = {"path": path, "name": name}
-    if file.is_file():
-        arguments = {"path": _reader(file), "name": name, "data_files": str(file)}
-        if file.suffix == ".tsv":
-            arguments["sep"] = "\t"
-    elif file.is_dir():
+    if file.is_dir():
         arguments["path"] = str(file)
-    elif path.startswith(("/", ".", "~")) or path.count("/") > 1 or file.suffix in READERS:
+    elif path.startswith(("/", ".", "~")) or path.count("/") > 1 or file.suffix in DATA:
         raise BadInput(f"dataset.path: there is no file or folder {path}")
     try:
         if file.is_dir() and (file / "state.json").exists():
             return datasets.load_from_disk(str(file))
         if not can_be_written(Path(datasets.config.HF_DATASETS_CACHE)):  # home, say
             arguments["cache_dir"] = str(cache_folder() / "datasets")
+        if datasets.load_dataset_builder(**arguments).name == "csv":
+            arguments["keep_default_na"] = False  # the words NA, None and null are words
         return datasets.load_dataset(**arguments, split=split, streaming=streaming)
     except Exception as error:
         raise _bad_input(error, path, split, key) from error
-
-
-def _reader(file: Path) -> str:
-    for suffix in reversed(file.suffixes):
-        if suffix in READERS:
-            return READERS[suffix]
-    raise BadInput(
-        f"dataset.path: {file} is no file that can be read; expected {', '.join(READERS)}"
-    )
 
 
 def _bad_input(error: Exception, path: str, split: str, key: str) -> BadInput:

@@ -1,93 +1,135 @@
-"""Where conversations come from: a file of JSON lines, or a dataset that `datasets` has loaded."""
+"""Where conversations come from: files, or a dataset that `datasets` has loaded."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.data import columns
+from sft.data.files import kinds
+from sft.data.files.finding import files_of
+from sft.data.files.kinds import Kind
+from sft.data.reading import Numbered, Reader, Reading
 from sft.errors import BadInput
-from sft.rendering.base import Messages
-from sft.rendering.conversations import Conversation, check_conversation
 from sft.rendering.report import Report
 
 if TYPE_CHECKING:
     import datasets
 
 ROWS_AT_ONCE = 1000
+FILE_BITS = 40
+"""A row's number holds in the bits from here on which of several files it is of."""
 
 
-@dataclass(frozen=True)
-class JsonLines:
-    """A file with one JSON object a line, in UTF-8. Empty lines are skipped."""
+@dataclass
+class ChatFiles:
+    """One file, a folder or a pattern of files; what each is is found by its content.
 
-    path: Path
-    layout: str = "messages"
-    """One of `sft.data.layouts.LAYOUTS`, or `auto`: what the first object's keys say."""
+    A row's number is that of its line, of its item in a JSON array or of its row in a table. With
+    several files it also says which of them it is of: see `line`.
+    """
+
+    path: str
+    layout: str = "auto"
+    """One of `sft.data.layouts.LAYOUTS`, or `auto`: what each file's columns say."""
+    on_bad_line: str = "refuse"
+    """`skip`: leave out what is no conversation, and count it."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """Only these rows, counted from 0 through all files, the end not included; empty: all."""
+    _report: Report = field(default_factory=Report)
 
     @property
     def name(self) -> str:
         return str(self.path)
 
+    @cached_property
+    def _found(self) -> tuple[list[Path], list[str]]:
+        return files_of(self.path)
+
+    @cached_property
+    def _kinds(self) -> list[Kind]:
+        return [kinds.kind_of(file) for file in self._found[0]]
+
+    def line(self, number: int) -> int:
+        """The number of a row within its own file."""
+        return number & ((1 << FILE_BITS) - 1)
+
     def where(self, number: int) -> str:
-        return f"{self.path} line {number}"
+        index = number >> FILE_BITS
+        return f"{self._found[0][index]} {self._kinds[index].unit} {self.line(number)}"
 
     def key(self) -> str:
-        with _open(self.path) as file:
-            return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {self.layout}"
+        digest = hashlib.sha256()
+        for file in self._found[0]:
+            with _open(file) as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return f"{digest.hexdigest()} {self.layout} {self.on_bad_line} {self.spans}"
 
-    def conversations(self) -> Iterator[tuple[int, Conversation | BadInput]]:
-        layout = self.layout
-        with _open(self.path) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = self.where(number)
-                row = _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
-                if layout == "auto":
-                    layout = columns.detect(row if isinstance(row, dict) else (), where)
-                yield number, Conversation(checked(row, layout, where))
+    def conversations(self) -> Iterator[Numbered]:
+        for reader in self._readers():
+            yield from reader
+
+    def rows(self) -> Iterator[Numbered]:
+        """Every row, also those that `conversations` leaves out and counts."""
+        for reader in self._readers():
+            yield from reader.every()
 
     def report(self) -> Report:
-        return Report()
+        return self._report
+
+    def _readers(self) -> Iterator[Reader]:
+        self._report = Report()
+        layouts: dict[str, None] = {}
+        counted = itertools.count()
+        for index, (file, kind) in enumerate(zip(self._found[0], self._kinds, strict=True)):
+            reading = kind.reading(self.layout)
+            rows = self._numbered(index, file, kind, reading)
+            if self.spans:
+                rows = (row for row in rows if self._inside(next(counted)))
+            skip = self.on_bad_line == "skip"
+            yield Reader(rows, self.where, reading, skip, self._report)
+            layouts[reading.layout] = None
+        self._report.found = self._what(", ".join(layouts))
+
+    def _inside(self, row: int) -> bool:
+        return any(start <= row < end for start, end in self.spans)
+
+    def _numbered(
+        self, index: int, file: Path, kind: Kind, reading: Reading
+    ) -> Iterator[tuple[int, Any]]:
+        first = index << FILE_BITS
+        rows = kinds.rows(file, kind, reading, lambda number: self.where(first + number))
+        return ((first + number, row) for number, row in rows) if index else rows
+
+    def _what(self, layouts: str) -> str:
+        files, others = self._found
+        what = ", ".join(dict.fromkeys(map(str, self._kinds)))
+        what = f"{len(files)} files: {what}" if len(files) > 1 else what
+        what = f"{what}, layout {layouts}"
+        if "text" in layouts.split(", "):
+            what += " (raw text: all tokens are trained)"
+        return f"{what}; files not read: {', '.join(others)}" if others else what
 
 
 def _open(path: Path) -> Any:
     try:
         return open(path, "rb")
-    except FileNotFoundError:
-        raise BadInput(f"dataset.path: there is no file {path}") from None
-    except IsADirectoryError:
-        raise BadInput(
-            f"dataset.path: {path} is a folder; expected a file of JSON lines "
-            "(dataset=hf_chat reads folders)"
-        ) from None
     except OSError as error:
         raise BadInput(f"dataset.path: {path} cannot be read: {error.strerror}") from None
 
 
-def _parse(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise BadInput(f"{where}: not a conversation: nested too deeply") from None
-
-
-@dataclass(frozen=True)
+@dataclass
 class Rows:
     """The rows of a `datasets.Dataset`, read in blocks: it stays on disk."""
 
     dataset: datasets.Dataset
     name: str
     layout: str = "auto"
+    _report: Report = field(default_factory=Report)
 
     def where(self, number: int) -> str:
         return f"{self.name} row {number}"
@@ -96,26 +138,25 @@ class Rows:
         # Of the dataset's content and history, as `datasets` itself names its caches.
         return f"{self.dataset._fingerprint} {len(self.dataset)} {self.layout}"
 
-    def conversations(self) -> Iterator[tuple[int, Conversation | BadInput]]:
-        layout = self.layout
-        if layout == "auto":
-            layout = columns.detect(self.dataset.column_names, self.name)
-        else:
-            columns.require(self.dataset.column_names, layout, self.name)
-        rows = self.dataset.with_format(None)
+    def conversations(self) -> Iterator[Numbered]:
+        yield from self._reader()
+
+    def rows(self) -> Iterator[Numbered]:
+        """Every row, also those that `conversations` leaves out and counts."""
+        return self._reader().every()
+
+    def report(self) -> Report:
+        return self._report
+
+    def _reader(self) -> Reader:
+        reading = Reading(self.layout, filled=True)
+        wanted = reading.wanted(self.dataset.column_names, self.name)
+        self._report = Report(found=f"read with datasets, layout {reading.layout}")
+        return Reader(self._blocks(wanted), self.where, reading, report=self._report)
+
+    def _blocks(self, wanted: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        rows = self.dataset.select_columns(wanted).with_format(None)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             block = rows[start : start + ROWS_AT_ONCE]
             for offset in range(len(next(iter(block.values())))):
-                row = {name: values[offset] for name, values in block.items()}
-                number = start + offset + 1
-                yield number, Conversation(checked(row, layout, self.where(number)))
-
-    def report(self) -> Report:
-        return Report()
-
-
-def checked(row: dict[str, Any], layout: str, where: str) -> Messages:
-    """The messages of a row of a table. Raises `BadInput`, naming `where`."""
-    messages = columns.to_messages(row, layout, where)
-    check_conversation(messages, where)
-    return messages
+                yield start + offset + 1, {name: values[offset] for name, values in block.items()}

@@ -9,71 +9,140 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sft.data import columns
-from sft.data.builders import Built, build_whole
-from sft.data.hub import load
-from sft.data.layouts import LAYOUTS
+from sft.data.builders import Built, HubData, build_whole
+from sft.data.hub import is_local_file, load
+from sft.data.reading import Numbered, Reading
 from sft.data.row_stream import RowStream
-from sft.data.sources import checked
+from sft.data.sources import ChatFiles
 from sft.errors import BadInput
 from sft.keys import key
-from sft.rendering.base import Messages
 from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
 from sft.rendering.token_bytes import special_tokens
 from sft.tokens.datums import datums_with_bytes
-from sft.types import ChatDatasetBuilder, SupervisedDataset
+from sft.types import SupervisedDataset
 
 if TYPE_CHECKING:
     import tinker
 
 
 @dataclass
-class HFStreamBuilder(ChatDatasetBuilder):
+class HFStreamBuilder(HubData):
     """Anything that `datasets` streams: a dataset of the Hub, a local folder or file."""
 
-    path: str = key("???", "Hub id, or a local folder or file (JSONL, CSV, Parquet)")
-    name: str | None = key(None, "configuration of the dataset, where it has several")
-    split: str = key("train", "split to train on")
-    eval_split: str | None = key(None, "split to evaluate on; null: hold out of `split`")
+    split: str = key("train", "split to train on; of a stream no part")
     eval_size: int = key(
         0, "conversations to hold out, the first different ones of the split", minimum=0
     )
-    layout: str = key("auto", "columns of a row", choices=("auto", *LAYOUTS))
     shuffle_buffer: int = key(10_000, "rows in memory to draw the next from", minimum=1)
     steps_per_epoch: int = key(1000, "batches that count as an epoch", minimum=1)
 
     def __call__(self) -> Built:
-        stream = load(self.path, self.name, self.split, streaming=True)
-        rows = ChatRows(f"{self.path} ({self.split})", _layout(stream, self.layout, self.path))
-        held: list[Messages] = []
+        rows = self.source()
+        held: list[Conversation] = []
         if self.eval_split is not None:
-            other = load(self.path, self.name, self.eval_split, streaming=True, key="eval_split")
-            name = f"{self.path} ({self.eval_split})"
-            other_rows = ChatRows(name, _layout(other, self.layout, self.path))
-            held = _different(other, other_rows, self.eval_size or None)
+            other = self._rows(self.eval_split, "eval_split")
+            held = _different(other, self.eval_size or None)
         elif self.eval_size:
-            held = _different(stream, rows, self.eval_size)
-        train = ChatStream(stream, rows, {digest(messages) for messages in held}, self)
+            held = _different(rows, self.eval_size)
+        train = ChatStream(rows, {digest(found) for found in held}, self)
         return train, self._evaluation(held) if held else None
 
-    def _evaluation(self, held: list[Messages]) -> Any:
+    def source(self) -> ChatRows:
+        """The rows to train on, in their own order. Raises `BadInput`."""
+        return self._rows(self.split, "split")
+
+    def _rows(self, split: str, key: str) -> ChatRows:
+        return ChatRows.open(self.path, self.name, split, self.layout, key)
+
+    def _evaluation(self, held: list[Conversation]) -> Any:
         return build_whole(self, Listed(f"{self.path}, held out", held))
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChatRows:
-    """Rows of a stream as messages."""
+    """The rows of a stream as conversations."""
 
     name: str
-    layout: str
+    stream: Any
+    """A `datasets.IterableDataset` of rows; of local files, of what `ChatFiles` makes of them."""
+    reading: Reading
+    files: ChatFiles | None = None
 
-    def messages(self, row: dict[str, Any]) -> Messages:
-        """The messages of a row. Raises `BadInput` that shows how an unsound row begins."""
+    @classmethod
+    def open(cls, path: str, name: str | None, split: str, layout: str, key: str) -> ChatRows:
+        """The stream of a split. Raises `BadInput` if it is empty or its layout does not fit."""
+        called = f"{path} ({split})"
+        if not is_local_file(path):
+            stream = load(path, name, split, streaming=True, key=key)
+            rows = cls(called, stream, Reading(layout, filled=True))
+        elif split == "train":
+            files = ChatFiles(path, layout)
+            rows = cls(called, _stream(files), Reading(layout), files)
+        else:
+            raise BadInput(
+                f"dataset.{key}: {path} has no split '{split}': a file is the split 'train'"
+            )
+        first = next(iter(rows.stream), None)
+        if first is None:
+            raise BadInput(f"dataset.path: {path} holds no row")
+        if rows.files is None:
+            rows.reading.wanted(list(first), path)
+        else:
+            rows.conversation(first)
+        return rows
+
+    def conversation(self, row: dict[str, Any]) -> Conversation:
+        """That of a row. Raises `BadInput` with its line or, if there is none, its beginning."""
+        if self.files is not None:
+            if isinstance(row[FOUND], BadInput):
+                raise row[FOUND]
+            return row[FOUND]
         try:
-            return checked(row, self.layout, self.name)
+            return self.reading.conversation(row, self.name)
         except BadInput as error:
             raise BadInput(f"{error} (in the row {str(row)[:100]} …)") from None
+
+    def where(self, number: int) -> str:
+        return self.files.where(number) if self.files else f"{self.name} row {number}"
+
+    def key(self) -> str:
+        return self.files.key() if self.files else f"{self.name} {self.stream._fingerprint}"
+
+    def conversations(self) -> Iterator[Numbered]:
+        """Each row of the stream, in its own order."""
+        if self.files is not None:
+            yield from self.files.conversations()
+            return
+        for number, row in enumerate(self.stream, start=1):
+            try:
+                yield number, self.conversation(row)
+            except BadInput as error:
+                yield number, error
+
+    rows = conversations
+
+    def report(self) -> Report:
+        if self.files is not None:
+            return self.files.report()
+        reading = self.reading
+        found = f"read as a stream, layout {reading.layout}"
+        return Report(found=found, unused=list(reading.unused), fields=list(reading.fields))
+
+
+FOUND = "found"
+
+
+def _stream(files: ChatFiles) -> Any:
+    """Local files as a stream that `datasets` can shuffle."""
+    import datasets
+
+    return datasets.IterableDataset.from_generator(_found, gen_kwargs={"files": files})
+
+
+def _found(files: ChatFiles) -> Iterator[dict[str, Any]]:
+    for _, found in files.conversations():
+        yield {FOUND: found}
 
 
 @dataclass(frozen=True)
@@ -81,7 +150,7 @@ class Listed:
     """Conversations in memory, as a `sft.tokens.cache.Source`."""
 
     name: str
-    listed: list[Messages]
+    listed: list[Conversation]
 
     def key(self) -> str:
         return hashlib.sha256(b"".join(map(digest, self.listed))).hexdigest()
@@ -89,8 +158,8 @@ class Listed:
     def where(self, number: int) -> str:
         return f"{self.name} row {number}"
 
-    def conversations(self) -> Iterator[tuple[int, Conversation | BadInput]]:
-        return enumerate(map(Conversation, self.listed), start=1)
+    def conversations(self) -> Iterator[tuple[int, Conversation]]:
+        return enumerate(self.listed, start=1)
 
     def report(self) -> Report:
         return Report()
@@ -102,20 +171,25 @@ class ChatStream(SupervisedDataset):
     It knows the bytes of the batch that it gave last, and of no other.
     """
 
-    def __init__(self, stream: Any, rows: ChatRows, held_out: set[bytes], builder: HFStreamBuilder):
+    def __init__(self, rows: ChatRows, held_out: set[bytes], builder: HFStreamBuilder):
         common, renderer = builder.common_config, builder.renderer
         self.special_tokens = special_tokens(builder.tokenizer)
 
         def convert(row: dict[str, Any]) -> list[tuple[tinker.Datum, int]]:
-            messages = rows.messages(row)
-            if digest(messages) in held_out:
+            found = rows.conversation(row)
+            if digest(found) in held_out:
                 return []
-            return datums_with_bytes(
-                messages, renderer, common.max_length, common.train_on_what, common.reduction
-            )
+            try:
+                return datums_with_bytes(
+                    found, renderer, common.max_length, common.train_on_what, common.reduction
+                )
+            except BadInput as error:
+                if builder.on_lost == "leave_out":
+                    return []
+                raise BadInput(f"{rows.name}: {error} (in the row {str(row)[:100]} …)") from None
 
         self._stream = RowStream(
-            stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert
+            rows.stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert
         )
         self._bytes: tuple[int | None, int] = (None, 0)
 
@@ -141,32 +215,21 @@ class ChatStream(SupervisedDataset):
         return num_bytes
 
 
-def digest(messages: Messages) -> bytes:
+def digest(conversation: Conversation) -> bytes:
     """Equal for conversations that are the same, 16 bytes."""
-    return hashlib.blake2b(json.dumps(messages).encode(), digest_size=16).digest()
+    plain = json.dumps(conversation.plain())
+    return hashlib.blake2b(plain.encode(), digest_size=16).digest()
 
 
-def _layout(stream: Any, layout: str, path: str) -> str:
-    """The layout of a stream's first row. Raises `BadInput` if it has none, or if
-    its columns do not fit `layout`."""
-    first = next(iter(stream), None)
-    if first is None:
-        raise BadInput(f"dataset.path: {path} holds no row")
-    if layout == "auto":
-        return columns.detect(first, path)
-    columns.require(first, layout, path)
-    return layout
-
-
-def _different(stream: Any, rows: ChatRows, size: int | None) -> list[Messages]:
+def _different(rows: ChatRows, size: int | None) -> list[Conversation]:
     """The first `size` different conversations of a stream; None: all of them.
 
     Raises `BadInput` if there are not as many.
     """
-    found: dict[bytes, Messages] = {}
-    for row in stream:
-        messages = rows.messages(row)
-        found.setdefault(digest(messages), messages)
+    found: dict[bytes, Conversation] = {}
+    for row in rows.stream:
+        conversation = rows.conversation(row)
+        found.setdefault(digest(conversation), conversation)
         if len(found) == size:
             break
     if size is not None and len(found) < size:

@@ -20,6 +20,7 @@ from sft.secrets import identity
 from sft.tracking.store import absolute
 
 _PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|(?:^|[/\\])\.\.(?:[/\\]|$)")
+_FILE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|arrow|feather|gz|zstd?|bz2|xz)$")
 _URL = re.compile(r"^\w[\w+.-]*:/")
 
 
@@ -66,7 +67,7 @@ def _reaches(value: str) -> bool:
     """Whether a text can lead to a file or a host: a path, a URL, or a name that exists here."""
     if value.startswith("tinker://"):
         return False
-    if _PATH.search(value) or _URL.match(value) or re.search(r"\.(jsonl?|csv|parquet)$", value):
+    if _PATH.search(value) or _URL.match(value) or _FILE.search(value):
         return True
     try:
         return bool(value) and Path(value).exists()

@@ -64,6 +64,8 @@ class Ends:
                 "marker nor the next speaker, so no answer would learn to stop; set "
                 "model.renderer=role_colon, or a tokenizer whose template ends its turns"
             )
+        if self.marker.search(ends["user"].text):  # sampling stops at tokens, not at words too
+            return {role: end for role, end in ends.items() if self.marker.search(end.text)}
         return ends
 
     @functools.cached_property

@@ -263,6 +263,9 @@ def _no_collecting() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            # As old as the rest: or the first collection would go through all that was made.
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()
 
 

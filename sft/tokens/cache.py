@@ -129,9 +129,7 @@ def _delete_unused(folder: Path) -> None:
 
 def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, parallel: bool) -> None:
     """Write `tokens.arrow`, `conversations.arrow` and `report.json` into `folder`."""
-    # Braces in a file's name are not places of the format.
-    escaped = source.where(0).replace("{", "{{").replace("}", "}}")
-    recipe = replace(recipe, where=escaped.removesuffix("0") + "{}")
+    recipe = replace(recipe, source=source.name)
     digests: list[Any] = []
     with Pool(folder, recipe, renderer, processes() if parallel else 1) as pool:
         chunks = 0
@@ -183,7 +181,8 @@ def _write_chunk(path: Path, chunk: list[tuple[int, Conversation]], source: Sour
             digest = hashlib.blake2b(text, digest_size=8).digest()
             digests[index] = int.from_bytes(digest, "little")
             notes = encoder.encode(conversation.notes).encode("utf-8")
-            file.write(b"[%d,%b,%b]\n" % (number, text, notes))
+            place = encoder.encode(source.where(number)).encode("utf-8", "replace")
+            file.write(b"[%b,%b,%b]\n" % (place, text, notes))
     return digests
 
 

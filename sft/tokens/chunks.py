@@ -1,6 +1,6 @@
 """Tokenising one chunk of conversations: a file of JSON lines in, an Arrow file out.
 
-Both lie in a scratch folder. A line is `[number, conversation, notes]`; a row of the Arrow file is
+Both lie in a scratch folder. A line is `[place, conversation, notes]`; a row of the Arrow file is
 a sequence. What is left out or written otherwise is told by a report beside it.
 """
 
@@ -42,8 +42,8 @@ class Recipe:
     on_lost: str = "refuse"
     control_tokens: str = "as_text"
     date: str | None = None
-    where: str = "{}"
-    """The place of a conversation, for error messages, around its number."""
+    source: str = ""
+    """What is tokenised, for messages."""
 
     def renderer(self) -> Renderer:
         tokenizer = tokenizers.load_tokenizer(self.model_name_for_tokenizer)
@@ -91,8 +91,8 @@ def tokenise_chunk(folder: Path, index: int, recipe: Recipe, renderer: Renderer)
     report = Report()
     rendered = []
     found = _render(conversations, recipe.train_on_what, renderer)
-    for (number, _, notes), sequences in zip(lines, found, strict=True):
-        rendered.append(_kept(sequences, recipe.where.format(number), recipe.on_lost, report))
+    for (place, _, notes), sequences in zip(lines, found, strict=True):
+        rendered.append(_kept(sequences, place, recipe.on_lost, report))
         for note in {*notes, *(note for sequence in rendered[-1] for note in sequence.notes)}:
             report.note(note)
     batch = _to_arrow(rendered, recipe.max_length)

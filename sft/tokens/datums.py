@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput
 from sft.rendering.base import Renderer
-from sft.rendering.conversations import check_conversation
+from sft.rendering.conversations import Conversation, Messages, check_conversation
 
 if TYPE_CHECKING:
     import tinker
@@ -67,7 +67,7 @@ def datum_from_model_input_weights(
 
 
 def conversation_to_datums(
-    conversation: list[dict[str, Any]],
+    conversation: Conversation | Messages,
     renderer: Renderer,
     max_length: int | None = None,
     train_on_what: str = "all_assistant_messages",
@@ -86,7 +86,7 @@ def conversation_to_datums(
 
 
 def conversation_to_datum(
-    conversation: list[dict[str, Any]],
+    conversation: Conversation | Messages,
     renderer: Renderer,
     max_length: int | None = None,
     train_on_what: str = "all_assistant_messages",
@@ -106,7 +106,7 @@ def conversation_to_datum(
 
 
 def datums_with_bytes(
-    conversation: list[dict[str, Any]],
+    conversation: Conversation | Messages,
     renderer: Renderer,
     max_length: int | None,
     train_on_what: str,
@@ -115,7 +115,9 @@ def datums_with_bytes(
     """Each datum of a conversation with the UTF-8 bytes of its trained text. Raises `BadInput`."""
     import numpy as np
 
-    check_conversation(conversation, "conversation")
+    whole = Conversation.of(conversation)
+    if whole.text is None:
+        check_conversation(whole.messages, "conversation")
     found = []
     for rendered in renderer.render(conversation, train_on_what):
         trained = np.asarray(rendered.trained[:max_length], dtype=bool)

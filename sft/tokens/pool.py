@@ -75,8 +75,7 @@ class Pool:
             for thread in self.threads:
                 thread.start()
             if sys.stderr.isatty():  # it takes a while, and nothing else is shown yet
-                where = self.recipe.where.format("").strip()
-                print(f"tokenising {where} … (once: it is cached)", file=sys.stderr)
+                print(f"tokenising {self.recipe.source} … (once: it is cached)", file=sys.stderr)
             for early in self.waiting:
                 self._put(early)
 

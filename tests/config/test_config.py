@@ -145,6 +145,13 @@ def test_a_config_of_another_version_is_refused_with_the_keys_that_changed():
         from_saved(saved, "old.yaml")
 
 
+def test_a_saved_config_from_before_dataset_file_still_loads():
+    saved = to_saved(compose([]))
+    saved["dataset"] = {"kind": "jsonl", "path": "x.jsonl", "eval_size": 4, "split_seed": 0}
+    dataset = from_saved(saved, "old.yaml").dataset
+    assert (dataset.kind, dataset.layout, dataset.on_bad_line) == ("jsonl", "auto", "refuse")
+
+
 def test_a_saved_config_is_data_even_where_it_looks_like_an_interpolation(tmp_path):
     saved = to_saved(compose([])) | {"run_name": "${oc.env:HOME}"}
     assert from_saved(saved, "x").run_name == "${oc.env:HOME}"

@@ -29,7 +29,6 @@ BAD_LINES = {
     "not JSON": ('{"messages": [', "not JSON"),
     "not an object": ("[1, 2]", "expected a JSON object, found list"),
     "no messages": ('{"text": "hello"}', "has no 'messages'.*'text'"),
-    "empty conversation": ('{"messages": []}', "empty"),
     "not a list": ('{"messages": "hello"}', "list"),
     "unknown role": (json.dumps({"messages": [message("robot")]}), "robot"),
     "content that is a number": (json.dumps({"messages": [message(content=3)]}), "content"),
@@ -79,13 +78,13 @@ def test_an_empty_file_is_said_so(common, tmp_path):
     ("builder", "path", "words"),
     [
         (FromConversationFileBuilder, "none.jsonl", "dataset.path: there is no file .*none.jsonl"),
-        (FromConversationFileBuilder, ".", "is a folder.*hf_chat"),
+        (FromConversationFileBuilder, "empty-folder", "empty-folder holds no file of chats"),
         (HFChatBuilder, "./none.jsonl", "dataset.path: there is no file or folder ./none.jsonl"),
         (HFChatBuilder, "data/none.csv", "dataset.path: there is no file or folder data/none.csv"),
-        (HFChatBuilder, "broken.json", "dataset.path: .*broken.json cannot be read"),
+        (HFChatBuilder, "broken.json", "broken.json line 1: not JSON"),
         (HFChatBuilder, "some/dataset", "dataset.path: some/dataset"),
-        (HFChatBuilder, "notes.txt", "notes.txt is no file that can be read.*parquet"),
-        (HFChatBuilder, "broken.parquet", "dataset.path: .*broken.parquet cannot be read"),
+        (HFChatBuilder, "notes.txt", "notes.txt is no file of chats that can be read.*Parquet"),
+        (HFChatBuilder, "broken.parquet", "dataset.path: broken.parquet .*can be read: .*'hello'"),
         (HFChatBuilder, "empty-folder", "dataset.path: empty-folder"),
     ],
 )
@@ -133,10 +132,10 @@ def write_table(path, rows):
 
 
 def test_a_layout_that_does_not_fit_names_the_columns_found(common, tmp_path):
-    path = write_table(tmp_path / "rows.csv", [{"question": "q", "answer": "a"}] * 4)
-    with pytest.raises(BadInput, match="rows.csv.*'answer', 'question'.*expected 'messages'"):
+    path = write_table(tmp_path / "rows.csv", [{"ask": "q", "reply": "a"}] * 4)
+    with pytest.raises(BadInput, match="rows.csv.*'ask', 'reply'.*expected 'messages'"):
         HFChatBuilder(common_config=common, path=path)()
-    with pytest.raises(BadInput, match="rows.csv.*no 'instruction'.*'answer', 'question'"):
+    with pytest.raises(BadInput, match="rows.csv.*no 'instruction'.*'ask', 'reply'"):
         HFChatBuilder(common_config=common, path=path, layout="alpaca")()
 
 
@@ -174,7 +173,7 @@ def test_a_conversation_that_the_template_refuses_is_named_by_line(common, tiny_
 def test_the_command_ends_with_exit_code_2_one_line_and_no_files(tiny_model, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    (work / "chats.jsonl").write_text('{"messages": []}\n')
+    (work / "chats.jsonl").write_text('{"messages": {}}\n')
     done = subprocess.run(
         [sys.executable, "-m", "sft", "model=folder", f"model.name={tiny_model}"]
         + ["dataset=jsonl", "dataset.path=chats.jsonl", "tracking=none"],

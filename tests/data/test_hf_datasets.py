@@ -221,13 +221,20 @@ def test_a_stream_knows_the_bytes_of_the_batch_it_gave_last(common, chats):
         train.num_bytes(0)
 
 
-def test_a_bad_row_of_a_stream_is_named_by_its_beginning(common, tmp_path):
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [("rows.json", "rows.json line 5: message 1: the role 'robot'"), (".", "robot.*beep")],
+)
+def test_a_bad_row_of_a_stream_is_named_by_its_line_or_its_beginning(
+    where, words, common, tmp_path
+):
     rows = [{"messages": conversation(i)} for i in range(4)]
     rows.append({"messages": [{"role": "robot", "content": "beep"}]})
-    path = tmp_path / "rows.json"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    train, _ = streamed(common, path, shuffle_buffer=1, steps_per_epoch=9)()
-    with pytest.raises(BadInput, match="robot.*beep"):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    train, _ = streamed(common, folder / where, shuffle_buffer=1, steps_per_epoch=9)()
+    with pytest.raises(BadInput, match=words):
         for index in range(9):
             train.get_batch(index)
 

@@ -71,6 +71,24 @@ def test_a_load_behind_a_save_finds_it(tmp_path):
         assert (await client.result(save))["path"] == (await client.result(load))["path"]
 
 
+def test_a_load_that_the_disk_fails_in_any_way_is_answered_and_the_next_one_works(
+    tmp_path, monkeypatch, capfd
+):
+    @on_core(tmp_path)
+    async def _(core, engine, client):
+        model = await client.create()
+        path = (await client.result(client.save(model, 1, "a")))["path"]
+        with monkeypatch.context() as broken:
+            broken.setattr(Store, "_whole", lambda self, path: [][0])
+            error = await client.error(client.load(model, 2, path))
+            assert f"{path} cannot be read: IndexError" in error
+            assert "earlier request" in await client.error(client.compute(model, 3))
+        assert (await client.result(client.load(model, 4, path)))["path"] == path
+        assert isinstance(await client.result(client.compute(model, 5)), bytes)
+
+    assert "IndexError" in capfd.readouterr().err
+
+
 def test_a_repeated_request_gets_the_first_answer_and_acts_once(tmp_path):
     @on_core(tmp_path)
     async def _(core, engine, client):

@@ -95,7 +95,6 @@ def test_an_unknown_sampler_is_bad_input_with_the_nearest_name():
 
 
 def test_cmaes_searches_numbers():
-    pytest.importorskip("cmaes", reason="the cmaes package is not installed")
     _, trials = propose(samplers.make("cmaes", SPACE, seed=0), SPACE, 12)
     assert len(trials) == 12
 

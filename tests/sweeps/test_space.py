@@ -4,6 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sft.errors import BadInput
+from sweeps.options import Options
 from sweeps.parameters import describe
 from sweeps.space import parse
 
@@ -84,3 +85,22 @@ def test_choices_and_ranges_have_points_and_intervals_have_none():
 def test_a_description_reads_back_as_the_same_space(line):
     (name, distribution), *_ = parse([line]).distributions.items()
     assert parse([f"{name}={describe(distribution)}"]).distributions[name] == distribution
+
+
+MANY = ",".join(map(str, range(400)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["lr=interval(0.1,0.2)"], "since lr is an interval"),
+        (["seed=1,2", "lora.rank=tag(log, int(interval(1,64)))"], "since lora.rank is an interval"),
+        ([f"seed={MANY}", f"lora.seed={MANY}"], "since the space has more than 100,000 points"),
+        (["seed=range(0,200000)"], "since the space has more than 100,000 points"),
+    ],
+)
+def test_a_space_that_no_grid_can_cover_needs_a_number_of_trials(lines, reason):
+    with pytest.raises(BadInput) as error:
+        Options().settle(parse(lines))
+    assert str(error.value).startswith(f"hydra.sweeper.n_trials: is needed, {reason};")
+    assert Options(n_trials=7).settle(parse(lines)).n_trials == 7

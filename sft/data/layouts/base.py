@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sft.data.json_text import from_text
 from sft.errors import BadInput
 
 Row = dict[str, Any]
+Names = Mapping[str, str]
+"""The name in the file of each column of a layout, by the name that the layout knows it by."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,27 @@ class Layout:
     """Their names; a row may have others beside them."""
     convert: Callable[[Row, str], Any]
     """The messages of a row that has `columns`; its second argument is the row's place, for error
-    messages. What it returns is checked afterwards (see `check_conversation`), so it hands on
+    messages. What it returns is checked afterwards (see `sft.data.canonical`), so it hands on
     what is no list of messages as it is. Raises `BadInput` if a column holds something else."""
+    beside: frozenset[str] = frozenset()
+    """Further columns that `convert` reads if they are there. Those for a system text, for tools
+    and for template values are read beside the messages of every layout."""
+    spellings: tuple[Names, ...] = ()
+    """Other names that people give to some of the columns, one mapping for each fashion."""
+    raw: bool = False
+    """Whether `convert` gives raw text in place of messages."""
+
+    def names(self, present: Iterable[str]) -> Names | None:
+        """What its columns are called in a file with the columns `present`; None: not its own."""
+        there = set(present)
+        best: Names | None = None
+        for spelling in ({}, *self.spellings):
+            wanted = {name: spelling.get(name, name) for name in self.columns | self.beside}
+            if {wanted[name] for name in self.columns} <= there:
+                found = {name: column for name, column in wanted.items() if column in there}
+                if best is None or len(found) > len(best):
+                    best = found
+        return best
 
 
 def text(row: Row, column: str, where: str) -> str:
@@ -31,17 +53,11 @@ def text(row: Row, column: str, where: str) -> str:
     return value
 
 
-def tidy(messages: Any) -> Any:
-    """Without the nulls that a table puts for a field that a message does not have."""
-    if not isinstance(messages, list):
-        return messages
-    return [
-        {
-            key: value
-            for key, value in message.items()
-            if value is not None or key in ("role", "content")
-        }
-        if isinstance(message, dict)
-        else message
-        for message in messages
-    ]
+def messages_in(row: Row, column: str, where: str) -> Any:
+    """What a column of messages holds, read if it is JSON text. Raises `BadInput`."""
+    value = row[column]
+    if isinstance(value, str):
+        if value.lstrip()[:1] not in ("[", "{"):
+            raise BadInput(f"{where}: '{column}' is text; expected a list of messages")
+        return from_text(value, f"'{column}'", where, python=True)
+    return value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft.data.layouts.base import Layout, Row, tidy
+from sft.data.layouts.base import Layout, Row, messages_in
 
 
 def _convert(row: Row, where: str) -> Any:
-    return tidy(row["messages"])
+    return messages_in(row, "messages", where)
 
 
 MESSAGES = Layout(frozenset({"messages"}), _convert)

@@ -1,20 +1,47 @@
-"""Columns `prompt` and `completion`, as in TRL: texts, or lists of messages."""
+"""Columns `prompt` and `completion`, as in TRL: texts, or lists of messages.
+
+The prompt is context: answers in it have weight 0, unless they say otherwise.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sft.data.layouts.base import Layout, Row, text, tidy
+from sft.data.layouts.base import Layout, Row, text
 
 
 def _convert(row: Row, where: str) -> Any:
-    prompt, completion = row["prompt"], row["completion"]
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return tidy(prompt + completion)
     return [
-        {"role": "user", "content": text(row, "prompt", where)},
-        {"role": "assistant", "content": text(row, "completion", where)},
+        *_messages(row, "prompt", "user", where),
+        *_messages(row, "completion", "assistant", where),
     ]
 
 
-PROMPT_COMPLETION = Layout(frozenset({"prompt", "completion"}), _convert)
+def _messages(row: Row, column: str, role: str, where: str) -> list[Any]:
+    value = row[column]
+    if not isinstance(value, list):
+        return [{"role": role, "content": text(row, column, where)}]
+    if column == "completion":
+        return value
+    return [
+        {"weight": 0, **{key: item for key, item in message.items() if item is not None}}
+        if isinstance(message, dict) and message.get("role", message.get("from")) not in CONTEXT
+        else message
+        for message in value
+    ]
+
+
+CONTEXT = ("system", "developer", "user", "human", "tool", "function")
+"""Roles that are not trained on anyway."""
+
+PROMPT_COMPLETION = Layout(
+    frozenset({"prompt", "completion"}),
+    _convert,
+    spellings=(
+        {"completion": "response"},
+        {"prompt": "question", "completion": "answer"},
+        {"prompt": "question", "completion": "response"},  # OpenOrca
+        {"prompt": "query", "completion": "response"},
+        {"prompt": "input", "completion": "output"},
+    ),
+)

@@ -223,6 +223,9 @@ class Scheduler:
                 load.found = await reading
             except StoreError as error:
                 load.found = error
+            except Exception as error:  # it must be answered, or its client waits for ever
+                traceback.print_exc()
+                load.found = StoreError(f"{load.path} cannot be read: {error!r}")
 
         if not load.is_reading:
             load.is_reading = True

@@ -1,0 +1,231 @@
+"""The one way from the messages that a layout finds to a `Conversation`.
+
+Whatever form of a chat message is in use ends here as one form: OpenAI's, with ShareGPT's names of
+speakers, null content, parts, old function calls and arguments as JSON text read as what they mean.
+What only a chat template could read stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sft.data import parts, tool_calls
+from sft.data.json_text import from_text, type_name
+from sft.errors import BadInput, nearest
+from sft.rendering.conversations import ROLES, Conversation
+
+SPEAKERS = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
+}
+"""Other names of roles, most of them from ShareGPT files."""
+
+CALLS = ("function_call", "tool_call", "tool_calls")
+"""Roles whose text is a call of a tool, or a list of them, as JSON."""
+
+SYSTEM = ("system", "system_prompt", "system_message")
+TOOLS = ("tools", "functions")
+TEMPLATE = "chat_template_kwargs"
+BESIDE = frozenset({*SYSTEM, *TOOLS, TEMPLATE})
+"""Columns that are read beside the messages of any layout."""
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+FIELDS = frozenset(
+    {"role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name"}
+    | {"weight", "trainable"}
+)
+"""Of a canonical message; others are kept for the chat template."""
+
+_PLAIN = {"role", "content"}
+
+
+def conversation(
+    messages: Any, beside: Mapping[str, Any], where: str, *, filled: bool = False
+) -> Conversation:
+    """The conversation of a row's `messages` and of the columns `beside` them.
+
+    `filled` says that the row is of a table whose columns have a type: nulls in it stand for what
+    is not there. Raises `BadInput` that begins with `where` and names the message.
+    """
+    if not isinstance(messages, list):
+        raise BadInput(f"{where}: expected a list of messages, not {type(messages).__name__}")
+    notes: set[str] = set()
+    made = [
+        _message(message, f"{where}: message {number}", filled, notes)
+        for number, message in enumerate(messages, start=1)
+    ]
+    if not BESIDE.isdisjoint(beside):
+        made = _with_system(made, beside, where)
+        tools = _tools(beside, where, filled)
+        template = _template(beside, where, filled)
+        return Conversation(made, tools, template, notes=tuple(sorted(notes)))
+    return Conversation(made, notes=tuple(sorted(notes)))
+
+
+def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise BadInput(f"{where}: expected {{role, content}}, not {type(message).__name__}")
+    if message.keys() == _PLAIN and message["role"] in ROLES and type(message["content"]) is str:
+        return message  # what nearly every message is
+    message = {k: v for k, v in message.items() if v is not None or k == "content"}
+    if "from" in message and "role" not in message:
+        message["role"] = message.pop("from")
+    if "value" in message and message.get("content") is None:
+        message["content"] = message.pop("value")
+    if "role" not in message:
+        raise BadInput(f"{where}: has no 'role'; it has {_names(message)}")
+    if message["role"] in CALLS:
+        message = _spoken_call(message, where)
+    role = _role(message["role"], where)
+    called = tool_calls.calls(message, where, filled, notes)
+    if called and role != "assistant":
+        raise BadInput(f"{where}: has a tool call; only the role 'assistant' can call a tool")
+    thought = _reasoning(message, where) if role == "assistant" else ""
+    content = message.get("content")
+    if content is None:
+        content = _without_content(message, role, bool(called or thought), where)
+    text, inside = parts.text_of(content, where, notes)
+    if inside and thought and inside != thought:
+        raise BadInput(f"{where}: has reasoning both in its content and beside it; keep one")
+    # In the order of the file: some templates write a message as the JSON that it is.
+    made = {**message, "role": role, "content": text}
+    for key in ("function_call", "tool_calls", *(REASONING if role == "assistant" else ())):
+        made.pop(key, None)
+    if thought or inside:
+        made["reasoning_content"] = thought or inside
+    if called:
+        made["tool_calls"] = called
+    if (weight := _weight(message, where)) is not None:
+        made["weight"] = weight
+    if text and made.get("refusal") == text:
+        del made["refusal"]
+    return made
+
+
+def _names(message: dict[str, Any]) -> str:
+    return ", ".join(map(str, message)) or "nothing"
+
+
+def _role(role: Any, where: str) -> str:
+    if isinstance(role, str):
+        if role in ROLES:
+            return role
+        if role in SPEAKERS:
+            return SPEAKERS[role]
+    raise BadInput(
+        f"{where}: the role {role!r} is not one of {', '.join(ROLES)}"
+        f"{nearest(str(role), list(ROLES))}"
+    )
+
+
+def _spoken_call(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """A turn whose text is a call (LLaMA-Factory's function_call) as the assistant's message."""
+    role = message["role"]
+    calls = from_text(message.get("content"), f"the text of '{role}'", where)
+    if isinstance(calls, dict):
+        calls = [calls]
+    if not isinstance(calls, list) or not calls:
+        raise BadInput(
+            f"{where}: the text of '{role}' is {type_name(calls)}; expected JSON: "
+            '{"name": …, "arguments": {…}}, or a list of them'
+        )
+    return {**message, "role": "assistant", "content": "", "tool_calls": calls}
+
+
+def _without_content(message: dict[str, Any], role: str, says: bool, where: str) -> str:
+    """The text of a message whose content is null or missing, as it may be beside a tool call.
+
+    Raises `BadInput` if the message says nothing in another field.
+    """
+    refusal = message.get("refusal")
+    if role == "assistant" and isinstance(refusal, str):
+        return refusal
+    if says or (role == "tool" and "content" in message):
+        return ""
+    if "content" in message:
+        raise BadInput(f"{where}: the content is null; expected text")
+    raise BadInput(f"{where}: has no 'content'; it has {_names(message)}")
+
+
+def _reasoning(message: dict[str, Any], where: str) -> str:
+    found: dict[str, str] = {}
+    for key in REASONING:
+        value = message.get(key)
+        if isinstance(value, list):
+            value = "".join(parts.text_of(value, f"{where}: '{key}'", set()))
+        if value is not None and not isinstance(value, str):
+            raise BadInput(f"{where}: '{key}' is {type_name(value)}; expected text")
+        if value:
+            found[key] = value
+    if len(set(found.values())) > 1:
+        raise BadInput(
+            f"{where}: has {' and '.join(map(repr, found))}, which differ; keep the one to train on"
+        )
+    return next(iter(found.values()), "")
+
+
+def _weight(message: dict[str, Any], where: str) -> int | None:
+    weight, trainable = message.get("weight"), message.get("trainable")
+    if trainable is not None and not isinstance(trainable, bool):
+        raise BadInput(f"{where}: 'trainable' is {trainable!r}; expected true or false")
+    if weight is None:
+        return None
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
+        raise BadInput(f"{where}: the weight is {weight!r}; expected 0 (context) or 1 (trained)")
+    return int(weight)
+
+
+def _with_system(
+    messages: list[dict[str, Any]], beside: Mapping[str, Any], where: str
+) -> list[dict[str, Any]]:
+    """With the system text of a column put first. Raises `BadInput` if there is another."""
+    for column in SYSTEM:
+        text = beside.get(column)
+        if text is None or text == "":
+            continue
+        if not isinstance(text, str):
+            raise BadInput(f"{where}: '{column}' is {type(text).__name__}; expected text")
+        if not messages:  # an empty conversation stays one
+            return messages
+        if messages[0]["role"] not in ("system", "developer"):
+            messages = [{"role": "system", "content": text}, *messages]
+        elif messages[0]["content"] != text:
+            raise BadInput(
+                f"{where}: the messages begin with a system text and '{column}' holds another; "
+                "leave one of them out"
+            )
+    return messages
+
+
+def _tools(beside: Mapping[str, Any], where: str, filled: bool) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for column in TOOLS:
+        for tool in tool_calls.tools(beside.get(column), column, where, filled):
+            if tool not in found:
+                found.append(tool)
+    return found
+
+
+def _template(beside: Mapping[str, Any], where: str, filled: bool) -> dict[str, Any]:
+    value = beside.get(TEMPLATE)
+    if value is None or value == "":
+        return {}
+    found = from_text(value, f"'{TEMPLATE}'", where, python=True)
+    if not isinstance(found, dict):
+        raise BadInput(
+            f"{where}: '{TEMPLATE}' is {type_name(found)}; expected an object, such as "
+            '{"enable_thinking": false}'
+        )
+    return {key: item for key, item in found.items() if not (filled and item is None)}

@@ -1,0 +1,76 @@
+"""The files that a path names: one, those of a folder, or those that a pattern fits."""
+
+from __future__ import annotations
+
+import glob
+import re
+from pathlib import Path
+
+from sft.errors import BadInput
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
+"""In a folder the names decide which files are data; what each one is, its content."""
+
+ABOUT = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
+"""Files of `datasets` that are about data."""
+
+HELD_OUT = re.compile(
+    r"(^|[^a-z])(test|testing|val|valid|validation|dev|eval|evaluation)([^a-z]|$)"
+)
+"""In a file's name: data that is kept to evaluate on."""
+
+
+def is_pattern(path: str) -> bool:
+    return any(character in path for character in "*?[") and not Path(path).expanduser().exists()
+
+
+def files_of(path: str) -> tuple[list[Path], list[str]]:
+    """The files that `path` names, sorted by name, and the names of those beside them that are not
+    read. Raises `BadInput` if there are none."""
+    place = Path(path).expanduser()
+    if is_pattern(path):
+        matches = map(Path, glob.glob(str(place), recursive=True))
+        if found := sorted(match for match in matches if match.is_file()):
+            return found, []
+        raise BadInput(f"dataset.path: no file fits the pattern {path}")
+    if place.is_dir():
+        return _of_folder(place)
+    if not place.exists():
+        hub = "; for a dataset of the Hub add dataset=hf_chat" if _may_be_hub_id(path) else ""
+        raise BadInput(f"dataset.path: there is no file {path}{hub}")
+    return [place], []
+
+
+def _of_folder(folder: Path) -> tuple[list[Path], list[str]]:
+    found: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_dir() or any(part.startswith(".") for part in inside.parts):
+            continue
+        (found if _is_data(path) else others).append(path)
+    if not found:
+        raise BadInput(
+            f"dataset.path: the folder {folder} holds no file of chats; "
+            f"expected {', '.join(SUFFIXES)}, perhaps packed ({', '.join(PACKED)})"
+        )
+    kept = [path for path in found if HELD_OUT.search(str(path.relative_to(folder)).lower())]
+    if kept and len(kept) < len(found):
+        raise BadInput(
+            f"dataset.path: the folder {folder} holds {kept[0].relative_to(folder)}, which is "
+            "named like data to evaluate on; name the files to train on, such as "
+            f"'dataset.path=\"{folder}/train*\"', or add dataset=hf_chat, which knows splits"
+        )
+    return found, [str(path.relative_to(folder)) for path in others]
+
+
+def _is_data(path: Path) -> bool:
+    name = path.name.lower()
+    for packed in PACKED:
+        name = name.removesuffix(packed)
+    return name.endswith(SUFFIXES) and path.name not in ABOUT
+
+
+def _may_be_hub_id(path: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not path.startswith(".")

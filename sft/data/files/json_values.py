@@ -1,0 +1,154 @@
+"""JSON: an object a line, or objects over several lines, one after another or in an array."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+from sft.errors import BadInput
+
+Rows = Iterator[tuple[int, Any]]
+"""Rows with their numbers; a `BadInput` in place of one that cannot be read."""
+
+BLOCK = 1 << 20
+"""Bytes that are read at once of JSON that is not one object a line."""
+
+NEAR = 24
+"""Characters before the end of what is read, within which an error may come from the cut."""
+
+
+def lines(stream: IO[bytes], where: Callable[[int], str]) -> Rows:
+    """One JSON value a line; lines that are blank are skipped. `where` names a line."""
+    for number, line in enumerate(stream, start=1):
+        if not line.isspace():
+            yield number, _parsed(line, number, where)
+
+
+def _parsed(line: bytes, number: int, where: Callable[[int], str]) -> Any:
+    try:
+        value = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
+        escaped = b"\\ud" in line or b"\\uD" in line
+        return _whole(value, where(number)) if escaped else value
+    except UnicodeDecodeError as error:
+        return BadInput(f"{where(number)}: not UTF-8: {error.reason} at byte {error.start}")
+    except json.JSONDecodeError as error:
+        return BadInput(f"{where(number)}: not JSON: {_reason(error)} at column {error.colno}")
+    except RecursionError:
+        return BadInput(f"{where(number)}: not a conversation: nested too deeply")
+    except ValueError as error:  # a number of thousands of digits
+        return BadInput(f"{where(number)}: not JSON: {error}")
+
+
+def _whole(value: Any, where: str) -> Any:
+    """`value`, or what is wrong with it: an escape may be half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return BadInput(f"{where}: holds half of a surrogate pair, which is not text")
+    return value
+
+
+def _reason(error: json.JSONDecodeError) -> str:
+    return error.msg.removesuffix(" at")
+
+
+def values(stream: IO[bytes], path: Any, *, array: bool) -> Rows:
+    """The items of a JSON array, or values one after another, numbered from 1.
+
+    Little more than one value is in memory at once. Raises `BadInput` that names the line: behind
+    what is no JSON no further value can be found.
+    """
+    text = _Text(stream, path)
+    number = 0
+    if array:
+        text.skip("[")
+    while True:
+        if array and number and text.peek() == ",":
+            text.skip(",")
+        elif array and number and text.peek() not in ("]", ""):
+            raise text.error("Expecting ',' delimiter", 0)
+        if text.peek() == "" and not array:
+            return
+        if text.peek() == "]" and array:
+            break
+        number += 1
+        yield number, text.value()
+    text.skip("]")
+    if text.peek():
+        raise text.error("Extra data", 0)
+
+
+class _Text:
+    """The text of a stream from the next value on."""
+
+    def __init__(self, stream: IO[bytes], path: Any):
+        self._stream, self._path = stream, path
+        self._decoder = json.JSONDecoder()
+        self._text, self._start, self._size = "", 0, BLOCK
+        self._line, self._column = 1, 0  # in front of the text
+        self._ended = False
+        self._characters = codecs.getincrementaldecoder("utf-8")()
+
+    def peek(self) -> str:
+        """The next character that is no white space; empty at the end."""
+        while True:
+            for index in range(self._start, len(self._text)):
+                if self._text[index] not in " \t\r\n":
+                    self._start = index
+                    return self._text[index]
+            self._start = len(self._text)
+            if not self._more():
+                return ""
+
+    def skip(self, character: str) -> None:
+        if self.peek() != character:
+            raise self.error(f"Expecting '{character}'", 0)
+        self._start += 1
+
+    def value(self) -> Any:
+        self._size = BLOCK
+        self.peek()
+        while True:
+            try:
+                found, end = self._decoder.raw_decode(self._text, self._start)
+            except json.JSONDecodeError as error:
+                cut = error.pos >= len(self._text) - NEAR or error.msg.startswith("Unterminated")
+                if cut and self._more():
+                    continue
+                raise self.error(_reason(error), error.pos - self._start) from None
+            except RecursionError:
+                raise self.error("nested too deeply", 0) from None
+            except ValueError as error:  # a number of thousands of digits
+                raise self.error(str(error), 0) from None
+            if end == len(self._text) and self._more():  # 12 may go on as 123
+                continue
+            self._start = end
+            return found
+
+    def _more(self) -> bool:
+        """Read on; twice as much each time that one value asks for it."""
+        if self._ended:
+            return False
+        read = self._stream.read(self._size)
+        self._size *= 2
+        self._ended = not read
+        try:
+            more = self._characters.decode(read, final=self._ended)
+        except UnicodeDecodeError as error:
+            line = self._line + self._text.count("\n") + read.count(b"\n", 0, error.start)
+            raise BadInput(f"{self._path} line {line}: not UTF-8: {error.reason}") from None
+        self._line += self._text.count("\n", 0, self._start)
+        last = self._text.rfind("\n", 0, self._start)
+        self._column = self._start - last - 1 if last >= 0 else self._column + self._start
+        self._text, self._start = self._text[self._start :] + more, 0
+        return not self._ended
+
+    def error(self, reason: str, offset: int) -> BadInput:
+        """What is wrong so many characters on, by its line and column."""
+        at = self._start + offset
+        line = self._line + self._text.count("\n", 0, at)
+        last = self._text.rfind("\n", 0, at)
+        column = at - last if last >= 0 else self._column + at + 1
+        return BadInput(f"{self._path} line {line}: not JSON: {reason} at column {column}")

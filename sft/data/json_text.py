@@ -1,0 +1,55 @@
+"""JSON that stands as text where a list or an object belongs: in a cell of CSV, in a column."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+from sft.errors import BadInput
+
+
+def from_text(value: Any, what: str, where: str, *, python: bool = False) -> Any:
+    """`value`, or the JSON that it is if it is text; with `python` also what Python prints.
+
+    `what` names it in messages. Raises `BadInput` for another text.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at character {error.pos + 1}"
+    except RecursionError:
+        reason = "nested too deeply"
+    if python and value.lstrip()[:1] in ("[", "{"):  # a list that pandas wrote into a CSV file
+        try:
+            return ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            pass
+    raise BadInput(f"{where}: {what}: text that is not JSON: {reason}")
+
+
+def without_nulls(value: Any) -> Any:
+    """Without the keys that hold null, at any depth. Nulls in lists stay."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value
+
+
+def holds_nulls(value: Any) -> bool:
+    """Whether `without_nulls` would leave something out."""
+    if isinstance(value, dict):
+        return any(item is None or holds_nulls(item) for item in value.values())
+    return isinstance(value, list) and any(map(holds_nulls, value))
+
+
+def type_name(value: Any) -> str:
+    """What people call the type of a JSON value."""
+    names: dict[type, str] = {
+        dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null",
+        int: "a number", float: "a number",
+    }  # fmt: skip
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,296 @@
+"""Every row and file that is refused by those who read it, with its whole message.
+
+A case is a file's content and the sentence; FILE stands for the file's path. Whatever a chat
+template cannot write is refused later (`tests/rendering`).
+"""
+
+import gzip
+import json
+
+import pytest
+
+from sft.data.sources import ChatFiles
+from sft.errors import BadInput
+
+ROLES = "system, developer, user, assistant, tool"
+CALL = '{"type": "function", "function": {"name": …, "arguments": {…}}}'
+TEXT_PART = '{"type": "text", "text": …}'
+
+
+def chat(*messages, **beside):
+    return json.dumps({"messages": list(messages), **beside})
+
+
+def user(content="hi", **fields):
+    return {"role": "user", "content": content, **fields}
+
+
+def answer(content="ho", **fields):
+    return {"role": "assistant", "content": content, **fields}
+
+
+def calling(call):
+    return chat(user(), answer(None, tool_calls=[call]))
+
+
+def part(part):
+    return chat(user([{"type": "text", "text": "Look: "}, part]), answer())
+
+
+LINES = {
+    # What is no JSON, or no object
+    '{"messages": [': "not JSON: Expecting value at column 15",
+    '{"messages": "': "not JSON: Unterminated string starting at column 14",
+    '{"a": 1} {"a": 2}': "not JSON: Extra data at column 10",
+    "3": "expected a JSON object, found int",
+    '{"n": ' + "9" * 5000 + "}": "not JSON: Exceeds the limit (4300 digits) for integer string "
+    "conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit",
+    r'{"messages": [{"role": "user", "content": "\ud800"}]}': "holds half of a surrogate pair, "
+    "which is not text",
+    "[" * 100_000: "not a conversation: nested too deeply",
+    # Messages
+    '{"prompt": "hi", "completion": "ho"}': "has no 'messages' (layout messages); it has "
+    "'completion', 'prompt'",
+    '{"messages": "hello"}': "'messages' is text; expected a list of messages",
+    '{"messages": "[{"}': "'messages': text that is not JSON: Expecting property name enclosed "
+    "in double quotes at character 3",
+    '{"messages": 3}': "expected a list of messages, not int",
+    '{"messages": null}': "expected a list of messages, not NoneType",
+    '{"messages": ["hello"]}': "message 1: expected {role, content}, not str",
+    chat({"content": "hi"}): "message 1: has no 'role'; it has content",
+    chat({}): "message 1: has no 'role'; it has nothing",
+    chat({"role": "robot", "content": "hi"}): "message 1: the role 'robot' is not one of " + ROLES,
+    chat({"role": "asistant", "content": "hi"}): "message 1: the role 'asistant' is not one of "
+    f"{ROLES}; did you mean 'assistant'?",
+    chat({"role": 3, "content": "hi"}): "message 1: the role 3 is not one of " + ROLES,
+    # Content
+    chat(user(3)): "message 1: the content is a number; expected text",
+    chat(user(None)): "message 1: the content is null; expected text",
+    chat(user(), answer(None)): "message 2: the content is null; expected text",
+    chat({"role": "user", "text": "hi"}): "message 1: has no 'content'; it has role, text",
+    chat(user({"words": "hi"})): "message 1: the content is an object; expected text",
+    part({"type": "image_url", "image_url": {"url": "x"}}): "message 1: part 2 of the content is "
+    "an image; only text is trained on: leave the row out, or write in words what it shows",
+    part({"type": "image"}): "message 1: part 2 of the content is "
+    "an image; only text is trained on: leave the row out, or write in words what it shows",
+    part({"type": "input_audio", "input_audio": {}}): "message 1: part 2 of the content is "
+    "audio; only text is trained on: leave the row out, or write in words what it shows",
+    part({"type": "video"}): "message 1: part 2 of the content is "
+    "a video; only text is trained on: leave the row out, or write in words what it shows",
+    part({"type": "file"}): "message 1: part 2 of the content is "
+    "a file; only text is trained on: leave the row out, or write in words what it shows",
+    part({"type": "smell", "smell": "x"}): "message 1: part 2 of the content is of the type "
+    f"'smell'; expected {TEXT_PART}",
+    part({"type": "text", "text": 3}): "message 1: part 2 of the content is of the type 'text'; "
+    f"expected {TEXT_PART}",
+    part({"words": "hi"}): "message 1: part 2 of the content is of the type 'words'; expected "
+    + TEXT_PART,
+    part(3): f"message 1: part 2 of the content is a number; expected {TEXT_PART}",
+    # Loss
+    chat(user(), answer(weight=2)): "message 2: the weight is 2; expected 0 (context) or 1 "
+    "(trained)",
+    chat(user(), answer(weight=0.5)): "message 2: the weight is 0.5; expected 0 (context) or 1 "
+    "(trained)",
+    chat(user(), answer(weight="0")): "message 2: the weight is '0'; expected 0 (context) or 1 "
+    "(trained)",
+    chat(user(), answer(weight=True)): "message 2: the weight is True; expected 0 (context) or 1 "
+    "(trained)",
+    chat(user(), answer(trainable="no")): "message 2: 'trainable' is 'no'; expected true or false",
+    # Reasoning
+    chat(user(), answer(reasoning="a", thinking="b")): "message 2: has 'reasoning' and 'thinking', "
+    "which differ; keep the one to train on",
+    chat(user(), answer(thinking=3)): "message 2: 'thinking' is a number; expected text",
+    chat(user(), answer([{"type": "thinking", "thinking": "a"}], reasoning="b")): "message 2: has "
+    "reasoning both in its content and beside it; keep one",
+    # Calls of tools
+    chat(user(tool_calls=[{"name": "weather"}])): "message 1: has a tool call; only the role "
+    "'assistant' can call a tool",
+    chat(user(), answer(None, tool_calls=3)): "message 2: 'tool_calls' is a number; expected a "
+    f"list of calls, each {CALL}",
+    chat(user(), answer(None, tool_calls="[")): "message 2: 'tool_calls': text that is not JSON: "
+    "Expecting value at character 2",
+    calling(3): "message 2: tool call 1: is a number; expected {name, arguments}",
+    calling({"function": {"arguments": {}}}): "message 2: tool call 1: has no 'name' of a "
+    'function; expected {"function": {"name": …, "arguments": {…}}}',
+    calling({"function": {"name": "add", "arguments": "[1]"}}): "message 2: tool call 1: the "
+    'arguments of \'add\' are a list; expected a JSON object, such as {"city": "Oslo"}',
+    calling({"function": {"name": "add", "arguments": 3}}): "message 2: tool call 1: the "
+    'arguments of \'add\' are a number; expected a JSON object, such as {"city": "Oslo"}',
+    calling({"function": {"name": "add", "arguments": "{a: 1}"}}): "message 2: tool call 1: the "
+    "arguments of 'add': text that is not JSON: Expecting property name enclosed in double "
+    "quotes at character 2",
+    chat(user(), answer(None, function_call={"arguments": "{}"})): "message 2: has no 'name' of a "
+    'function; expected {"function": {"name": …, "arguments": {…}}}',
+    # Beside the messages
+    chat(user(), answer(), tools="weather"): "'tools': text that is not JSON: Expecting value at "
+    "character 1",
+    chat(user(), answer(), tools=3): "'tools' is a number; expected a list of tools, each "
+    '{"type": "function", "function": {"name": …, "parameters": …}}',
+    chat(user(), answer(), tools=[3]): "tool 1: is a number; expected an object with the "
+    "function's name, description and parameters",
+    chat(user(), answer(), tools=[{"parameters": {}}]): "tool 1: has no 'name'; it has parameters",
+    chat(user(), answer(), system=3): "'system' is int; expected text",
+    chat({"role": "system", "content": "A"}, answer(), system="B"): "the messages begin with a "
+    "system text and 'system' holds another; leave one of them out",
+    chat(user(), answer(), chat_template_kwargs="[1]"): "'chat_template_kwargs' is a list; "
+    'expected an object, such as {"enable_thinking": false}',
+}
+"""Second lines of a file whose first one is sound."""
+
+
+def refusal(path, **settings):
+    """The first refusal of a file, with FILE in place of its path."""
+    files = ChatFiles(str(path), **settings)
+    with pytest.raises(BadInput) as error:
+        for _, found in files.conversations():
+            if isinstance(found, BadInput):
+                raise found
+    message = str(error.value)
+    assert "\n" not in message
+    return message.replace(str(path), "FILE")
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line[:60])
+def test_a_line_is_refused_by_its_number(line, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(f"{chat(user(), answer())}\n{line}\n{chat(user(), answer())}\n")
+    assert refusal(path) == f"FILE line 2: {LINES[line]}"
+
+
+def of_layout(**row):
+    return json.dumps(row)
+
+
+EXPECTED = (
+    "expected 'messages', 'conversations', 'instruction' and 'output', 'completion' and 'prompt', "
+    "or 'text'"
+)
+
+FIRST_LINES = {
+    # What a file is for
+    of_layout(a=1, b=2): f"has the columns 'a', 'b'; {EXPECTED}",
+    of_layout(): f"has the columns none; {EXPECTED}",
+    of_layout(prompt="hi", chosen="ho", rejected="no"): "is preference data ('chosen' and "
+    "'rejected'), which fine-tuning on answers cannot use as pairs; to train on the chosen "
+    'answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}',
+    of_layout(prompt="hi", completion="ho", label=True): "is preference data ('label' says whether "
+    "an answer is good), which fine-tuning on answers cannot use; keep the rows whose label is "
+    "true, without that column",
+    of_layout(prompt="hi", id=1): "holds prompts without answers ('prompt'; it has the columns "
+    "'id', 'prompt'); training needs an answer for each, such as a column 'completion'",
+    of_layout(instruction="hi"): "holds prompts without answers ('instruction'; it has the columns "
+    "'instruction'); training needs an answer for each, such as a column 'output'",
+    # Layouts
+    of_layout(prompt="hi", completion=None): "'completion' is NoneType; expected text",
+    of_layout(prompt=3, completion="ho"): "'prompt' is int; expected text",
+    of_layout(instruction="hi", output=4): "'output' is int; expected text",
+    of_layout(instruction="hi", input=4, output="x"): "'input' is int; expected text",
+    of_layout(instruction="hi", output="ho", history=3): "'history' is a number; expected a list "
+    "of pairs",
+    of_layout(instruction="hi", output="ho", history=[["a"]]): "turn 1 of 'history' is not a pair "
+    "of texts; expected [question, answer]",
+    of_layout(text=["hi"]): "'text' is list; expected text",
+    of_layout(conversations=[{"from": "alien", "value": "hi"}]): "message 1: the role 'alien' is "
+    f"not one of {ROLES}",
+    of_layout(conversations=[{"from": "function_call", "value": "weather()"}]): "message 1: the "
+    "text of 'function_call': text that is not JSON: Expecting value at character 1",
+    of_layout(conversations=[{"from": "function_call", "value": "3"}]): "message 1: the text of "
+    "'function_call' is a number; expected JSON: "
+    '{"name": …, "arguments": {…}}, or a list of them',
+}
+
+
+@pytest.mark.parametrize("line", FIRST_LINES, ids=lambda line: line[:60])
+def test_data_of_another_kind_is_refused_by_what_it_is(line, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(f"\n{line}\n")
+    assert refusal(path) == f"FILE line 2: {FIRST_LINES[line]}"
+
+
+SOUND = chat(user(), answer())
+CSV = "prompt,completion\nhi,ho\n"
+
+FILES = {
+    b"hello": "dataset.path: FILE is no file of chats that can be read: it begins with 'hello'; "
+    "expected JSON lines, a JSON array, CSV, TSV, Parquet or Arrow",
+    b"\x00\x01\x02": "dataset.path: FILE is no file of chats that can be read: it holds no text; "
+    "expected JSON lines, a JSON array, CSV, TSV, Parquet or Arrow",
+    b"PK\x03\x04": "dataset.path: FILE is a zip archive or an Excel file; unpack it, or save it as "
+    "CSV or JSON lines",
+    b"PAR1 and no more": "dataset.path: FILE cannot be read as Parquet: Parquet magic bytes not "
+    "found in footer. Either the file is corrupted or this is not a parquet file.",
+    gzip.compress(b"PAR1"): "dataset.path: FILE is Parquet in gzip; unpack it first",
+    gzip.compress(SOUND.encode() * 9)[:-20]: "dataset.path: FILE is damaged or cut off: as gzip: "
+    "Compressed file ended before the end-of-stream marker was reached",
+    b"\xff\xfe\x00": "dataset.path: FILE is not UTF-16, as its byte order mark says: "
+    "truncated data",
+    # JSON over several lines
+    b'[{"messages": []},': "FILE line 1: not JSON: Expecting value at column 19",
+    b'[\n{"messages": []}\n{"messages": []}]': "FILE line 3: not JSON: Expecting ',' delimiter at "
+    "column 1",
+    b'[{"messages": []}] x': "FILE line 1: not JSON: Extra data at column 20",
+    b'{\n "messages": [}\n}': "FILE line 2: not JSON: Expecting value at column 15",
+    b"[3]": "FILE item 1: expected a JSON object, found int",
+    # CSV
+    b"a,b\n1,2\n": f"FILE line 2: has the columns 'a', 'b'; {EXPECTED}; the first line of a CSV "
+    "file names its columns",
+    CSV.encode() + b"hi\n": "FILE line 3: has 1 cell; the first line names 2 columns",
+    CSV.encode() + b'"hi" there,ho\n': "FILE line 3: not CSV: ',' expected after '\"'; put the "
+    "cell in quotes and write each quote in it twice",
+    CSV.encode() + b'hi,"ho\n\n': "FILE line 3: not CSV: a quote is opened and never closed",
+    CSV.encode() + b"hi\rhi,ho\n": "FILE line 3: not CSV: a carriage return within a cell that is "
+    "not in quotes",
+    CSV.encode() + b"hi,\xff\n": "FILE line 3: not UTF-8: invalid start byte",
+    b"prompt,completion,prompt\nhi,ho,hi\n": "FILE line 1: names the column 'prompt' twice",
+    b"messages\nhello\n": "FILE line 2: 'messages' is text; expected a list of messages",
+}
+
+
+@pytest.mark.parametrize("content", FILES, ids=lambda content: ascii(content[:40]))
+def test_a_file_that_cannot_be_read_says_why(content, tmp_path):
+    path = tmp_path / "chats"
+    path.write_bytes(content)
+    assert refusal(path) == FILES[content]
+
+
+def test_a_row_of_a_table_is_refused_by_its_number(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "chats"
+    rows = [{"prompt": "hi", "completion": "ho"}, {"prompt": "hi", "completion": None}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert refusal(path) == "FILE row 2: 'completion' is NoneType; expected text"
+    pq.write_table(pa.Table.from_pylist([{"x": "hi"}]), path)
+    assert refusal(path) == f"FILE: has the columns 'x'; {EXPECTED}"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("none.jsonl", "dataset.path: there is no file FILE"),
+        ("*.json", "dataset.path: no file fits the pattern FILE"),
+        ("empty", "dataset.path: the folder FILE holds no file of chats; expected .jsonl, .ndjson, "
+         ".json, .csv, .tsv, .parquet, .arrow, .feather, perhaps packed (.gz, .zst, .zstd, .bz2, "
+         ".xz)"),
+        ("splits", "dataset.path: the folder FILE holds test.jsonl, which is named like data to "
+         "evaluate on; name the files to train on, such as 'dataset.path=\"FILE/train*\"', or add "
+         "dataset=hf_chat, which knows splits"),
+    ],
+)  # fmt: skip
+def test_a_path_that_names_no_file_to_train_on_is_refused(path, words, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "README.md").write_text("hello")
+    (tmp_path / "splits").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "splits" / f"{name}.jsonl").write_text(SOUND)
+    assert refusal(tmp_path / path) == words
+
+
+def test_what_looks_like_a_name_of_the_hub_is_answered_with_the_kind_that_reads_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert refusal("some/dataset") == (
+        "dataset.path: there is no file FILE; for a dataset of the Hub add dataset=hf_chat"
+    )
