@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sft.errors import BadInput
@@ -27,6 +27,7 @@ SEEDED = settings(
     max_examples=40,
     deadline=None,
     database=None,
+    phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
 WHAT = ["all_assistant_messages", "last_assistant_message", "last_assistant_turn", "all_messages",
