@@ -23,6 +23,8 @@ class Form:
     messages: list[dict[str, Any]]
     hidden: dict[str, str]
     """What stands in the messages in place of control tokens: they are to be text."""
+    cut: bool
+    """Whether markers that answers already end with are taken off."""
 
 
 def forms(
@@ -44,17 +46,19 @@ def forms(
     ):
         made, hidden = [], {}
         for message in messages:
-            one = _with_thought(message, thought)
+            cut = without_end(message, ends) if "cut" in marker else message
+            one = _with_thought(cut, thought)
             if role and one["role"] == "developer":
                 one["role"] = role
             if marker:
-                _hide(one, hidden, markers, ends if "cut" in marker else frozenset())
+                _hide(one, hidden, markers)
             made.append(_with_calls(one, detail))
         if ids:
             _add_ids(made)
         if made not in seen:
             seen.append(made)
-            yield Form(f"{thought} {detail} {ids} {role} {marker}".strip(), made, hidden)
+            name = f"{thought} {detail} {ids} {role} {marker}".strip()
+            yield Form(name, made, hidden, "cut" in marker)
 
 
 def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:
@@ -63,14 +67,18 @@ def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:
     return {found for text in texts for found in markers.findall(text)}
 
 
-def _hide(
-    message: dict[str, Any], hidden: dict[str, str], markers: re.Pattern[str], ends: frozenset[str]
-) -> None:
+def without_end(message: dict[str, Any], ends: frozenset[str]) -> dict[str, Any]:
+    """The message without a marker of `ends` that its answer already ends with."""
+    content = message["content"].rstrip()
+    found = next((end for end in ends if content.endswith(end)), None)
+    if found is None or message["role"] != "assistant":
+        return message
+    return {**message, "content": content.removesuffix(found).rstrip("\n")}
+
+
+def _hide(message: dict[str, Any], hidden: dict[str, str], markers: re.Pattern[str]) -> None:
     """Put words in place of all that looks like a control token, but a leading thought's."""
-    ends = ends if message["role"] == "assistant" else frozenset()
     content = message.get("content") or ""
-    if cut := next((end for end in ends if content.rstrip().endswith(end)), None):
-        content = message["content"] = content.rstrip().removesuffix(cut)
     begun = THINK.match(content) if message["role"] == "assistant" else None
 
     def word(match: re.Match[str]) -> str:

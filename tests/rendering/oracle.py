@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.rendering.attempt import CLOSED, Attempt, Verdict
-from tests.rendering.forms import Form, forms, typed
-from tests.rendering.words import double_encoded, lost, missing, normal, pieces, trained
+from tests.rendering.forms import Form, forms, typed, without_end
+from tests.rendering.words import double_encoded, lost, missing, normal, pieces, spellings, trained
 
 TAG = re.compile(r"</?\w+>")
 NEXT = {"role": "user", "content": "Next."}
@@ -156,20 +156,24 @@ class Oracle:
         return texts
 
     def could_be_trained(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], train_on_what: str
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        stops: list[int] | list[str],
+        train_on_what: str,
     ) -> bool:
         """Whether the template's own text, taken as it stands, serves: then no row is refused."""
         if any(not pieces(messages[j]) for j in trained(messages, train_on_what)):
             return False  # whether an empty answer is trained is a matter of taste
         wanted = trained(messages, train_on_what)
         return any(
-            all(self._serves(form, messages, tools, j) for j in wanted)
+            all(self._serves(form, messages, tools, j, stops) for j in wanted)
             for form in self.forms(messages)
             # Such templates are not made for text, or not for thoughts.
             if "parts" not in form.name and "in the text" not in form.name
         )
 
-    def _serves(self, form: Form, messages: list, tools: list, j: int) -> bool:
+    def _serves(self, form: Form, messages: list, tools: list, j: int, stops: list) -> bool:
         prompt = self.text(form.messages[:j], tools, prompt=True) if j else None
         whole = self.text(form.messages[: j + 1], tools)
         if not prompt or not whole or not whole.startswith(prompt):
@@ -177,10 +181,18 @@ class Oracle:
         for word, marker in form.hidden.items():
             prompt, whole = prompt.replace(word, marker), whole.replace(word, marker)
         said = normal(whole[len(prompt) :])
+        message = without_end(messages[j], self.stop_markers if form.cut else frozenset())
         if CLOSED.search(prompt) and said.lstrip().startswith("<think>"):
             return False  # a second block of thought
-        if missing(messages[j], said) or double_encoded(messages[j], said):
+        if missing(message, said) or double_encoded(message, said):
             return False
-        last = pieces(messages[j])[-1]
-        behind = said[max(said.rfind(normal(last)), 0) + len(normal(last)) :]
-        return self.markers.search(behind) is not None and not lost(messages, tools, j, whole)
+        words = [max(said.rfind(one) + len(one) for one in spellings(p)) for p in pieces(message)]
+        inside, behind = said[: max(words)], said[max(words) :]
+        early = self._ends_early(inside, stops)
+        ended = self.markers.search(behind) is not None
+        return ended and not early and not lost(messages, tools, j, whole)
+
+    def _ends_early(self, inside: str, stops: list[int] | list[str]) -> bool:
+        """Whether sampling would stop before all was said."""
+        names = [stop if isinstance(stop, str) else self.decode([stop]) for stop in stops]
+        return any(name in inside for name in names)
