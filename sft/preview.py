@@ -18,6 +18,7 @@ from sft.command.main import command, new_parser
 from sft.config.compose import compose
 from sft.config.saved import dataset_builder
 from sft.config.shadows import check_working_folder
+from sft.data.mixing.held_out import built
 from sft.display.example_rows import ExampleRows
 from sft.errors import BadInput
 from sft.evaluators import full_sequence
@@ -97,7 +98,7 @@ def print_rows(settings: Settings, n: int | None) -> int:
 
 def preview(settings: Settings, n: int) -> Preview:
     """The first `n` sequences that a run with `settings` would train on. Raises `BadInput`."""
-    dataset, _ = dataset_builder(settings)()
+    dataset = built(dataset_builder(settings)).train
     dataset.set_epoch(epoch_seed(settings.seed, 0))
     # Not the builder's own: one of the user's need not have any.
     tokenizer = load_tokenizer(settings.model.tokenizer or settings.model.name)

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sft.config.checking import check, dataset_schema, keys, nearest_key, unknown_key
+from sft.config.checking import check, keys, nearest_key, unknown_key
+from sft.config.data_kinds import dataset_schema
 from sft.config.schema import KINDS, Settings
 from sft.config.secrets import hand_down
 from sft.errors import BadInput, nearest
@@ -165,18 +166,22 @@ def holds_own_keys(name: str) -> bool:
 
 
 def with_kind_of_data(words: list[str]) -> list[str]:
-    """A command line's `words`, with `dataset=file` before a `dataset.path=FILE` on its own.
+    """A command line's `words`, with `dataset=file` before a `dataset.path=FILE` on its own, and
+    `dataset=mix` before parts.
 
     An experiment of the user's own may choose the kind of data, so beside one nothing is added.
     """
-    names = {word.partition("=")[0].lstrip("+") for word in words}
-    if "dataset.path" not in names or not names.isdisjoint(CHOOSE_DATA):
+    names = [word.partition("=")[0].lstrip("+") for word in words]
+    if not CHOOSE_DATA.isdisjoint(names):
         return words
-    first = next(i for i, word in enumerate(words) if word.lstrip("+").startswith("dataset.path="))
-    return [*words[:first], "dataset=file", *words[first:]]
+    for start, kind in (("dataset.parts.", "mix"), ("dataset.path", "file")):
+        for index, name in enumerate(names):
+            if name == start or start.endswith(".") and name.startswith(start):
+                return [*words[:index], f"dataset={kind}", *words[index:]]
+    return words
 
 
-CHOOSE_DATA = ("dataset", "dataset.kind", "experiment")
+CHOOSE_DATA = {"dataset", "dataset.kind", "experiment"}
 """Names of a command line that say what kind the data is."""
 
 
