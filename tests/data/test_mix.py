@@ -1,5 +1,6 @@
 """Mixtures: which part each sequence is of, exactly and always the same, and what is measured."""
 
+import itertools
 import json
 import math
 
@@ -11,6 +12,7 @@ from sft.data.mixing.held_out import SeveralHeldOut, built
 from sft.data.mixing.order import counts, order
 from sft.errors import BadInput
 from sft.files import dump_yaml, read_yaml
+from sft.models.tokenizers import load_tokenizer
 from sft.past.trust import check_untrusted
 from sft.preview import main as preview
 from sft.record.fingerprints import sequences
@@ -59,32 +61,28 @@ def mixed(settings):
     return lambda *words: built(dataset_builder(settings(*words)))
 
 
-def parts_of(data, batches=None):
-    """The part of every sequence, batch by batch, by its word."""
-    words = {bytes(word, "ascii"): name for name, word in WORDS.items()}
-
-    def part(datum):
-        # The tokenizer's ids of these letters stand for their bytes, each shifted alike.
-        text = text_of(datum)
-        return next(name for word, name in words.items() if word.decode() in text)
-
-    indices = range(len(data)) if batches is None else batches
-    return [[part(datum) for datum in data.get_batch(index)] for index in indices]
+@pytest.fixture
+def text_of(tiny_model):
+    tokenizer = load_tokenizer(str(tiny_model))
+    return lambda datum: tokenizer.decode(datum.model_input.to_ints())
 
 
-@pytest.fixture(autouse=True)
-def _tokenizer(tiny_model):
-    from sft.models.tokenizers import load_tokenizer
-
-    parts_of.tokenizer = load_tokenizer(str(tiny_model))
-
-
-def text_of(datum):
-    return parts_of.tokenizer.decode(datum.model_input.to_ints())
+@pytest.fixture
+def texts_of(text_of):
+    """The texts of all sequences of an epoch, in order."""
+    return lambda data: [text_of(d) for index in range(len(data)) for d in data.get_batch(index)]
 
 
-def flat(batches):
-    return [one for batch in batches for one in batch]
+@pytest.fixture
+def parts_of(texts_of):
+    """The part of every sequence of an epoch, by its word."""
+
+    def parts(data):
+        return [
+            next(name for name, word in WORDS.items() if word in text) for text in texts_of(data)
+        ]
+
+    return parts
 
 
 # Which part, and how many.
@@ -117,27 +115,27 @@ def test_every_stretch_of_an_epoch_holds_nearly_the_shares():
     assert (order([300, 600, 100], seed=6)[0] != parts).any()
 
 
-def test_an_epoch_trains_every_sequence_of_parts_that_are_neither_repeated_nor_cut(mixed):
+def test_an_epoch_trains_every_sequence_of_parts_that_are_neither_repeated_nor_cut(mixed, texts_of):
     data = mixed().train
     data.set_epoch(3)
-    texts = [text_of(datum) for index in range(len(data)) for datum in data.get_batch(index)]
+    texts = texts_of(data)
     assert len(data) == 10 and len(texts) == 40 and len(set(texts)) == 40
 
 
-def test_a_part_whose_share_is_more_than_it_has_repeats_in_another_order(mixed):
+def test_a_part_whose_share_is_more_than_it_has_repeats_in_another_order(mixed, texts_of):
     data = mixed("dataset.parts.math.weight=3").train
     data.set_epoch(3)
-    texts = [text_of(datum) for index in range(len(data)) for datum in data.get_batch(index)]
+    texts = texts_of(data)
     math_texts = [text for text in texts if "sum" in text]
     assert (len(texts), len(math_texts)) == (40, 20)
     assert sorted(math_texts[:10]) == sorted(math_texts[10:]) and len(set(math_texts)) == 10
     assert math_texts[:10] != math_texts[10:]
 
 
-def test_the_epoch_ends_with_the_first_part_that_has_no_more(mixed):
+def test_the_epoch_ends_with_the_first_part_that_has_no_more(mixed, parts_of):
     data = mixed("dataset.parts.math.weight=3", "dataset.exhausted=end").train
     data.set_epoch(0)
-    parts = flat(parts_of(data))
+    parts = parts_of(data)
     assert (parts.count("math"), parts.count("code")) == (10, 10)
 
 
@@ -151,19 +149,18 @@ def test_the_banner_says_how_often_parts_repeat_and_how_much_of_them_is_used(mix
     ]
 
 
-def test_a_part_of_weight_0_is_not_trained_on_but_what_it_holds_out_is_measured(mixed):
+def test_a_part_of_weight_0_is_not_trained_on_but_what_it_holds_out_is_measured(mixed, parts_of):
     found = mixed("dataset.parts.math.weight=0", "dataset.parts.math.eval_size=3")
-    assert set(flat(parts_of(found.train))) == {"code"} and found.train.length == 30
+    assert set(parts_of(found.train)) == {"code"} and found.train.length == 30
     assert list(found.held_out.parts) == ["math"] and found.held_out.statistics.datums == 3
 
 
-def test_a_cap_takes_the_same_conversations_in_every_epoch(mixed):
+def test_a_cap_takes_the_same_conversations_in_every_epoch(mixed, texts_of):
     data = mixed("dataset.parts.code.cap=6").train
     seen = []
     for seed in (1, 2):
         data.set_epoch(seed)
-        batches = [data.get_batch(index) for index in range(len(data))]
-        seen.append({text_of(datum) for datum in flat(batches) if "loop" in text_of(datum)})
+        seen.append({text for text in texts_of(data) if "loop" in text})
     assert seen[0] == seen[1] and len(seen[0]) == 6
 
 
@@ -230,12 +227,12 @@ def chat(files):
     return write_part(files["math"].parent, "chat", 12)
 
 
-def test_a_stream_is_a_part_like_any_other(mixed, chat):
+def test_a_stream_is_a_part_like_any_other(mixed, chat, parts_of):
     data = mixed(*stream("dataset.parts.chat.weight=2")).train
     # 10 and 30, and the stream's 5 steps of 4 sequences.
     assert data.counts == {"chat": 20, "code": 30, "math": 10}
     forward = digests(data, 4, range(len(data)))
-    assert flat(parts_of(data)).count("chat") == 20
+    assert parts_of(data).count("chat") == 20
     other = mixed(*stream("dataset.parts.chat.weight=2")).train
     assert digests(other, 4, range(6, 15)) == forward[6:]  # resumed at step 6
     assert digests(other, 4, [9, 3]) == [forward[9], forward[3]]
@@ -244,12 +241,11 @@ def test_a_stream_is_a_part_like_any_other(mixed, chat):
     assert any(line.startswith("part chat: 33.3%") and "stream" in line for line in said)
 
 
-def test_a_cap_of_a_stream_and_what_it_holds_out(mixed, chat):
+def test_a_cap_of_a_stream_and_what_it_holds_out(mixed, chat, texts_of):
     found = mixed(*stream("dataset.parts.chat.cap=4", "dataset.parts.chat.eval_size=3"))
     found.train.set_epoch(0)
-    batches = flat(found.train.get_batch(index) for index in range(len(found.train)))
-    texts = {text_of(datum) for datum in batches if "hello" in text_of(datum)}
-    held = {text_of(d) for i in range(3) for d in found.held_out.parts["chat"].get_batch(i)}
+    texts = {text for text in texts_of(found.train) if "hello" in text}
+    held = set(texts_of(found.held_out.parts["chat"]))
     assert len(texts) == 4 and len(held) == 3 and not texts & held
 
 
@@ -288,32 +284,32 @@ class MyBuilder(ChatDatasetBuilder):
 '''
 
 
-def test_a_builder_of_ones_own_is_a_part(mixed, files, monkeypatch):
+def test_a_builder_of_ones_own_is_a_part(mixed, files, monkeypatch, parts_of):
     (files["math"].parent / "my_part.py").write_text(MY_DATA)
     monkeypatch.syspath_prepend(str(files["math"].parent))
     words = ["dataset.parts.chat.kind=custom", "dataset.parts.chat.builder=my_part:MyBuilder"]
     data = mixed(*words, "dataset.parts.chat.args.count=9").train
     forward = digests(data, 1, range(len(data)))
-    parts = flat(parts_of(data))
+    parts = parts_of(data)
     assert parts.count("chat") == data.counts["chat"] > 0
     assert digests(data, 1, [8, 3]) == [forward[8], forward[3]]
     assert data.num_bytes is None and data.digest is None
 
 
-def test_a_part_trains_on_what_it_says(mixed):
+def test_a_part_trains_on_what_it_says(mixed, text_of):
     data = mixed("dataset.parts.math.train_on_what=all_tokens").train
     data.set_epoch(0)
-    for datum in flat(data.get_batch(index) for index in range(len(data))):
+    for datum in itertools.chain.from_iterable(map(data.get_batch, range(len(data)))):
         untrained = (datum.loss_fn_inputs["weights"].to_numpy() == 0).any()
         assert untrained == ("loop" in text_of(datum))
 
 
-def test_no_part_trains_on_what_another_one_holds_out(mixed, files):
+def test_no_part_trains_on_what_another_one_holds_out(mixed, files, texts_of):
     (files["math"].parent / "chat.jsonl").write_text(files["math"].read_text())
     found = mixed("dataset.parts.chat.path=chat.jsonl", "dataset.parts.math.eval_size=4")
-    held = {text_of(d) for i in range(len(found.held_out)) for d in found.held_out.get_batch(i)}
+    held = set(texts_of(found.held_out))
     found.train.set_epoch(0)
-    trained = {text_of(d) for i in range(len(found.train)) for d in found.train.get_batch(i)}
+    trained = set(texts_of(found.train))
     assert len(held) == 4 and not held & trained
     assert found.train.supplies["chat"].size == 6
 
