@@ -241,10 +241,8 @@ def _is_key(name: str, known: dict[str, bool]) -> bool:
 def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -> BadInput:
     group = name.partition(".")[0]
     own = [key for key, holds in known.items() if holds and key.startswith(f"{group}.")]
-    head = ".".join(name.split(".")[:2])
-    if (
-        head not in known and name != head and (meant := nearest(head, own))
-    ):  # dataset.part.math.weight
+    head = ".".join(name.split(".")[:2])  # dataset.part of dataset.part.math.weight
+    if head not in known and name != head and (meant := nearest(head, own)):
         return BadInput(f"{name}: there is no such key as {head}{meant}")
     if group in options and "." not in name or group not in options:
         candidates = [*known, *options]
