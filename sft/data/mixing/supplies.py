@@ -169,12 +169,12 @@ def in_words(count: int, size: int) -> str:
     >>> in_words(250, 100)
     'its 100 sequences are trained 2.5 times an epoch'
     >>> in_words(300, 900)
-    '300 of its 900 sequences (0.33 of it) are trained an epoch, others in the next'
+    '300 of its 900 sequences (33.3%) are trained an epoch, drawn anew for each'
     """
     if count < size:
         return (
-            f"{count:,} of its {size:,} sequences ({count / size:.2g} of it) are trained an epoch, "
-            "others in the next"
+            f"{count:,} of its {size:,} sequences ({100 * count / size:.3g}%) are trained an epoch, "
+            "drawn anew for each"
         )
     times = "once" if count == size else f"{count / size:.3g} times"
     return f"its {size:,} sequences are trained {times} an epoch"
