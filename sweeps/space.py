@@ -161,7 +161,7 @@ def _interval(name: str, value: IntervalSweep) -> Distribution:
         raise BadInput(
             f"{name}: a log scale needs an interval above 0, got interval({low}, {high})."
         )
-    if isinstance(low, int) and isinstance(high, int) and not _is_weight(name):
+    if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     if _is_whole(name) and float(low).is_integer() and float(high).is_integer():
         return IntDistribution(int(low), int(high), log=log)
@@ -216,8 +216,3 @@ def _is_whole(name: str) -> bool:
     """Whether a key of the schema takes whole numbers."""
     default = dict(keys()).get(name)
     return isinstance(default, int) and not isinstance(default, bool)
-
-
-def _is_weight(name: str) -> bool:
-    """Whether a key is the weight of a part of a mixture: of 0 to 1 it takes more than the ends."""
-    return name.startswith("dataset.parts.") and name.endswith(".weight")

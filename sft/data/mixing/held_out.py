@@ -30,7 +30,7 @@ class SeveralHeldOut(SupervisedDataset):
         self._batches = [
             (part, index) for part in self.parts.values() for index in range(len(part))
         ]
-        knows = all(hasattr(part, "num_bytes") for part in self.parts.values())
+        knows = all(getattr(part, "num_bytes", None) for part in self.parts.values())
         self.num_bytes: Callable[[int], int] | None = self._num_bytes if knows else None
         self.special_tokens: frozenset[int] = frozenset().union(
             *(getattr(part, "special_tokens", ()) for part in self.parts.values())
