@@ -214,12 +214,15 @@ def _dataset(
         special_tokens(builder.tokenizer),
     )
     if not dataset.statistics.datums:
-        without = table.report.left_out.get(NO_ANSWER)
-        if without and without.count == len(table.digests):
-            raise BadInput(
-                f"{without.first}: no row has an answer to train on "
-                f"(train_on_what={common.train_on_what}), neither this one nor any other"
-            )
+        if not dataset.statistics.dropped and table.report.left_out:
+            left_out = table.report.left_out
+            if NO_ANSWER in left_out:
+                raise BadInput(
+                    f"{left_out[NO_ANSWER].first}: no row has an answer to train on "
+                    f"(train_on_what={common.train_on_what}), neither this one nor any other"
+                )
+            first = next(left.first for left in left_out.values())
+            raise BadInput(f"every row of the {what} data is left out; the first: {first}")
         raise BadInput(
             f"max_length: with {common.max_length} tokens, no {what} conversation keeps a token "
             "to train on; raise it, or see train_on_what"

@@ -164,7 +164,7 @@ def _to_arrow(rendered: Iterable[list[Rendered]], max_length: int | None) -> pya
                 cut = len(mask) < len(sequence.tokens)
                 add(sequence.tokens[:max_length], mask, trained, size, cut, first)
             else:
-                add((), nothing, 0, 0, False, first)
+                add((), nothing, 0, 0, True, first)
             first = 0
         if first:
             add((), nothing, 0, 0, False, first)

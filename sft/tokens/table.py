@@ -86,7 +86,7 @@ class TokenTable:
         statistics = DataStatistics(
             conversations=int(conversations.sum()),
             datums=int(kept.sum()),
-            dropped=int((mine & ~kept).sum()),
+            dropped=int((mine & ~kept & self.truncated).sum()),
             truncated=int(self.truncated[kept].sum()),
             tokens=int(self.lengths[kept].sum()),
             trained_tokens=int(self.trained_tokens[kept].sum()),

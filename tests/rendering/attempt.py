@@ -6,8 +6,17 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.rendering.forms import Form
-from tests.rendering.words import double_encoded, lost, missing, normal, pieces, said_in, short
+from tests.rendering.forms import Form, without_end
+from tests.rendering.words import (
+    double_encoded,
+    lost,
+    missing,
+    normal,
+    pieces,
+    said_in,
+    short,
+    spellings,
+)
 
 if TYPE_CHECKING:
     from tests.rendering.oracle import Oracle
@@ -19,6 +28,7 @@ DEVIATIONS = {
     "opened block": "the prompt opens a block of thought that the finished turn shows otherwise",
     "as text": "control tokens in the content are text",
 }
+CLOSED = re.compile(r"</think>\s*\Z")
 OPENED = re.compile(r"<think>\s*\Z")
 
 
@@ -34,7 +44,10 @@ class Attempt:
     """One form of a conversation held against the sequences."""
 
     def __init__(self, oracle: Oracle, messages, tools, form: Form, sequences, stops):
-        self.oracle, self.messages, self.tools = oracle, messages, tools
+        self.oracle, self.tools = oracle, tools
+        # A marker that data already end with is no word.
+        ends = oracle.stop_markers if form.cut else frozenset()
+        self.messages = [without_end(message, ends) for message in messages]
         self.form, self.sequences, self.stops = form, sequences, stops
         self.verdict = Verdict()
         self.claimed = [[False] * len(s.tokens) for s in sequences]
@@ -113,9 +126,10 @@ class Attempt:
             while end < len(sequence.trained) and sequence.trained[end] and end not in others:
                 end += 1
             self.claimed[number][start:end] = [True] * (end - start)
-            self.check_span(j, sequence.tokens[start:end], self.oracle.decode(
-                sequence.tokens[max(0, start - 8) : start]
-            ))  # fmt: skip
+            before = self.oracle.decode(sequence.tokens[max(0, start - 8) : start])
+            self.check_span(j, sequence.tokens[start:end], before)
+            if self.form.hidden:
+                self.check_control(j, sequence.tokens[:start], sequence.tokens[start:end])
 
     def check_span(self, j: int, tokens: list[int], before: str) -> None:
         where, message = f"message {j + 1}", self.messages[j]
@@ -126,7 +140,8 @@ class Attempt:
             self.fault(f"{where}: arguments are encoded twice in {short(text)}")
         rest = text
         for piece in sorted(pieces(message), key=len, reverse=True):
-            rest = rest.replace(normal(piece), " ")
+            for spelled in spellings(piece):
+                rest = rest.replace(spelled, " ")
         rest = self.oracle.markers.sub(" ", rest)
         foreign = set(re.findall(r"\w+", rest)) - self.oracle.structure
         known = {call.get("id") for call in message.get("tool_calls") or []}
@@ -140,8 +155,25 @@ class Attempt:
         self.check_end(j, tokens, text)
         if OPENED.search(before) and "</think>" not in text:
             self.fault(f"{where}: goes on within the <think> that its prompt opens: {short(text)}")
-        if OPENED.search(before) and text.lstrip().startswith("<think>"):
-            self.fault(f"{where}: opens <think> again, which its prompt opens: {short(text)}")
+        if before.rstrip().endswith(("<think>", "</think>")) and text.lstrip().startswith(
+            "<think>"
+        ):
+            self.fault(f"{where}: opens <think> once more than its prompt does: {short(text)}")
+
+    def check_control(self, j: int, before: list[int], tokens: list[int]) -> None:
+        """That control tokens are the template's own: those in the words are text."""
+        oracle = self.oracle
+        prompt = self.prompt(j)
+        due = before if prompt is None else oracle.encode(prompt)
+        rest = oracle.decode(tokens)
+        for piece in sorted(pieces(self.messages[j]), key=len, reverse=True):
+            rest = rest.replace(normal(piece), " ")
+        due = [*due, *oracle.encode(rest)]
+        ids = {oracle.added[token] for token in oracle.control}
+        ours = [token for token in (*before, *tokens) if token in ids]
+        if ours != [token for token in due if token in ids]:
+            shown = [oracle.decode([token]) for token in ours]
+            self.fault(f"message {j + 1}: control tokens in the content are tokens: {shown}")
 
     def check_end(self, j: int, tokens: list[int], text: str) -> None:
         where = f"message {j + 1}"
@@ -197,29 +229,23 @@ class Attempt:
             rest, self.messages[j]
         ):  # fmt: skip
             return None
-        if self.form.hidden:
-            ids = set(oracle.added.values())
-            ours = [token for token in tokens if token in ids]
-            if ours != [token for token in theirs if token in ids][: len(ours)]:
-                plain = [oracle.decode([token]) for token in ours]
-                self.fault(f"control tokens in the content are tokens: {plain}")
         if whole.startswith(text):
             if not self.form.hidden:
                 self.verdict.deviations.add("border")
             return None
         if text.startswith(whole) or text.startswith(whole.rstrip()):
-            follows = [m["role"] for m in self.messages[j + 1 : j + 2]]
-            calls = bool(self.messages[j].get("tool_calls"))
-            for role in (*follows, "tool" if calls else "user"):
-                follower = {"role": role, "content": "Next."}
-                longer = oracle.text([*self.form.messages[: j + 1], follower], self.tools)
-                if longer and normal(self.restored(longer) or "").startswith(text):
-                    self.verdict.deviations.add("next marker")
-                    return None
+            if text[len(whole) :] in oracle.next_markers or (
+                text[len(whole.rstrip()) :] in oracle.next_markers
+            ):
+                self.verdict.deviations.add("next marker")
+                return None
         if OPENED.search(oracle.decode(tokens[max(0, start - 8) : start])):
             self.verdict.deviations.add("opened block")
             return None
-        if whole.rstrip().endswith(oracle.decode(tokens[start:]).strip()):
+        said = oracle.decode(tokens[start:])
+        for marker in oracle.next_markers:
+            said = said.removesuffix(marker)
+        if whole.rstrip().endswith(said.strip()):
             self.verdict.deviations.add("history")
             return None
         at = next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), 0)

@@ -23,6 +23,8 @@ class Form:
     messages: list[dict[str, Any]]
     hidden: dict[str, str]
     """What stands in the messages in place of control tokens: they are to be text."""
+    cut: bool
+    """Whether markers that answers already end with are taken off."""
 
 
 def forms(
@@ -35,23 +37,28 @@ def forms(
         ends: the markers that end an answer; data may have one there already.
     """
     seen: list[Any] = []
-    for thought, detail, role, marker in itertools.product(
+    for thought, detail, ids, role, marker in itertools.product(
         ("", "as a field", "in the text", "as thinking"),
         ("", "null", "absent", "text", "text, null", "parts"),
+        ("", "ids"),
         ("", "system"),
-        ("", "hidden"),
+        ("", "hidden", "hidden, cut"),
     ):
         made, hidden = [], {}
         for message in messages:
-            one = _with_thought(message, thought)
+            cut = without_end(message, ends) if "cut" in marker else message
+            one = _with_thought(cut, thought)
             if role and one["role"] == "developer":
                 one["role"] = role
             if marker:
-                _hide(one, hidden, markers, ends)
+                _hide(one, hidden, markers)
             made.append(_with_calls(one, detail))
+        if ids:
+            _add_ids(made)
         if made not in seen:
             seen.append(made)
-            yield Form(f"{thought} {detail} {role} {marker}".strip(), made, hidden)
+            name = f"{thought} {detail} {ids} {role} {marker}".strip()
+            yield Form(name, made, hidden, "cut" in marker)
 
 
 def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:
@@ -60,14 +67,18 @@ def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:
     return {found for text in texts for found in markers.findall(text)}
 
 
-def _hide(
-    message: dict[str, Any], hidden: dict[str, str], markers: re.Pattern[str], ends: frozenset[str]
-) -> None:
+def without_end(message: dict[str, Any], ends: frozenset[str]) -> dict[str, Any]:
+    """The message without a marker of `ends` that its answer already ends with."""
+    content = message["content"].rstrip()
+    found = next((end for end in ends if content.endswith(end)), None)
+    if found is None or message["role"] != "assistant":
+        return message
+    return {**message, "content": content.removesuffix(found).rstrip("\n")}
+
+
+def _hide(message: dict[str, Any], hidden: dict[str, str], markers: re.Pattern[str]) -> None:
     """Put words in place of all that looks like a control token, but a leading thought's."""
-    ends = ends if message["role"] == "assistant" else frozenset()
     content = message.get("content") or ""
-    if cut := next((end for end in ends if content.rstrip().endswith(end)), None):
-        content = message["content"] = content.rstrip().removesuffix(cut)
     begun = THINK.match(content) if message["role"] == "assistant" else None
 
     def word(match: re.Match[str]) -> str:
@@ -131,3 +142,18 @@ def _with_calls(message: dict[str, Any], how: str) -> dict[str, Any]:
     if how == "absent" and not message["content"]:
         del message["content"]
     return message
+
+
+def _add_ids(messages: list[dict[str, Any]]) -> None:
+    """Give an id to each call without one, and its id and name to each answer of a tool."""
+    waiting: list[dict[str, Any]] = []
+    number = 0
+    for message in messages:
+        for call in message.get("tool_calls") or []:
+            number += 1
+            call.setdefault("id", f"call{number:05d}")
+            waiting.append(call)
+        if message["role"] == "tool" and waiting:
+            call = waiting.pop(0)
+            message.setdefault("tool_call_id", call["id"])
+            message.setdefault("name", call["function"]["name"])

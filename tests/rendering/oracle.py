@@ -22,9 +22,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.rendering.attempt import Attempt, Verdict
-from tests.rendering.forms import Form, forms, typed
-from tests.rendering.words import double_encoded, lost, missing, normal, pieces, trained
+from tests.rendering.attempt import CLOSED, Attempt, Verdict
+from tests.rendering.forms import Form, forms, typed, without_end
+from tests.rendering.words import double_encoded, lost, missing, normal, pieces, spellings, trained
 
 TAG = re.compile(r"</?\w+>")
 NEXT = {"role": "user", "content": "Next."}
@@ -47,6 +47,8 @@ class Oracle:
     def text(self, messages: list[dict], tools: list[dict], prompt: bool = False) -> str | None:
         """What the template writes; None if it refuses."""
         try:
+            if any(message.get("content", "") is None for message in messages):
+                return self._with_nulls(messages, tools, prompt)
             return self.tokenizer.apply_chat_template(
                 copy.deepcopy(messages),
                 tools=copy.deepcopy(tools) or None,
@@ -56,6 +58,19 @@ class Oracle:
             )
         except Exception:  # a template raises whatever it likes
             return None
+
+    def _with_nulls(self, messages: list[dict], tools: list[dict], prompt: bool) -> str:
+        """As transformers wrote it up to version 4: since then it takes nulls out of messages,
+        which DeepSeek V3's template asks for."""
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        template = self.tokenizer.get_chat_template(tools=tools or None)
+        return _compile_jinja_template(template).render(
+            messages=copy.deepcopy(messages),
+            tools=copy.deepcopy(tools) or None,
+            add_generation_prompt=prompt,
+            **{**self.tokenizer.special_tokens_map, **self.kwargs},
+        )
 
     def encode(self, text: str) -> list[int]:
         """As `apply_chat_template` encodes what its template wrote."""
@@ -95,6 +110,18 @@ class Oracle:
                 found |= set(re.findall(r"\w+", whole[start:]))
         return frozenset(found - {"Standin", "Thought", "Next"})
 
+    @functools.cached_property
+    def next_markers(self) -> frozenset[str]:
+        """What the template writes behind an answer only once somebody speaks next."""
+        said = [NEXT, {"role": "assistant", "content": "Standin."}]
+        last, found = self.text(said, []) or "", set()
+        for role in ("user", "tool", "assistant", "system"):
+            longer = self.text([*said, {**NEXT, "role": role}], []) or ""
+            rest = longer.removeprefix(last) if longer.startswith(last) else ""
+            marker = self.markers.search(rest)
+            found.add(rest[: marker.end()] if marker else rest.partition("Next.")[0].rstrip())
+        return frozenset(found - {""})
+
     # What a renderer made of it
 
     def check(
@@ -129,19 +156,24 @@ class Oracle:
         return texts
 
     def could_be_trained(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], train_on_what: str
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        stops: list[int] | list[str],
+        train_on_what: str,
     ) -> bool:
         """Whether the template's own text, taken as it stands, serves: then no row is refused."""
         if any(not pieces(messages[j]) for j in trained(messages, train_on_what)):
             return False  # whether an empty answer is trained is a matter of taste
         wanted = trained(messages, train_on_what)
         return any(
-            all(self._serves(form, messages, tools, j) for j in wanted)
+            all(self._serves(form, messages, tools, j, stops) for j in wanted)
             for form in self.forms(messages)
-            if "parts" not in form.name  # such a template is not made for text
+            # Such templates are not made for text, or not for thoughts.
+            if "parts" not in form.name and "in the text" not in form.name
         )
 
-    def _serves(self, form: Form, messages: list, tools: list, j: int) -> bool:
+    def _serves(self, form: Form, messages: list, tools: list, j: int, stops: list) -> bool:
         prompt = self.text(form.messages[:j], tools, prompt=True) if j else None
         whole = self.text(form.messages[: j + 1], tools)
         if not prompt or not whole or not whole.startswith(prompt):
@@ -149,8 +181,18 @@ class Oracle:
         for word, marker in form.hidden.items():
             prompt, whole = prompt.replace(word, marker), whole.replace(word, marker)
         said = normal(whole[len(prompt) :])
-        if missing(messages[j], said) or double_encoded(messages[j], said):
+        message = without_end(messages[j], self.stop_markers if form.cut else frozenset())
+        if CLOSED.search(prompt) and said.lstrip().startswith("<think>"):
+            return False  # a second block of thought
+        if missing(message, said) or double_encoded(message, said):
             return False
-        last = pieces(messages[j])[-1]
-        behind = said[max(said.rfind(normal(last)), 0) + len(normal(last)) :]
-        return self.markers.search(behind) is not None and not lost(messages, tools, j, whole)
+        words = [max(said.rfind(one) + len(one) for one in spellings(p)) for p in pieces(message)]
+        inside, behind = said[: max(words)], said[max(words) :]
+        early = self._ends_early(inside, stops)
+        ended = self.markers.search(behind) is not None
+        return ended and not early and not lost(messages, tools, j, whole)
+
+    def _ends_early(self, inside: str, stops: list[int] | list[str]) -> bool:
+        """Whether sampling would stop before all was said."""
+        names = [stop if isinstance(stop, str) else self.decode([stop]) for stop in stops]
+        return any(name in inside for name in names)

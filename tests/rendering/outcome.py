@@ -26,7 +26,7 @@ def outcome(
     try:
         sequences = renderer.render(conversation(messages, tools), what)
     except BadInput as refusal:
-        if oracle.could_be_trained(messages, tools, what):
+        if oracle.could_be_trained(messages, tools, _stops(renderer), what):
             return "wrong", [f"refused without need: {refusal}"]
         return "refused", [str(refusal)]
     except Exception as error:
@@ -34,6 +34,13 @@ def outcome(
     verdict = oracle.check(messages, tools, sequences, renderer.stop_sequences(), what)
     faults = verdict.faults or wrong_prompts(oracle, renderer, messages, tools)
     return ("wrong", faults) if faults else ("right", sorted(verdict.deviations))
+
+
+def _stops(renderer: Any) -> list[int] | list[str]:
+    try:
+        return renderer.stop_sequences()
+    except BadInput:
+        return []
 
 
 def wrong_prompts(oracle: Oracle, renderer: Any, messages: list, tools: list) -> list[str]:

@@ -50,14 +50,18 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def spellings(piece: str) -> list[str]:
+    """How a template may write it: as it is, or as one of the ways of JSON."""
+    found = [piece, *(json.dumps(piece, ensure_ascii=ascii)[1:-1] for ascii in (False, True))]
+    found += {"true": ["True"], "false": ["False"], "null": ["None"]}.get(piece, [])
+    # Jinja's own `tojson` writes the characters of HTML so.
+    found.append(piece.replace("'", "\\u0027").replace("<", "\\u003c").replace(">", "\\u003e"))
+    return [normal(one) for one in found]
+
+
 def position(piece: str, text: str) -> int:
-    """Where `piece` stands in `text`, as it is or as JSON writes it; -1 if nowhere."""
-    spellings = [piece, *(json.dumps(piece, ensure_ascii=ascii)[1:-1] for ascii in (False, True))]
-    spellings += {"true": ["True"], "false": ["False"], "null": ["None"]}.get(piece, [])
-    # HTML's escapes: Jinja's own `tojson` writes them.
-    spellings += [piece.replace("'", "\\u0027").replace("<", "\\u003c").replace(">", "\\u003e")]
-    found = [at for one in map(normal, spellings) if (at := text.find(one)) >= 0]
-    return min(found, default=-1)
+    """Where `piece` stands in `text`; -1 if nowhere."""
+    return min((at for one in spellings(piece) if (at := text.find(one)) >= 0), default=-1)
 
 
 def missing(message: dict[str, Any], text: str) -> list[str]:

@@ -172,7 +172,7 @@ def in_words(count: int, size: int) -> str:
     '300 of its 900 sequences (33.3%) are trained an epoch, drawn anew for each'
     """
     if count < size:
-        share = f"{100 * count / size:.3g}%"
-        return f"{count:,} of its {size:,} sequences ({share}) are trained an epoch, drawn anew for each"
+        used = f"{count:,} of its {size:,} sequences ({100 * count / size:.3g}%)"
+        return f"{used} are trained an epoch, drawn anew for each"
     times = "once" if count == size else f"{count / size:.3g} times"
     return f"its {size:,} sequences are trained {times} an epoch"
