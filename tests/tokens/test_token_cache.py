@@ -85,8 +85,10 @@ def test_a_file_that_has_changed_is_tokenised_again_and_a_copy_is_not(common, ch
 
 def test_what_one_setting_left_out_is_refused_by_another(common, tmp_path):
     call = {"type": "function", "function": {"name": "look", "arguments": {}}}
-    lost = {"messages": [{"role": "user", "content": "Look!"}]}
-    lost["messages"].append({"role": "assistant", "content": "", "tool_calls": [call]})
+    lost = [
+        {"role": "user", "content": "Look!"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
     path = write_jsonl(tmp_path / "chats.jsonl", [*(conversation(i) for i in range(9)), lost])
     train, _ = build(common, path, on_lost="leave_out")
     assert sum(left.count for left in train.statistics.report.left_out.values()) == 1
