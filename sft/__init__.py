@@ -12,7 +12,7 @@ Everything else has a folder, and folders import downwards only:
     command/      what commands share: bad input, signals, starting a run
     display/      the terminal, tables, charts, pages
     past/         earlier runs: finding, trusting, comparing them
-    tracking/     the view of a run in MLflow
+    tracking/     the view of a run in MLflow, and other trackers
     run/          the training loop, and its calls of the SDK
     config/       the schema of every key, composing, the saved config, `train.Config`
     record/       the run directory: metrics, checkpoints, what a run was made with

@@ -59,7 +59,7 @@ def _with_hydra(argv: list[str]) -> int:
         from_environment,
         masked_arguments,
         register,
-        settle,
+        settings_of,
         translate,
         with_kind_of_data,
     )
@@ -86,7 +86,7 @@ def _with_hydra(argv: list[str]) -> int:
     def launch(config: Any) -> int:
         from sft.command.launch import run
 
-        return run(settle(config), overrides=given, variables=from_environment(config))
+        return run(settings_of(config), overrides=given, variables=from_environment(config))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed and swallowed
     register()

@@ -18,7 +18,7 @@ from sft.display.comparison_page import page
 from sft.display.tables import aligned
 from sft.display.text_chart import chart
 from sft.errors import BadInput
-from sft.past.comparison import CHARTED, Compared, figures, load, tell_apart, varying
+from sft.past.comparison import CHARTED, Compared, figures, read_run, tell_apart, varying
 from sft.past.find import SWEEPS, WORDS, Found, find, find_trials
 from sft.record.metrics import UNITS
 from sft.record.rundir import read_facts
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     found = [find(word, options.uri) for word in options.runs]
     found += _trials(options.sweep, options.uri) if options.sweep else []
     found += _newest(options.last) if options.last is not None else []
-    runs = [load(run) for run in found]
+    runs = [read_run(run) for run in found]
     if len(runs) < 2:
         raise BadInput(f"there are {len(runs)} runs to compare; name two or more")
     tell_apart(runs)

@@ -4,6 +4,8 @@
     python -m sft.export RUN adapter --checkpoint 000020
     python -m sft.export RUN model --merge                 # merged into the base model
 
+A merged model ends its answers where they were trained to end (`generation_config.json`).
+
 The local service's checkpoints are copied from its folder, a hosted one is downloaded through the
 SDK, which starts a short training session for it.
 """
@@ -18,17 +20,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sft.command import launch
 from sft.command.main import command, new_parser
-from sft.config.saved import from_saved
+from sft.config.saved import common_config, from_saved
 from sft.config.shadows import check_working_folder
 from sft.errors import BadInput
 from sft.models.merge import merge_into_base
+from sft.models.names import model_folder
 from sft.past.find import WORDS, find
 from sft.run.client import Connection, Service, await_client
 from sft.run.failures import ServiceLost, words_of
 from sft.sample import choose
 from sft.tracking import moved_project
+from sft.types import ChatDatasetBuilder
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -91,6 +94,7 @@ def export(
         if merge:
             result = Path(scratch) / "merged"
             merge_into_base(base, adapter, result)
+            _stop_as_trained(result, settings)
         if target.exists():
             target.rmdir()
         shutil.move(result, target)
@@ -131,13 +135,22 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
 
 def _base(settings: Settings) -> str:
     """The base model: the folder on this machine, or its name on the Hub."""
-    return launch.model_folder(settings.model.name) or settings.model.name
+    return model_folder(settings.model.name) or settings.model.name
 
 
 def _name_base(adapter: Path, base: str) -> None:
     file = adapter / CONFIG
     config = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n")
+
+
+def _stop_as_trained(folder: Path, settings: Settings) -> None:
+    """Have the model in `folder` end its answers where they were trained to end."""
+    stops = ChatDatasetBuilder(common_config=common_config(settings)).renderer.stop_sequences()
+    file = folder / "generation_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kind = "eos_token_id" if all(isinstance(stop, int) for stop in stops) else "stop_strings"
+    file.write_text(json.dumps(config | {kind: stops}, indent=2) + "\n", encoding="utf-8")
 
 
 def _local_folder(settings: Settings, directory: Path, record: CheckpointRecord) -> Path:

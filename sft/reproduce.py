@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.command import launch
-from sft.command.launch import default_name, in_short
 from sft.command.main import command, new_parser
-from sft.config.checking import keys, schema_of, unknown_key
+from sft.command.naming import default_name, in_short, new_directory
+from sft.config.checking import dotted_values, schema_of, unknown_key
 from sft.config.compose import holds_own_keys, parsed
 from sft.config.saved import NOT_SAVED, from_saved, to_saved
 from sft.config.secrets import fill
@@ -89,13 +89,13 @@ def reproduce(
     if tolerance is not None and not tolerance >= 0:
         raise BadInput(f"--tolerance: {tolerance} is below 0")
     found = find(word, uri)
-    saved = load(found, trust)
+    saved = saved_config(found, trust)
     original = from_saved(saved, found.source)
     for override in overrides:
         saved = vary(saved, override)
     settings = from_saved(saved, found.source)
     settings = replace(settings, run_name=_name(word, original, settings, overrides))
-    settings = replace(settings, run_dir=str(launch.run_directory(settings)))
+    settings = replace(settings, run_dir=str(new_directory(settings)))
     then, rows, batches = found.facts(), found.rows(), found.batches()
     seen = _look(settings, then, batches, overrides, anyway) if then else Seen()
     print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)
@@ -128,7 +128,7 @@ def reproduce(
     return code or (0 if verdict is None or verdict.agrees else 1)
 
 
-def load(found: Found, trust: bool = False) -> dict[str, Any]:
+def saved_config(found: Found, trust: bool = False) -> dict[str, Any]:
     """The saved config of `found`, checked for what it may do. Raises `BadInput`."""
     saved = found.saved()
     if not found.is_own and not trust:
@@ -177,7 +177,7 @@ def _name(word: str, original: Settings, settings: Settings, overrides: Sequence
     the user gave, what varies is added, in place of what it says of the same keys.
     """
     given = original.run_name
-    values, old = dict(keys(settings)), dict(keys(original))
+    values, old = dict(dotted_values(settings)), dict(dotted_values(original))
     changed = [key for key in old if key != "run_name" and values.get(key, old[key]) != old[key]]
     if settings.run_name != given:
         name = settings.run_name or default_name(settings)

@@ -11,8 +11,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sft.command import launch
 from sft.command.main import command, new_parser
+from sft.command.service import service_of
 from sft.config.saved import common_config, dataset_builder, from_saved
 from sft.config.schema import Settings
 from sft.config.shadows import check_working_folder
@@ -116,7 +116,7 @@ def sample(
     sampling = tinker.SamplingParams(
         stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
     )
-    start = launch.service_of(settings)
+    start = service_of(settings)
     with start() if start else nullcontext(settings.service.base_url) as base_url:
         answer = asyncio.run(_answer(base_url, settings.model.name, sampler_path, tokens, sampling))
     return answer_text(answer, tokenizer, stop)

@@ -27,6 +27,7 @@ from sft.config.schema import Settings
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
 from sft.secrets import mask_urls
+from sft.tracking import trackers
 from sweeps import display, preflight, pruners, report, samplers, space
 from sweeps.composing import Composer
 from sweeps.jobs import run_in_jobs
@@ -265,9 +266,9 @@ async def _finish(sweep: Sweep, code: int, parent: Parent | None, folder: Path) 
         print("\n".join(lines))
     except Exception as error:  # figures are no reason to lose a sweep's exit code
         print(f"the report could not be written: {error}", file=sys.stderr)
+    for sentence in await asyncio.to_thread(trackers.flush, 30.0):
+        print(sentence, file=sys.stderr)
     if parent is not None:
-        for sentence in await asyncio.to_thread(tracking.flush, 30.0):
-            print(sentence, file=sys.stderr)
         status = {0: "FINISHED", 1: "FAILED"}.get(code, "KILLED")
         await parent.end(status, artifacts)
 

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from sft.config.compose import admitted, check_overrides, settle, translate
+from sft.config.compose import admitted, check_overrides, settings_of, translate
 from sft.config.schema import Settings
 from sweeps.parameters import ends
 from sweeps.space import SearchSpace
@@ -35,7 +35,7 @@ class Composer:
             raise translate(error) from error
         with open_dict(composed):
             del composed["hydra"]
-        return settle(composed)
+        return settings_of(composed)
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """What Hydra is to compose a trial from."""

@@ -6,7 +6,7 @@ sentence is said, and nothing is said of a default.
 
 from collections.abc import Iterator, Sequence
 
-from sft.config.checking import keys
+from sft.config.checking import dotted_values
 from sft.config.schema import Settings
 from sft.errors import BadInput, nearest
 from sft.record.metrics import TRAINING_METRICS
@@ -26,7 +26,7 @@ def check_metrics(options: Settled, settings: Settings, plan: Plan) -> None:
     measured = plan.metrics()
     if measured is None:  # an evaluator that does not say what it measures
         return
-    numbers = {name for name, value in keys(settings) if isinstance(value, int | float)}
+    numbers = {name for name, value in dotted_values(settings) if isinstance(value, int | float)}
     known = measured | {"tokens", "seconds"} | numbers
     for metric in options.metrics:
         if metric in ("eval/nll", "eval/bpb") and plan.held_out is None:

@@ -16,13 +16,13 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
-from sft import tracking
 from sft.command import lost_terminal
 from sft.command.signals import Signals
-from sft.config.compose import settle
+from sft.config.compose import settings_of
 from sft.config.schema import Settings
 from sft.config.secrets import hand_down
 from sft.service import child
+from sft.tracking import trackers
 from sweeps.composing import Composer
 from sweeps.display import PlainLines
 from sweeps.study import liveness, storage
@@ -132,7 +132,7 @@ def task(handover: Handover, composed: DictConfig) -> str:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     signals = Signals()  # a cluster's scheduler sends them to the jobs, too
     with lost_terminal.survived(), signals.heeded():
-        ending = asyncio.run(_run(handover, settle(composed), number, signals))
+        ending = asyncio.run(_run(handover, settings_of(composed), number, signals))
     return "interrupted" if ending.state is None else ending.state.name
 
 
@@ -151,8 +151,7 @@ async def _run(handover: Handover, settings: Settings, number: int, signals: Sig
         await ledger.call(ledger.adopt, trial)
         shared = Shared(common, ledger, PlainLines(common.metrics[0], True, 1))
         ending = await _heedful(TrialRun(shared, trial, settings), signals)
-        if settings.tracking.uri is not None:
-            await asyncio.to_thread(tracking.flush, 30.0)
+        await asyncio.to_thread(trackers.flush, 30.0)
         return ending
     finally:
         ledger.close()

@@ -8,17 +8,16 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from sft.command import launch
 from sft.config.saved import to_train
 from sft.config.schema import Settings
-from sft.config.secrets import fill
 from sft.errors import BadInput
+from sft.models.names import model_folder
 from sft.run import effects
 from sft.run.batches import first_batches
 from sft.run.client import Service
 from sft.run.plan import Plan
 from sft.service import child
-from sft.tracking.store import check_uri
+from sft.tracking import trackers
 from sweeps.composing import Composer
 from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
 from sweeps.options import Settled
@@ -39,8 +38,7 @@ def check_space(composer: Composer) -> list[Settings]:
     and those with each end that has data or a length of its own.
     """
     base = composer.settings(composer.first)
-    if base.tracking.uri is not None:
-        check_uri(fill(base.tracking.uri, "tracking.uri"))
+    trackers.hooks(base, {})
     settings = [base]
     for name, distribution in composer.searched.distributions.items():
         tried = ends(distribution)[:MOST_CHOICES]
@@ -67,7 +65,7 @@ async def service_url(stack: AsyncExitStack, composer: Composer, base: Settings)
     local = [settings for settings in every if settings.service.kind == "local"]
     if not local:
         return None
-    models = {s.model.name: launch.model_folder(s.model.name) for s in local}
+    models = {s.model.name: model_folder(s.model.name) for s in local}
     manager = child.local(Path(local[0].service.root), models, dtype=local[0].service.dtype)
     try:
         url = await asyncio.to_thread(manager.__enter__)

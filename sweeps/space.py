@@ -27,7 +27,7 @@ from hydra.core.override_parser.types import (
 from hydra.errors import HydraException
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from sft.config.checking import keys
+from sft.config.checking import dotted_values
 from sft.errors import BadInput
 from sweeps.parameters import Distribution, Space, combinations, describe
 
@@ -214,5 +214,5 @@ def _is_log(name: str, tags: set[str]) -> bool:
 
 def _is_whole(name: str) -> bool:
     """Whether a key of the schema takes whole numbers."""
-    default = dict(keys()).get(name)
+    default = dict(dotted_values()).get(name)
     return isinstance(default, int) and not isinstance(default, bool)

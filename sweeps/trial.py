@@ -11,13 +11,14 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from sft.command import launch
+from sft.command import launch, naming
 from sft.config.saved import from_saved
 from sft.config.schema import Settings
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.hooks import BaseHook, Hook, Run, RunResult, Status
 from sft.record import metrics
+from sft.tracking import trackers
 from sweeps.display import Display
 from sweeps.study.endings import Ending, Outcome, judge, value_of
 from sweeps.study.ledger import DIVERGED, ERROR, Ledger
@@ -140,11 +141,9 @@ class TrialRun:
         tags = {"sweep.study": self.common.study_name, "sweep.trial": str(self.number)}
         if self.common.repeats > 1:
             tags["sweep.repeat"] = str(repeat)
-        tracker = launch.tracking_hook(
-            settings, directory, parent_run_id=self.common.parent_run_id, tags=tags
-        )
-        if tracker is not None:
-            hooks.append(tracker)
+        if self.common.parent_run_id is not None:
+            tags["mlflow.parentRunId"] = self.common.parent_run_id
+        hooks += trackers.hooks(settings, tags)
         base_url = self.common.base_url if settings.service.kind == "local" else None
         return await launch.train(settings, directory, hooks, base_url=base_url)
 
@@ -161,8 +160,8 @@ class TrialRun:
         settings = self._settings
         return dataclasses.replace(
             settings,
-            run_name=launch.joined(
-                [directory.name, *(launch.in_short(k, v) for k, v in self.trial.params.items())]
+            run_name=naming.joined(
+                [directory.name, *(naming.in_short(k, v) for k, v in self.trial.params.items())]
             ),
             date=settings.date or self.common.date,
             seed=settings.seed + repeat,

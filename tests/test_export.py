@@ -64,6 +64,14 @@ def test_a_merged_model_computes_what_base_and_adapter_compute(place, tiny_model
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
 
 
+def test_a_merged_model_ends_its_answers_where_they_were_trained_to(place, tmp_path):
+    from transformers import AutoTokenizer, GenerationConfig
+
+    assert export.main(["run", str(tmp_path / "merged"), "--merge"]) == 0
+    end = AutoTokenizer.from_pretrained(tmp_path / "merged").convert_tokens_to_ids("<|im_end|>")
+    assert end in GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id
+
+
 def test_a_run_started_elsewhere_is_exported_from_any_folder(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert export.main([str(place / "run"), "adapter"]) == 0

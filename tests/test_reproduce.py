@@ -10,7 +10,7 @@ import yaml
 
 from sft import reproduce
 from sft.command import launch
-from sft.command.launch import default_name
+from sft.command.naming import default_name
 from sft.config.compose import compose
 from sft.config.saved import from_saved, to_saved
 from sft.errors import BadInput
@@ -284,7 +284,7 @@ def test_trusted_or_not_a_reference_is_only_text(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     file = tmp_path / "theirs.yaml"
     file.write_text("version: 1\nmodel: {name: '${oc.env:SECRET}'}\n")
-    saved = reproduce.load(find(str(file)), trust=True)
+    saved = reproduce.saved_config(find(str(file)), trust=True)
     assert saved["model"]["name"] == "${oc.env:SECRET}"
 
 

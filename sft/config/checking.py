@@ -110,7 +110,7 @@ def _build(schema: type, raw: dict[str, Any], prefix: str = "") -> Any:
 
 def unknown_key(name: str, known: list[str]) -> BadInput:
     """The error for a key that does not exist, with the nearest of all keys."""
-    valid = [*known, *(path for path, _ in keys())]
+    valid = [*known, *(path for path, _ in dotted_values())]
     group = name.rpartition(".")[0]
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == group]
     where = f"; {group} takes {', '.join(siblings)}" if group and siblings else ""
@@ -274,7 +274,7 @@ def _check_together(settings: Settings) -> None:
         )
 
 
-def keys(settings: Settings | None = None) -> list[tuple[str, Any]]:
+def dotted_values(settings: Settings | None = None) -> list[tuple[str, Any]]:
     """Every key with its value, dotted, in the order of the schema (defaults without settings)."""
     return list(_walk(settings if settings is not None else Settings()))
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sft.config.checking import check, dataset_schema, keys, nearest_key, unknown_key
+from sft.config.checking import check, dataset_schema, dotted_values, nearest_key, unknown_key
 from sft.config.schema import KINDS, Settings
 from sft.config.secrets import hand_down
 from sft.errors import BadInput, nearest
@@ -29,12 +29,12 @@ def compose(overrides: list[str]) -> Settings:
     register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return settle(hydra_compose("config", admitted(overrides)))
+            return settings_of(hydra_compose("config", admitted(overrides)))
     except Exception as error:
         raise translate(error) from error
 
 
-def settle(composed: Any) -> Settings:
+def settings_of(composed: Any) -> Settings:
     """A composed config, interpolations resolved, checked against the schema. Raises `BadInput`."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -243,7 +243,7 @@ def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -
 
 def key_names() -> dict[str, bool]:
     """Every key that some choice of groups has; True if it holds keys of the user's own."""
-    names = {name: isinstance(value, dict | list) for name, value in keys()}
+    names = {name: isinstance(value, dict | list) for name, value in dotted_values()}
     schemas = {group: list(kinds.values()) for group, kinds in kinds_of_groups().items()}
     for group, kinds in schemas.items():
         for schema in kinds:
@@ -267,7 +267,7 @@ def translate(error: BaseException) -> BadInput:
         if full_key:
             if full_key.startswith(SWEEPER) and isinstance(seen, UNKNOWN):
                 return _no_such_sweeper_key(full_key)
-            known = [name for name, _ in keys()]
+            known = [name for name, _ in dotted_values()]
             message = str(getattr(seen, "msg", None) or seen).splitlines()[0]
             if isinstance(seen, UNKNOWN):
                 return unknown_key(full_key, known)

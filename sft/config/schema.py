@@ -22,7 +22,7 @@ VERSION = 1
 
 
 @dataclass
-class Model:
+class ModelSettings:
     name: str = key("", "Hub id, the service's id of the model, or a local folder")
     tokenizer: str | None = key(None, "Hub id or folder of the tokenizer; null: the model's name")
     renderer: str | None = key(
@@ -35,7 +35,7 @@ class Model:
 
 
 @dataclass
-class Lora:
+class LoraSettings:
     rank: int = key(32, "rank of the adapter", minimum=1)
     train_attn: bool = key(True, "adapt the attention projections")
     train_mlp: bool = key(True, "adapt the MLP projections")
@@ -61,7 +61,7 @@ class Dimuon:
 
 
 @dataclass
-class Service:
+class ServiceSettings:
     kind: str = key("local", "who trains", choices=("local", "tinker", "custom"))
     base_url: str | None = key(None, "URL of a service that speaks the Tinker API (custom)")
     root: str = key("outputs/service", "folder of the local service's checkpoints (local)")
@@ -73,13 +73,14 @@ class Service:
 
 
 @dataclass
-class Tracking:
+class TrackingSettings:
     uri: str | None = key(DEFAULT_URI, "MLFLOW_TRACKING_URI where set; null: no tracking")
     experiment: str = key(DEFAULT_EXPERIMENT, "MLFLOW_EXPERIMENT_NAME where set")
+    also: dict[str, Any] = key({}, "trackers beside MLflow, each with its options: {NAME: {…}}")
 
 
 @dataclass
-class Evaluators:
+class EvaluatorSettings:
     held_out_answers: int = key(1, "held-out prompts answered before and after", minimum=0)
     max_tokens: int = key(64, "longest answer, tokens", minimum=1)
     prompts: list[str] = key([], "further prompts to answer, each one user message")
@@ -93,7 +94,7 @@ class Evaluators:
 
 
 @dataclass
-class Checkpoint:
+class CheckpointSettings:
     every_tokens: int = key(0, "trained tokens between checkpoints; 0: off", minimum=0)
     every_seconds: float = key(0.0, "seconds between checkpoints; 0: off", minimum=0)
     rolling_every: int = key(0, "steps between checkpoints that replace each other", minimum=0)
@@ -104,12 +105,12 @@ class Checkpoint:
 
 
 @dataclass
-class EarlyStopping:
+class EarlyStoppingSettings:
     patience: int = key(0, "end after so many evaluations without a better one; 0: off", minimum=0)
 
 
 @dataclass
-class Guard:
+class GuardSettings:
     rise: float = key(3.0, "end when train/nll is so many nats above the first step's", above=0)
     steps: int = key(3, "for so many steps in a row; 0: off", minimum=0)
 
@@ -159,17 +160,17 @@ class Settings:
     run_name: str | None = key(None, "null: made from what differs from the defaults")
     run_dir: str | None = key(None, "null: outputs/DATE/TIME-NAME")
 
-    model: Model = group(Model, "what is trained")
+    model: ModelSettings = group(ModelSettings, "what is trained")
     dataset: Any = group(dict, "what it is trained on")
-    lora: Lora = group(Lora, "the adapter")
+    lora: LoraSettings = group(LoraSettings, "the adapter")
     optimizer: Any = group(KINDS["optimizer"]["adamw"], "the optimizer")
     schedule: Any = group(KINDS["schedule"]["linear"], "the learning rate over time")
-    service: Service = group(Service, "where it is trained")
-    tracking: Tracking = group(Tracking, "where results go")
-    evaluators: Evaluators = group(Evaluators, "what is measured beside held-out NLL")
-    checkpoint: Checkpoint = group(Checkpoint, "when to save and for how long")
-    early_stopping: EarlyStopping = group(EarlyStopping, "when to end early")
-    guard: Guard = group(Guard, "when to give a diverging run up")
+    service: ServiceSettings = group(ServiceSettings, "where it is trained")
+    tracking: TrackingSettings = group(TrackingSettings, "where results go")
+    evaluators: EvaluatorSettings = group(EvaluatorSettings, "what is measured beside held-out NLL")
+    checkpoint: CheckpointSettings = group(CheckpointSettings, "when to save and for how long")
+    early_stopping: EarlyStoppingSettings = group(EarlyStoppingSettings, "when to end early")
+    guard: GuardSettings = group(GuardSettings, "when to give a diverging run up")
 
 
 LARGEST_LOCAL_RANK = 1024

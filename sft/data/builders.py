@@ -214,11 +214,11 @@ def _dataset(
         special_tokens(builder.tokenizer),
     )
     if not dataset.statistics.datums:
-        if not dataset.statistics.dropped:
-            first = next((left.first for left in table.report.left_out.values()), "")
+        if not dataset.statistics.dropped and table.report.left_out:
+            first = next(left.first for left in table.report.left_out.values())
             raise BadInput(
-                f"{first}; no row of the {what} data has an answer to train on "
-                f"(train_on_what={common.train_on_what})"
+                f"{first}: no row of the {what} data has an answer to train on "
+                f"(train_on_what={common.train_on_what}), neither this one nor any other"
             )
         raise BadInput(
             f"max_length: with {common.max_length} tokens, no {what} conversation keeps a token "

@@ -209,11 +209,13 @@ def _worth_showing(
 def describe_tracking(settings: Settings, variables: Mapping[str, str]) -> str:
     """Where results go, and which variable said so if no config did."""
     tracking = settings.tracking
+    also = ", ".join(tracking.also)
     if tracking.uri is None:
-        return "none"
+        return also or "none"
     given = [variables[k] for k in ("tracking.uri", "tracking.experiment") if k in variables]
     said = f", as {' and '.join(given)} say{'s' * (len(given) == 1)}" if given else ""
-    return f"{mask_urls(tracking.uri)}, experiment {tracking.experiment}{said}"
+    mlflow = f"{mask_urls(tracking.uri)}, experiment {tracking.experiment}{said}"
+    return f"{mlflow}; {also}" if also else mlflow
 
 
 def _describe_data(name: str, facts: dict[str, Any]) -> str:

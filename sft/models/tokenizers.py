@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sft.errors import BadInput
-from sft.models import demo
+from sft.models.names import folder_or_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def folder_or_name(name: str) -> str:
-    """The folder of the demo model if `name` means it, else `name` itself. Raises `BadInput`."""
-    return str(demo.folder()) if name == demo.NAME else name
 
 
 @functools.lru_cache(maxsize=16)

@@ -46,7 +46,7 @@ class Compared:
         return figures
 
 
-def load(found: Found) -> Compared:
+def read_run(found: Found) -> Compared:
     """Everything that is compared of a run. Raises `BadInput`."""
     facts = found.facts()
     settings = {key: mask_urls(text(value)) for key, value in flatten(found.saved())}

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.evaluators import named_builders
-from sft.config.schema import Service
+from sft.config.schema import DEFAULT_URI, ServiceSettings
 from sft.config.secrets import TEXTS, leaves
 from sft.errors import BadInput
-from sft.past.find import DEFAULT_URI
 from sft.secrets import identity
 from sft.tracking.store import absolute
 
@@ -28,7 +27,8 @@ def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = N
     """Raise `BadInput` if the config from `source` needs the user's trust.
 
     It may not hold code or references, import anything, name a service, a tracking store other
-    than `store` (where the user found it) and the default, or a path of this machine.
+    than `store` (where the user found it) and the default, another tracker, or a path of this
+    machine.
     """
     reasons = list(_reasons(saved, store))
     if reasons:
@@ -44,8 +44,11 @@ def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
         yield f"dataset.builder would import {dataset.get('builder')!r}"
     for path in named_builders(saved):
         yield f"evaluators.builder would import {path!r}"
+    tracking = saved.get("tracking")
+    if isinstance(tracking, Mapping) and tracking.get("also"):
+        yield f"tracking.also would send the run to {tracking['also']!r}"
     allowed = {
-        "service.root": {Service().root},
+        "service.root": {ServiceSettings().root},
         "service.base_url": set(),
         "tracking.uri": {DEFAULT_URI} | ({identity(store)} if store else set()),
     }

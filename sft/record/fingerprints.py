@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from sft.models.tokenizers import folder_or_name
+from sft.models.names import folder_or_name
 
 if TYPE_CHECKING:
     import tinker

@@ -116,6 +116,8 @@ class Answers:
                 return rest.partition(left)[2]
         if before and whole.startswith(before):
             return whole[len(before) :]
+        if (behind := _behind_end(prompt, whole)) is not None:
+            return behind
         raise BadInput(
             f"message {index + 1}: the chat template does not write it behind its own generation "
             f"prompt (which ends with {prompt[-40:]!r}); model.chat_template_kwargs may change that"
@@ -151,6 +153,19 @@ class Answers:
         if refusal is not None and not written:
             raise refusal
         return None
+
+
+def _behind_end(prompt: str, whole: str) -> str | None:
+    """What stands in `whole` behind as much of the prompt's end as it holds, once and no more.
+
+    For templates that write what comes first (tools, a system prompt) elsewhere later on.
+    """
+    low, high = 0, len(prompt)
+    while low < high:  # the longest end of the prompt that stands in `whole`
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if prompt[-middle:] in whole else (low, middle - 1)
+    end = prompt[len(prompt) - low :]
+    return whole.partition(end)[2] if end.strip() and whole.count(end) == 1 else None
 
 
 def _start_of_header(header: str, text: str) -> int:

@@ -35,10 +35,10 @@ OPENED = re.compile(r"(?:(?!</?think>).)*\S\n*</think>\n+(.*)\Z", re.DOTALL)
 TAGS = re.compile(r"</?think>")
 
 
-def call(arguments: Any, content: str | None) -> dict[str, Any]:
+def call(arguments: Any, content: str | None, identifier: str = ID.format(1)) -> dict[str, Any]:
     """An assistant's message that calls the probe."""
     function = {"name": "probe", "arguments": arguments}
-    made = {"type": "function", "id": ID.format(1), "function": function}
+    made = {"type": "function", "id": identifier, "function": function}
     return {"role": "assistant", "content": content, "tool_calls": [made]}
 
 
@@ -86,13 +86,24 @@ class Habits:
         return None
 
     @functools.cached_property
+    def takes_any_id(self) -> bool:
+        """Whether a call may have whatever id the data gives it (Mistral's asks for nine letters
+        and digits)."""
+        if self.form_of_calls is None:
+            return True
+        tried = self.call_with("call_1")
+        return STAND_IN in self._written([QUESTION, tried])
+
+    @functools.cached_property
     def call(self) -> dict[str, Any] | None:
         """A message with a tool call as the template takes it, `STAND_IN` as its argument."""
-        if self.form_of_calls is None:
-            return None
-        as_text, content = self.form_of_calls
+        return None if self.form_of_calls is None else self.call_with(ID.format(1))
+
+    def call_with(self, identifier: str) -> dict[str, Any]:
+        """The same with an id."""
+        as_text, content = self.form_of_calls or (False, "")
         given = {"key": STAND_IN}
-        return call(json.dumps(given) if as_text else given, content)
+        return call(json.dumps(given) if as_text else given, content, identifier)
 
     def arguments(self, arguments: dict[str, Any]) -> Any:
         """The arguments of a call as the template takes them."""

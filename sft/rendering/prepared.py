@@ -26,6 +26,7 @@ from sft.rendering.habits import ID, TAGS, Habits, thought
 from sft.rendering.template_text import REASONING
 
 MARKER_TAKEN_OFF = "an end of turn that already stood behind the words was taken off"
+IDS = "ids of tool calls are numbered as the chat template asks for them"
 AS_TEXT = "control tokens within the words are trained as text"
 
 
@@ -67,7 +68,7 @@ class Preparing:
                 self._said(message, index, found)
                 for index, message in enumerate(conversation.messages)
             ]
-            _give_ids(found.said)
+            self._give_ids(found)
             found.messages = [
                 self._for_template(message, found.inline.get(index))
                 for index, message in enumerate(found.said)
@@ -127,6 +128,27 @@ class Preparing:
         arguments = self.habits.arguments(function.get("arguments") or {})
         return {"type": "function", **call, "function": {**function, "arguments": arguments}}
 
+    def _give_ids(self, found: Prepared) -> None:
+        """Number the calls that have no id, or none that the template takes; and their results,
+        which name the call that they answer, or else answer the calls in their order."""
+        numbered: dict[str | None, str] = {}
+        waiting: list[str] = []
+        for message in found.said:
+            for call in message.get("tool_calls") or ():
+                given = call.get("id")
+                if given is None or not self.habits.takes_any_id:
+                    call["id"] = ID.format(len(numbered) + 1)
+                    if given is not None:
+                        found.notes.add(IDS)
+                numbered[given if given is not None else call["id"]] = call["id"]
+                waiting.append(call["id"])
+            if message["role"] == "tool":
+                known = numbered.get(message.get("tool_call_id"))
+                answered = known if known in waiting else next(iter(waiting), None)
+                if answered is not None:
+                    waiting.remove(answered)
+                    message["tool_call_id"] = answered
+
     def _without_end(self, content: str, found: Prepared) -> str:
         """An answer without the marker that ends its turn, if the data has it already."""
         if self.control == "as_tokens" or not self._tokens.search(content):
@@ -169,19 +191,3 @@ def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {change(name): _map_texts(item, change) for name, item in value.items()}
     return value
-
-
-def _give_ids(messages: Messages) -> None:
-    """Number the calls that have no id, and the results that answer them, in their order."""
-    number = 0
-    waiting: list[str] = []
-    for message in messages:
-        for call in message.get("tool_calls") or ():
-            number += 1
-            waiting.append(call.setdefault("id", ID.format(number)))
-        if message["role"] == "tool":
-            known = message.get("tool_call_id")
-            if known is None and waiting:
-                message["tool_call_id"] = waiting[0]
-            if waiting:
-                waiting.remove(known) if known in waiting else waiting.pop(0)

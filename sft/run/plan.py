@@ -15,7 +15,7 @@ from sft.evaluators import (
     held_out_prompts,
 )
 from sft.models.lora_size import trained_parameters
-from sft.models.tokenizers import folder_or_name
+from sft.models.names import folder_or_name
 from sft.record import fingerprints
 from sft.record.metrics import TRAINING_METRICS
 from sft.run.batches import steps_in_total

@@ -138,7 +138,8 @@ def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, para
             pool.put(chunks)
             chunks += 1
         if not chunks:
-            raise BadInput(f"{source.name}: holds no conversation")
+            left = "; ".join(found.first for found in source.report().left_out.values())
+            raise BadInput(f"{source.name}: holds no conversation{left and f' ({left})'}")
         pool.finish()
     report = source.report()
     for index in range(chunks):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from sft.tracking.tracked_run import TrackedRun, read_state
 from sft.tracking.writer import writer
 
 if TYPE_CHECKING:
+    from sft.config.schema import Settings
     from sft.hooks import Run, RunResult
     from sft.record.checkpoints import CheckpointRecord
 
@@ -62,7 +64,7 @@ class MlflowHook(BaseHook):
         *,
         run_id: str | None = None,
         parent_run_id: str | None = None,
-        tags: dict[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ):
         self.uri, self.experiment = tracking_uri(uri), experiment_name(experiment)
         self.run_name = run_name
@@ -123,6 +125,19 @@ class MlflowHook(BaseHook):
         for sentence in sentences:
             logger.warning("%s", sentence)
         return sentences
+
+
+class Mlflow:
+    """The tracker that `tracking.uri` and `tracking.experiment` choose."""
+
+    def hook(self, settings: Settings, tags: Mapping[str, str]) -> MlflowHook | None:
+        chosen = settings.tracking
+        if chosen.uri is None:
+            return None
+        return MlflowHook(chosen.uri, chosen.experiment, settings.run_name, tags=tags)
+
+    def flush(self, timeout: float) -> list[str]:
+        return flush(timeout)
 
 
 def flush(timeout: float = 30.0) -> list[str]:

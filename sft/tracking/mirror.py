@@ -6,10 +6,7 @@ be sent twice without a change, and what it creates is looked up before it is cr
 
 from __future__ import annotations
 
-import getpass
 import logging
-import time
-import uuid
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +16,9 @@ from sft.record.checkpoints import CheckpointFile, CheckpointRecord
 from sft.record.metrics import read
 from sft.secrets import mask_urls
 from sft.tracking import begin, models, values
+from sft.tracking.run_in_store import ensure_run
 from sft.tracking.store import Store, is_permanent
 from sft.tracking.tracked_run import TrackedRun
-from sft.tracking.view import dress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -117,7 +114,7 @@ class Mirror:
     def _sync(self) -> None:
         client = self.store.client()
         if not self.begun:
-            self._ensure_run(client)
+            ensure_run(self.run, client, self._warn)
             self._begin(client)
             self.begun = True
         if self.whole_file:
@@ -141,63 +138,6 @@ class Mirror:
             self.rows.clear()
 
     # --- the run itself -------------------------------------------------------------------------
-
-    def _ensure_run(self, client: MlflowClient) -> None:
-        from mlflow.exceptions import MlflowException
-
-        if self.run.run_id is not None:
-            try:
-                run = client.get_run(self.run.run_id)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                run = None
-                if not self.run.state.get("unsure"):
-                    self._warn("run", f"has no run {self.run.run_id} any more; a new one is made")
-            if run is not None:
-                of_run = {"run_id": self.run.run_id, "experiment_id": run.info.experiment_id}
-                self.run.save(**of_run, ended=False, unsure=False)
-                return
-            self.run.state |= {"key": uuid.uuid4().hex, "models": {}, "unsure": False}
-            self.run.run_id = None
-        experiment_id = self._experiment(client)
-        found = client.search_runs(
-            [experiment_id],
-            filter_string=f"tags.`sft.key` = '{self.run.state['key']}'",
-            max_results=1,
-        )
-        if not found:
-            self.run.save(run_id=None)
-            start = self.run.facts.get("started")
-            run = client.create_run(
-                experiment_id,
-                start_time=int(start * 1000) if start else int(time.time() * 1000),
-                run_name=self.run.name,
-                tags={"sft.key": self.run.state["key"], "mlflow.user": _user()},
-            )
-        else:
-            run = found[0]
-        self.run.run_id = run.info.run_id
-        self.run.save(run_id=self.run.run_id, experiment_id=experiment_id)
-
-    def _experiment(self, client: MlflowClient) -> str:
-        from mlflow.exceptions import MlflowException
-
-        found = client.get_experiment_by_name(self.run.experiment)
-        if found is None:
-            try:
-                client.create_experiment(
-                    self.run.experiment, self.store.artifact_location(self.run.experiment)
-                )
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            found = client.get_experiment_by_name(self.run.experiment)
-        if found.lifecycle_stage == "deleted":
-            self._warn("experiment", f"has deleted the experiment {self.run.experiment}; restored")
-            client.restore_experiment(found.experiment_id)
-        dress(client, found)
-        return found.experiment_id
 
     def _begin(self, client: MlflowClient) -> None:
         """Parameters, tags, description and the data."""
@@ -346,10 +286,3 @@ class _UnlessRefused:
             )
             return True
         return False
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.files import json_lines
 from sft.record.checkpoints import CheckpointRecord, best, read
 from sft.record.metrics import read as read_metrics
 from sft.tracking import values as values
@@ -139,13 +140,7 @@ def send_tables(run: TrackedRun, client: MlflowClient) -> None:
     """Each file of tables/ as one artifact that MLflow's UI shows as a table, with its step."""
     names = []
     for file in sorted((run.directory / "tables").glob("*.jsonl")):
-        by_step = {}
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # cut short by a crash
-                break
-            by_step[entry["step"]] = entry["rows"]
+        by_step = {entry["step"]: entry["rows"] for entry in json_lines(file)}
         rows = [{"step": step, **row} for step in sorted(by_step) for row in by_step[step]]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[row.get(column) for column in columns] for row in rows]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.command.launch import default_name
+from sft.command.naming import default_name
 from sft.config.compose import compose
 from sft.config.data_name import data_name
 from sft.config.saved import to_saved

@@ -123,6 +123,15 @@ def test_rows_that_repeat_cannot_fill_a_held_out_set(common, tmp_path):
         FromConversationFileBuilder(common_config=common, path=str(path), eval_size=3)()
 
 
+def test_a_file_without_an_answer_is_said_so_and_not_blamed_on_its_length(common, tmp_path):
+    path = write_jsonl(tmp_path / "chats.jsonl", [[message()], [message("system"), message()]])
+    with pytest.raises(BadInput, match="chats.jsonl line 1: no row has an answer to train on"):
+        FromConversationFileBuilder(common_config=common, path=str(path))()
+    path = write_jsonl(tmp_path / "empty.jsonl", [[], []])
+    with pytest.raises(BadInput, match="no conversation .*empty.jsonl line 1: holds no message"):
+        FromConversationFileBuilder(common_config=common, path=str(path))()
+
+
 def write_table(path, rows):
     import datasets
 

@@ -9,7 +9,8 @@ import pytest
 
 from sft.errors import BadInput
 from sft.models import demo
-from sft.models.tokenizers import folder_or_name, load_tokenizer
+from sft.models.names import folder_or_name
+from sft.models.tokenizers import load_tokenizer
 
 
 def test_the_demo_model_is_known_by_its_name():

@@ -9,28 +9,32 @@ import pytest
 import yaml
 
 from sft.config.compose import compose
-from sft.config.schema import Tracking
+from sft.config.schema import TrackingSettings
 from sft.past.find import find
 from tests.finished_run import finished_run
 
-DEFAULT = Tracking()
+DEFAULT = TrackingSettings()
 
 
 @pytest.mark.parametrize(
     ("environment", "overrides", "tracking"),
     [
         ({}, [], DEFAULT),
-        ({"MLFLOW_TRACKING_URI": "http://h:5"}, [], Tracking("http://h:5", "sft")),
+        ({"MLFLOW_TRACKING_URI": "http://h:5"}, [], TrackingSettings("http://h:5", "sft")),
         ({"MLFLOW_TRACKING_URI": "", "MLFLOW_EXPERIMENT_NAME": ""}, [], DEFAULT),
-        ({"MLFLOW_EXPERIMENT_NAME": "mine"}, [], Tracking(DEFAULT.uri, "mine")),
+        ({"MLFLOW_EXPERIMENT_NAME": "mine"}, [], TrackingSettings(DEFAULT.uri, "mine")),
         ({"MLFLOW_TRACKING_URI": "http://h:5"}, [f"tracking.uri={DEFAULT.uri}"], DEFAULT),
         (
             {"MLFLOW_TRACKING_URI": "http://h:5", "MLFLOW_EXPERIMENT_NAME": "mine"},
             ["tracking.experiment=sft"],
-            Tracking("http://h:5", "sft"),
+            TrackingSettings("http://h:5", "sft"),
         ),
-        ({"MLFLOW_TRACKING_URI": "http://h:5"}, ["tracking.uri=null"], Tracking(None, "sft")),
-        ({"MLFLOW_TRACKING_URI": "http://h:5"}, ["tracking=none"], Tracking(None, "sft")),
+        (
+            {"MLFLOW_TRACKING_URI": "http://h:5"},
+            ["tracking.uri=null"],
+            TrackingSettings(None, "sft"),
+        ),
+        ({"MLFLOW_TRACKING_URI": "http://h:5"}, ["tracking=none"], TrackingSettings(None, "sft")),
     ],
 )
 def test_mlflows_variables_count_where_the_config_says_nothing(
@@ -62,6 +66,7 @@ def test_cfg_job_shows_the_store_that_would_be_used_without_its_password(tmp_pat
     assert yaml.safe_load(done.stdout)["tracking"] == {
         "uri": "http://me:***@h:5",
         "experiment": "sft",
+        "also": {},
     }
 
 
@@ -73,7 +78,7 @@ def test_a_run_logs_where_the_variable_says_and_its_reproduction_where_the_run_s
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
     directory = finished_run(tmp_path, tiny_model, "max_steps=2")
     saved = yaml.safe_load((directory / "config.yaml").read_text())
-    assert saved["tracking"] == {"uri": uri, "experiment": "theirs"}
+    assert saved["tracking"] == {"uri": uri, "experiment": "theirs", "also": {}}
     run_id = find(str(directory)).run_id
     assert find(run_id).directory == directory  # the same default, looked up in that store
 

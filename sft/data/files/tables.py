@@ -30,11 +30,12 @@ def rows(
     number = 0
     try:
         for batch in _batches(path, kind, wanted):
+            batch.validate(full=True)  # offsets of a damaged file may lead anywhere
             for start in range(0, batch.num_rows, ROWS_AT_ONCE):
                 for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # damaged, or text that is none
         reason = " ".join(str(error).split())
         raise BadInput(f"dataset.path: {path} cannot be read as {kind}: {reason}") from None
 

@@ -1,0 +1,25 @@
+"""What the name of a model means on this machine: the demo model, a folder, or neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sft.errors import BadInput
+from sft.models import demo
+
+
+def folder_or_name(name: str) -> str:
+    """The folder of the demo model if `name` means it, else `name` itself. Raises `BadInput`."""
+    return str(demo.folder()) if name == demo.NAME else name
+
+
+def model_folder(name: str) -> str | None:
+    """The folder that holds the model `name` on this machine; None: the service knows the name."""
+    if name == demo.NAME:
+        return str(demo.folder())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    if name.startswith((".", "/", "~")):
+        raise BadInput(f"model.name: there is no folder {name}")
+    return None
