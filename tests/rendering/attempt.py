@@ -102,7 +102,7 @@ class Attempt:
         whole = self.restored(self.oracle.text(self.form.messages[: j + 1], self.tools))
         said = self.oracle.decode(sequence.tokens[start:])
         first = normal((pieces(self.messages[j]) or [""])[0])
-        behind = [p for m in self.messages[j:] for p in pieces(m)]
+        behind = [part.strip() for m in self.messages[j:] for part in split(m)]
         return (
             whole is not None
             and normal(whole).startswith(before)
@@ -245,8 +245,9 @@ class Attempt:
         said = oracle.decode(tokens[start:])
         for marker in oracle.next_markers:
             said = said.removesuffix(marker)
-        first = j == 0 and oracle.text([QUESTION, self.form.messages[0]], self.tools)
-        asked = normal(self.restored(first) or "") if first else ""
+        # Without any question, some templates take an answer for an old one: as if it were asked.
+        asked = oracle.text([QUESTION, *self.form.messages[: j + 1]], self.tools)
+        asked = normal(self.restored(asked) or "")
         if any(one.rstrip().endswith(said.strip()) for one in (whole, asked)):
             self.verdict.deviations.add("history")
             return None
