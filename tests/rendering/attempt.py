@@ -46,7 +46,7 @@ class Attempt:
     """One form of a conversation held against the sequences."""
 
     def __init__(self, oracle: Oracle, messages, tools, form: Form, sequences, stops):
-        self.oracle, self.tools = oracle, tools
+        self.oracle, self.data, self.tools = oracle, messages, tools
         # A marker that data already end with is no word.
         self.messages = [without_end(message, form.cut) for message in messages]
         self.form, self.sequences, self.stops = form, sequences, stops
@@ -240,6 +240,12 @@ class Attempt:
                 self.verdict.deviations.add("next marker")
                 return None
         if OPENED.search(oracle.text([QUESTION], [], prompt=True) or ""):
+            theirs = oracle.continued(self.data, self.tools, j)
+            if theirs and not any(one.startswith(oracle.decode(tokens[start:])) for one in theirs):
+                self.fault(
+                    f"message {j + 1} goes on otherwise than the template does: ours "
+                    f"{short(oracle.decode(tokens[start:]))}, theirs {short(theirs[0])}"
+                )
             self.verdict.deviations.add("opened block")
             return None
         said = oracle.decode(tokens[start:])

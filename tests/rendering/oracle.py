@@ -168,6 +168,21 @@ class Oracle:
                 texts.append(normal(text))
         return texts
 
+    def continued(self, messages: list[dict], tools: list[dict], j: int) -> list[str]:
+        """What the template writes of message `j` behind its prompt, in the forms with all words
+        of it; none if it does not go on from its prompt."""
+        found = []
+        for form in self.forms(messages[: j + 1]):
+            prompt = self.text(form.messages[:j], tools, prompt=True) if j else None
+            whole = self.text(form.messages, tools)
+            if prompt and whole and whole.startswith(prompt):
+                for word, marker in form.hidden.items():
+                    prompt, whole = prompt.replace(word, marker), whole.replace(word, marker)
+                said = normal(whole[len(prompt) :])
+                if not missing(without_end(messages[j], form.cut), said):
+                    found.append(said)
+        return found
+
     def could_be_trained(
         self,
         messages: list[dict[str, Any]],
