@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sft.config.compose import groups, kinds_of_groups
@@ -51,7 +51,7 @@ def _keys(node: Any, prefix: str) -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield from _keys(value, f"{name}.")
         elif item.name != "kind":
-            yield _line(name, value, item.metadata["help"])
+            yield _line(name, value, item.metadata)
 
 
 def _keys_of_kinds() -> Iterator[str]:
@@ -62,12 +62,13 @@ def _keys_of_kinds() -> Iterator[str]:
             for item in dataclasses.fields(schema):
                 if item.name != "kind":
                     value = getattr(defaults, item.name)
-                    line = _line(f"{group}.{item.name}", value, item.metadata["help"])
+                    line = _line(f"{group}.{item.name}", value, item.metadata)
                     lines.setdefault(line, []).append(kind)
         for line, having in lines.items():
             yield line if len(having) == len(kinds) else f"{line} ({', '.join(having)})"
 
 
-def _line(name: str, value: Any, help: str) -> str:
+def _line(name: str, value: Any, metadata: Mapping[str, Any]) -> str:
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    return f"  {f'{name}={shown}':<42} {help}"
+    choices = f" [{'|'.join(metadata['choices'])}]" if "choices" in metadata else ""
+    return f"  {f'{name}={shown}':<42} {metadata['help']}{choices}"

@@ -15,7 +15,7 @@ from sft.errors import BadInput
 from sft.keys import key
 from sft.rendering.token_bytes import special_tokens
 from sft.tokens.cache import Source, tokenised
-from sft.tokens.chunks import Recipe
+from sft.tokens.chunks import NO_ANSWER, Recipe
 from sft.tokens.table import TokenisedDataset, TokenTable, held_out
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 
@@ -215,11 +215,14 @@ def _dataset(
     )
     if not dataset.statistics.datums:
         if not dataset.statistics.dropped and table.report.left_out:
-            first = next(left.first for left in table.report.left_out.values())
-            raise BadInput(
-                f"{first}: no row of the {what} data has an answer to train on "
-                f"(train_on_what={common.train_on_what}), neither this one nor any other"
-            )
+            left_out = table.report.left_out
+            if NO_ANSWER in left_out:
+                raise BadInput(
+                    f"{left_out[NO_ANSWER].first}: no row has an answer to train on "
+                    f"(train_on_what={common.train_on_what}), neither this one nor any other"
+                )
+            first = next(left.first for left in left_out.values())
+            raise BadInput(f"every row of the {what} data is left out; the first: {first}")
         raise BadInput(
             f"max_length: with {common.max_length} tokens, no {what} conversation keeps a token "
             "to train on; raise it, or see train_on_what"

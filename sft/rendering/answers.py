@@ -26,8 +26,6 @@ class Answers:
         self.text, self.ends = text, ends
         self.empty_blocks = empty_blocks
         """Whether an answer without reasoning closes the block that its prompt opens."""
-        self.thinks = ends.habits.cuts_at_tags and not ends.habits.takes_reasoning
-        """Whether the template cuts reasoning out of the text, and has no place for it."""
 
     def prompt(self, chat: Prepared, index: int) -> str:
         """What the service is prompted with for message `index`."""
@@ -52,20 +50,17 @@ class Answers:
         whole = self.text.write(chat.messages[: index + 1], chat.variables)
         following = chat.messages[index + 1]["role"] if index + 1 < len(chat.messages) else None
         message = chat.messages[index]
+        opened = OPENS.search(prompt)
         if whole.startswith(prompt):
             written = self.ends.whole(whole[len(prompt) :], message, following)
-            if chat.reasoning(index).strip() in written:
+            if not opened or chat.reasoning(index).strip() in written:
                 return written
-        if OPENS.search(prompt):
+        if opened:
             return self._thinking(chat, index, prompt, following)
-        if chat.reasoning(index) and self.thinks and not prompt.rstrip().endswith("</think>"):
-            return self._thinking(chat, index, prompt + "<think>\n", following, "<think>\n")
         rest = self._rewritten(chat, index, prompt, whole)
         return self.ends.whole(rest, message, following)
 
-    def _thinking(
-        self, chat: Prepared, index: int, prompt: str, following: str | None, opening: str = ""
-    ) -> str:
+    def _thinking(self, chat: Prepared, index: int, prompt: str, following: str | None) -> str:
         """An answer in a form that the template has for prompts alone: `prompt` opens the block.
 
         The block is closed as it was opened: on a line of its own, or on the same one.
@@ -79,10 +74,10 @@ class Answers:
         words = self.ends.whole(whole[len(before) :], messages[index], following)
         if inline := chat.inline.get(index):
             block = _OPENING.sub("", inline)
-            return opening + block + words[len(whole) - len(before) - len(after) :]
+            return block + words[len(whole) - len(before) - len(after) :]
         line = "\n" if prompt.endswith("\n") else ""
         if reasoning := chat.reasoning(index).strip("\n"):
-            return f"{opening}{reasoning}{line}</think>{2 * line}{words.lstrip(chr(10))}"
+            return f"{reasoning}{line}</think>{2 * line}{words.lstrip(chr(10))}"
         if before.endswith("</think>"):  # the template's own empty block
             return f"</think>{words}"
         if self.empty_blocks:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sft.errors import BadInput
 from sft.rendering.conversations import Messages
-from sft.rendering.habits import QUESTION, Habits
+from sft.rendering.habits import ID, QUESTION, Habits
 from sft.rendering.template_text import STAND_IN
 
 FOLLOWING = "STANDIN1WORDS"
@@ -76,13 +76,16 @@ class Ends:
         if call is None or any(end.text != end.written for end in answers.values()):
             return answers
         last = self._behind([QUESTION, call]) or ""
-        run = _shared(last, self._behind([QUESTION, call, FOLLOWERS["tool"]]), self.marker)
-        end = answers["user"]
-        markers = list(self.marker.finditer(run))
-        if end.text in run or not markers:
+        behind = self._behind([QUESTION, call, FOLLOWERS["tool"]])
+        run = _shared(last, behind, self.marker)
+        if answers["user"].text in run:
             return answers
-        found = markers[-1][0]
-        return {"user": End(found, found)}
+        between = self._between_calls(call)
+        markers = [found[0] for found in self.marker.finditer(run) if found[0] not in between]
+        if markers:
+            return {"user": End(markers[-1], markers[-1])}
+        found = self._next_speaker(last, behind)
+        return answers | ({"tool": End(found[len(last) :], "")} if found else {})
 
     def whole(self, rest: str, message: dict[str, Any], following: str | None) -> str:
         """The turn that `rest` begins with, up to and with its end.
@@ -118,6 +121,13 @@ class Ends:
         except BadInput:
             return None
         return found[2] if found[1] else None
+
+    def _between_calls(self, call: dict[str, Any]) -> set[str]:
+        """The markers between two calls of one turn: they end a call, not the turn."""
+        first = call["tool_calls"][0]
+        second = {**first, "id": ID.format(2)}
+        both = self._behind([QUESTION, {**call, "tool_calls": [first, second]}]) or ""
+        return set(self.marker.findall(both.partition(STAND_IN)[0])) if STAND_IN in both else set()
 
     def _next_speaker(self, last: str, behind: str | None) -> str:
         """What stands behind an answer up to the next speaker's marker or words."""

@@ -54,6 +54,8 @@ class Attempt:
     """Steps that may be on their way."""
     steps: asyncio.Queue[Submitted | None] = field(default_factory=asyncio.Queue)
     cadence: Cadence = field(init=False)
+    without_data: Exception | None = None
+    """Why there is no further batch, if there should be one."""
 
     def __post_init__(self) -> None:
         config = self.progress.run.config
@@ -86,6 +88,8 @@ class Attempt:
                 await collector
         finally:
             self.queue.give_up()
+        if self.without_data is not None:  # what was on its way has arrived and is recorded
+            raise self.without_data
 
     async def _submit_all(
         self,
@@ -105,7 +109,8 @@ class Attempt:
                 break
             batch = await batches.get()
             if isinstance(batch, Exception):
-                raise batch
+                self.without_data = batch
+                break
             await self.steps.put(self._submit(batch))
             step += 1
             kind = "final" if step == plan.total_steps else self.cadence.due(step, self.tokens)
