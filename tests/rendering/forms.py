@@ -40,7 +40,7 @@ def forms(
     for thought, detail, ids, role, marker in itertools.product(
         ("", "as a field", "in the text", "as thinking"),
         ("", "null", "absent", "text", "text, null", "parts"),
-        ("", "ids"),
+        ("", "ids", "new ids"),
         ("", "system"),
         ("", "hidden", "hidden, cut", "hidden, all cut"),
     ):
@@ -54,7 +54,7 @@ def forms(
                 _hide(one, hidden, markers)
             made.append(_with_calls(one, detail))
         if ids:
-            _add_ids(made)
+            _add_ids(made, ids == "new ids")
         if made not in seen:
             seen.append(made)
             name = f"{thought} {detail} {ids} {role} {marker}".strip()
@@ -145,16 +145,21 @@ def _with_calls(message: dict[str, Any], how: str) -> dict[str, Any]:
     return message
 
 
-def _add_ids(messages: list[dict[str, Any]]) -> None:
-    """Give an id to each call without one, and its id and name to each answer of a tool."""
+def _add_ids(messages: list[dict[str, Any]], anew: bool) -> None:
+    """Give an id to each call without one (or to all, `anew`), and to the answers of tools."""
     waiting: list[dict[str, Any]] = []
-    number = 0
+    number, changed = 0, {}
     for message in messages:
         for call in message.get("tool_calls") or []:
             number += 1
-            call.setdefault("id", f"call{number:05d}")
+            fresh = f"call{number:05d}"
+            if anew and "id" in call:
+                changed[call["id"]] = fresh
+                call["id"] = fresh
+            call.setdefault("id", fresh)
             waiting.append(call)
         if message["role"] == "tool" and waiting:
             call = waiting.pop(0)
             message.setdefault("tool_call_id", call["id"])
             message.setdefault("name", call["function"]["name"])
+            message["tool_call_id"] = changed.get(message["tool_call_id"], message["tool_call_id"])

@@ -48,7 +48,8 @@ class Oracle:
         self.kwargs = kwargs or {}
         self.added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items()}
         special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        self.control = {token for token in self.added if token in special or not TAG.match(token)}
+        others = {token for token in self.added if token.strip() and not TAG.fullmatch(token)}
+        self.control = special | others
         longest = sorted((t for t in self.added if t.strip()), key=len, reverse=True)
         self.markers = re.compile("|".join(map(re.escape, [*longest, "<think>", "</think>"])))
 
