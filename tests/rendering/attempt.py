@@ -16,6 +16,7 @@ from tests.rendering.words import (
     said_in,
     short,
     spellings,
+    split,
 )
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ DEVIATIONS = {
     "opened block": "the prompt opens a block of thought that the finished turn shows otherwise",
     "as text": "control tokens in the content are text",
 }
+QUESTION = {"role": "user", "content": "Hi."}
 CLOSED = re.compile(r"</think>\s*\Z")
 OPENED = re.compile(r"<think>\s*\Z")
 
@@ -44,10 +46,9 @@ class Attempt:
     """One form of a conversation held against the sequences."""
 
     def __init__(self, oracle: Oracle, messages, tools, form: Form, sequences, stops):
-        self.oracle, self.tools = oracle, tools
+        self.oracle, self.data, self.tools = oracle, messages, tools
         # A marker that data already end with is no word.
-        ends = oracle.stop_markers if form.cut else frozenset()
-        self.messages = [without_end(message, ends) for message in messages]
+        self.messages = [without_end(message, form.cut) for message in messages]
         self.form, self.sequences, self.stops = form, sequences, stops
         self.verdict = Verdict()
         self.claimed = [[False] * len(s.tokens) for s in sequences]
@@ -101,7 +102,7 @@ class Attempt:
         whole = self.restored(self.oracle.text(self.form.messages[: j + 1], self.tools))
         said = self.oracle.decode(sequence.tokens[start:])
         first = normal((pieces(self.messages[j]) or [""])[0])
-        behind = [p for m in self.messages[j:] for p in pieces(m)]
+        behind = [part.strip() for m in self.messages[j:] for part in split(m)]
         return (
             whole is not None
             and normal(whole).startswith(before)
@@ -155,9 +156,8 @@ class Attempt:
         self.check_end(j, tokens, text)
         if OPENED.search(before) and "</think>" not in text:
             self.fault(f"{where}: goes on within the <think> that its prompt opens: {short(text)}")
-        if before.rstrip().endswith(("<think>", "</think>")) and text.lstrip().startswith(
-            "<think>"
-        ):
+        again = text.lstrip().startswith("<think>") and not words_begin_so(message)
+        if again and before.rstrip().endswith(("<think>", "</think>")):
             self.fault(f"{where}: opens <think> once more than its prompt does: {short(text)}")
 
     def check_control(self, j: int, before: list[int], tokens: list[int]) -> None:
@@ -239,13 +239,22 @@ class Attempt:
             ):
                 self.verdict.deviations.add("next marker")
                 return None
-        if OPENED.search(oracle.decode(tokens[max(0, start - 8) : start])):
+        if OPENED.search(oracle.text([QUESTION], [], prompt=True) or ""):
+            theirs = oracle.continued(self.data, self.tools, j)
+            if theirs and not any(one.startswith(oracle.decode(tokens[start:])) for one in theirs):
+                self.fault(
+                    f"message {j + 1} goes on otherwise than the template does: ours "
+                    f"{short(oracle.decode(tokens[start:]))}, theirs {short(theirs[0])}"
+                )
             self.verdict.deviations.add("opened block")
             return None
         said = oracle.decode(tokens[start:])
         for marker in oracle.next_markers:
             said = said.removesuffix(marker)
-        if whole.rstrip().endswith(said.strip()):
+        # Without any question, some templates take an answer for an old one: as if it were asked.
+        asked = oracle.text([QUESTION, *self.form.messages[: j + 1]], self.tools)
+        asked = normal(self.restored(asked) or "")
+        if any(one.rstrip().endswith(said.strip()) for one in (whole, asked)):
             self.verdict.deviations.add("history")
             return None
         at = next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), 0)
@@ -253,6 +262,11 @@ class Attempt:
             f"differs from the template's text at {at}: ours {short(text[at : at + 60])}, "
             f"theirs {short(whole[at : at + 60])}"
         )
+
+
+def words_begin_so(message: dict[str, Any]) -> bool:
+    """Whether `<think>` is a word of the data there, and not the beginning of a thought."""
+    return split(message)[1].lstrip().startswith("<think>")
 
 
 def run_starts(trained: list[bool]) -> list[int]:

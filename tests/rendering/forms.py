@@ -6,7 +6,7 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,42 +23,42 @@ class Form:
     messages: list[dict[str, Any]]
     hidden: dict[str, str]
     """What stands in the messages in place of control tokens: they are to be text."""
-    cut: bool
-    """Whether markers that answers already end with are taken off."""
+    cut: frozenset[str]
+    """Markers that are taken off where an answer already ends with one."""
 
 
 def forms(
-    messages: list[dict[str, Any]], markers: re.Pattern[str], ends: frozenset[str]
+    messages: list[dict[str, Any]], markers: re.Pattern[str], ends: list[str]
 ) -> Iterator[Form]:
     """The forms of a conversation, the one that it has first.
 
     Args:
         markers: what a control token looks like.
-        ends: the markers that end an answer; data may have one there already.
+        ends: the marker that ends an answer, and that of the text; data may have them already.
     """
     seen: list[Any] = []
     for thought, detail, ids, role, marker in itertools.product(
         ("", "as a field", "in the text", "as thinking"),
         ("", "null", "absent", "text", "text, null", "parts"),
-        ("", "ids"),
+        ("", "ids", "new ids"),
         ("", "system"),
-        ("", "hidden", "hidden, cut"),
+        ("", "hidden", "hidden, cut", "hidden, all cut"),
     ):
         made, hidden = [], {}
+        cut = ends if "all" in marker else ends[:1] if "cut" in marker else []
         for message in messages:
-            cut = without_end(message, ends) if "cut" in marker else message
-            one = _with_thought(cut, thought)
+            one = _with_thought(without_end(message, cut), thought)
             if role and one["role"] == "developer":
                 one["role"] = role
             if marker:
                 _hide(one, hidden, markers)
             made.append(_with_calls(one, detail))
         if ids:
-            _add_ids(made)
+            _add_ids(made, ids == "new ids")
         if made not in seen:
             seen.append(made)
             name = f"{thought} {detail} {ids} {role} {marker}".strip()
-            yield Form(name, made, hidden, "cut" in marker)
+            yield Form(name, made, hidden, frozenset(cut))
 
 
 def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:
@@ -67,13 +67,13 @@ def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:
     return {found for text in texts for found in markers.findall(text)}
 
 
-def without_end(message: dict[str, Any], ends: frozenset[str]) -> dict[str, Any]:
+def without_end(message: dict[str, Any], ends: Iterable[str]) -> dict[str, Any]:
     """The message without a marker of `ends` that its answer already ends with."""
     content = message["content"].rstrip()
     found = next((end for end in ends if content.endswith(end)), None)
     if found is None or message["role"] != "assistant":
         return message
-    return {**message, "content": content.removesuffix(found).rstrip("\n")}
+    return {**message, "content": content.removesuffix(found)}
 
 
 def _hide(message: dict[str, Any], hidden: dict[str, str], markers: re.Pattern[str]) -> None:
@@ -121,10 +121,11 @@ def _with_thought(message: dict[str, Any], how: str) -> dict[str, Any]:
     if not how or message["role"] != "assistant" or not thought:
         return message
     message.pop("reasoning_content", None)
+    content = content.lstrip("\n")
     if how == "in the text":
-        return {**message, "content": f"<think>\n{thought.strip()}\n</think>\n\n{content.lstrip()}"}
+        return {**message, "content": f"<think>\n{thought.strip()}\n</think>\n\n{content}"}
     name = "thinking" if how == "as thinking" else "reasoning_content"
-    return {**message, name: thought.strip(), "content": content.lstrip("\n")}
+    return {**message, name: thought.strip(), "content": content}
 
 
 def _with_calls(message: dict[str, Any], how: str) -> dict[str, Any]:
@@ -144,16 +145,21 @@ def _with_calls(message: dict[str, Any], how: str) -> dict[str, Any]:
     return message
 
 
-def _add_ids(messages: list[dict[str, Any]]) -> None:
-    """Give an id to each call without one, and its id and name to each answer of a tool."""
+def _add_ids(messages: list[dict[str, Any]], anew: bool) -> None:
+    """Give an id to each call without one (or to all, `anew`), and to the answers of tools."""
     waiting: list[dict[str, Any]] = []
-    number = 0
+    number, changed = 0, {}
     for message in messages:
         for call in message.get("tool_calls") or []:
             number += 1
-            call.setdefault("id", f"call{number:05d}")
+            fresh = f"call{number:05d}"
+            if anew and "id" in call:
+                changed[call["id"]] = fresh
+                call["id"] = fresh
+            call.setdefault("id", fresh)
             waiting.append(call)
         if message["role"] == "tool" and waiting:
             call = waiting.pop(0)
             message.setdefault("tool_call_id", call["id"])
             message.setdefault("name", call["function"]["name"])
+            message["tool_call_id"] = changed.get(message["tool_call_id"], message["tool_call_id"])

@@ -24,8 +24,18 @@ from typing import Any
 
 from tests.rendering.attempt import CLOSED, Attempt, Verdict
 from tests.rendering.forms import Form, forms, typed, without_end
-from tests.rendering.words import double_encoded, lost, missing, normal, pieces, spellings, trained
+from tests.rendering.words import (
+    double_encoded,
+    lost,
+    missing,
+    normal,
+    pieces,
+    spellings,
+    split,
+    trained,
+)
 
+TAGS = re.compile("</?think>")
 TAG = re.compile(r"</?\w+>")
 NEXT = {"role": "user", "content": "Next."}
 
@@ -38,7 +48,8 @@ class Oracle:
         self.kwargs = kwargs or {}
         self.added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items()}
         special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        self.control = {token for token in self.added if token in special or not TAG.match(token)}
+        others = {token for token in self.added if token.strip() and not TAG.fullmatch(token)}
+        self.control = special | others
         longest = sorted((t for t in self.added if t.strip()), key=len, reverse=True)
         self.markers = re.compile("|".join(map(re.escape, [*longest, "<think>", "</think>"])))
 
@@ -84,18 +95,21 @@ class Oracle:
 
     def forms(self, messages: list[dict[str, Any]]) -> Iterator[Form]:
         """In which forms the template may be given a conversation: no control token in any."""
+        knows = "developer" in self.tokenizer.get_chat_template()
         for form in forms(messages, self.markers, self.stop_markers):
+            if not knows and any(message["role"] == "developer" for message in form.messages):
+                continue  # templates take an unknown role for whatever they like
             if not self.control & typed(form.messages, self.markers):
                 yield form
 
     @functools.cached_property
-    def stop_markers(self) -> frozenset[str]:
-        """The control tokens that the template writes behind the words of an answer."""
+    def stop_markers(self) -> list[str]:
+        """The control token that the template writes behind an answer, and the end of the text."""
         words = "Standinwords"
         said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": words}]
         after = (self.text(said, []) or "").partition(words)[2]
         found = self.markers.match(after.strip())
-        return frozenset({found[0]} if found else ()) | {self.tokenizer.eos_token or "</s>"}
+        return [*([found[0]] if found else ()), self.tokenizer.eos_token or "</s>"]
 
     @functools.cached_property
     def structure(self) -> frozenset[str]:
@@ -155,6 +169,21 @@ class Oracle:
                 texts.append(normal(text))
         return texts
 
+    def continued(self, messages: list[dict], tools: list[dict], j: int) -> list[str]:
+        """What the template writes of message `j` behind its prompt, in the forms with all words
+        of it; none if it does not go on from its prompt."""
+        found = []
+        for form in self.forms(messages[: j + 1]):
+            prompt = self.text(form.messages[:j], tools, prompt=True) if j else None
+            whole = self.text(form.messages, tools)
+            if prompt and whole and whole.startswith(prompt):
+                for word, marker in form.hidden.items():
+                    prompt, whole = prompt.replace(word, marker), whole.replace(word, marker)
+                said = normal(whole[len(prompt) :])
+                if not missing(without_end(messages[j], form.cut), said):
+                    found.append(said)
+        return found
+
     def could_be_trained(
         self,
         messages: list[dict[str, Any]],
@@ -166,6 +195,8 @@ class Oracle:
         if any(not pieces(messages[j]) for j in trained(messages, train_on_what)):
             return False  # whether an empty answer is trained is a matter of taste
         wanted = trained(messages, train_on_what)
+        if any(TAGS.search(split(m)[1]) for m in messages if m["role"] == "assistant"):
+            return False  # words that quote the tags may be refused: never are they cut
         return any(
             all(self._serves(form, messages, tools, j, stops) for j in wanted)
             for form in self.forms(messages)
@@ -181,7 +212,7 @@ class Oracle:
         for word, marker in form.hidden.items():
             prompt, whole = prompt.replace(word, marker), whole.replace(word, marker)
         said = normal(whole[len(prompt) :])
-        message = without_end(messages[j], self.stop_markers if form.cut else frozenset())
+        message = without_end(messages[j], form.cut)
         if CLOSED.search(prompt) and said.lstrip().startswith("<think>"):
             return False  # a second block of thought
         if missing(message, said) or double_encoded(message, said):
