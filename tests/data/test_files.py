@@ -198,9 +198,9 @@ def test_a_null_of_a_json_file_is_the_users_word(tmp_path):
 
 
 def test_columns_that_are_not_used_are_not_read(tmp_path):
-    rows = [{**row, "image": b"x", "id": i} for i, row in enumerate(ROWS)]
+    rows = [{**row, "vector": b"x", "id": i} for i, row in enumerate(ROWS)]
     messages, report = read(write(tmp_path / "x.parquet", parquet(rows)))
-    assert messages == CHATS and report.unused == ["image", "id"]
+    assert messages == CHATS and report.unused == ["vector", "id"]
 
 
 # Large files

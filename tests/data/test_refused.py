@@ -86,6 +86,15 @@ LINES = {
     part({"words": "hi"}): "message 1: part 2 of the content is of the type 'words'; expected "
     + TEXT_PART,
     part(3): f"message 1: part 2 of the content is a number; expected {TEXT_PART}",
+    # What is beside the text
+    chat(user(images=["a.png"]), answer()): "message 1: 'images' holds images; only text is "
+    "trained on: leave the row out, or write in words what is shown or heard",
+    chat(user(), answer(audio={"id": "x"})): "message 2: 'audio' holds audio; only text is trained "
+    "on: leave the row out, or write in words what is shown or heard",
+    chat(user(), answer(), images=["a.png"]): "'images' holds images; only text is trained on: "
+    "leave the row out, or write in words what is shown or heard",
+    chat(user(), answer(), video="a.mp4"): "'video' holds a video; only text is trained on: "
+    "leave the row out, or write in words what is shown or heard",
     # Loss
     chat(user(), answer(weight=2)): "message 2: the weight is 2; expected 0 (context) or 1 "
     "(trained)",
@@ -102,6 +111,24 @@ LINES = {
     chat(user(), answer(thinking=3)): "message 2: 'thinking' is a number; expected text",
     chat(user(), answer([{"type": "thinking", "thinking": "a"}], reasoning="b")): "message 2: has "
     "reasoning both in its content and beside it; keep one",
+    chat(user(thinking="hm"), answer()): "message 1: has reasoning; only that of the role "
+    "'assistant' is read: put it in the answer that it leads to, or leave it out",
+    chat(user([{"type": "thinking", "thinking": "hm"}]), answer()): "message 1: has reasoning; "
+    "only that of the role 'assistant' is read: put it in the answer that it leads to, or leave it "
+    "out",
+    # Two answers
+    chat(user(), answer("Yes.", refusal="No.")): "message 2: has a content and a 'refusal' that "
+    "differ; keep the one to train on",
+    # Tools of a system message
+    chat(
+        {"role": "system", "content": "x", "tools": [{"name": "f"}]},
+        answer(),
+        tools=[{"name": "g"}],
+    ): "message 1: has 'tools' that are not those of the row; put all of "
+    "them in the column 'tools'",
+    chat({"role": "system", "content": "x", "tools": 3}): "message 1: 'tools' is a number; "
+    'expected a list of tools, each {"type": "function", "function": {"name": …, '
+    '"parameters": …}}',
     # Calls of tools
     chat(user(tool_calls=[{"name": "weather"}])): "message 1: has a tool call; only the role "
     "'assistant' can call a tool",
@@ -176,6 +203,12 @@ FIRST_LINES = {
     of_layout(prompt="hi", completion="ho", label=True): "is preference data ('label' says whether "
     "an answer is good), which fine-tuning on answers cannot use; keep the rows whose label is "
     "true, without that column",
+    of_layout(messages=[user(), answer()], label=False): "is preference data ('label' says whether "
+    "an answer is good), which fine-tuning on answers cannot use; keep the rows whose label is "
+    "true, without that column",
+    of_layout(conversations=[user(), answer()], kto_tag=True): "is preference data ('kto_tag' says "
+    "whether an answer is good), which fine-tuning on answers cannot use; keep the rows whose "
+    "kto_tag is true, without that column",
     of_layout(prompt="hi", id=1): "holds prompts without answers ('prompt'; it has the columns "
     "'id', 'prompt'); training needs an answer for each, such as a column 'completion'",
     of_layout(instruction="hi"): "holds prompts without answers ('instruction'; it has the columns "
@@ -189,6 +222,14 @@ FIRST_LINES = {
     "of pairs",
     of_layout(instruction="hi", output="ho", history=[["a"]]): "turn 1 of 'history' is not a pair "
     "of texts; expected [question, answer]",
+    of_layout(query="hi", response="ho", history=[["a"]]): "turn 1 of 'history' is not a pair "
+    "of texts; expected [question, answer]",
+    of_layout(messages=[user(), answer()], history=[["a", "b"]]): "has messages and a 'history' "
+    "beside them; expected all turns in one list: put the earlier ones first, or leave the column "
+    "out",
+    of_layout(prompt=[user()], completion="ho", history=[["a", "b"]]): "has messages and a "
+    "'history' beside them; expected all turns in one list: put the earlier ones first, or leave "
+    "the column out",
     of_layout(text=["hi"]): "'text' is list; expected text",
     of_layout(conversations=[{"from": "alien", "value": "hi"}]): "message 1: the role 'alien' is "
     f"not one of {ROLES}",
