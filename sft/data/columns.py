@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from sft.data.layouts import LAYOUTS
 from sft.data.layouts.base import Names
+from sft.data.other_data import refuse_pairs
 from sft.errors import BadInput
 
 PROMPTS = ("prompt", "instruction", "question", "query")
@@ -18,15 +19,11 @@ def detect(columns: Iterable[str], where: str, *, cells: bool = False) -> str:
     Raises `BadInput`, naming the columns found, or saying what other data this is.
     """
     present = set(map(str, columns))
+    if "messages" not in present:  # some datasets have the chosen chat there, too
+        refuse_pairs(present, where)
     for name, layout in LAYOUTS.items():
         if layout.names(present) is not None:
             return name
-    if {"chosen", "rejected"} <= present:
-        raise BadInput(
-            f"{where}: is preference data ('chosen' and 'rejected'), which fine-tuning on answers "
-            "cannot use as pairs; to train on the chosen answers, write a file whose lines are "
-            '{"messages": [the prompt, the chosen answer]}'
-        )
     if asking := [name for name in PROMPTS if name in present]:
         raise BadInput(
             f"{where}: holds prompts without answers ('{asking[0]}'; it has the columns "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sft.errors import BadInput
@@ -16,6 +16,9 @@ MEDIA = {
 LABELS = ("label", "kto_tag")
 """Columns of unpaired preferences (TRL, LLaMA-Factory): whether an answer is a good one."""
 
+PAIRS = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
+"""Columns of paired preferences (TRL and LLaMA-Factory, OpenAI)."""
+
 WATCHED = frozenset({*MEDIA, *LABELS, "history"})
 """Columns that are looked at even if no layout reads them."""
 
@@ -27,6 +30,17 @@ def refuse_media(holder: Mapping[str, Any], where: str) -> None:
             raise BadInput(
                 f"{where}: '{name}' holds {what}; only text is trained on: leave the row out, or "
                 "write in words what is shown or heard"
+            )
+
+
+def refuse_pairs(columns: Collection[str], where: str) -> None:
+    """Raises `BadInput` if the columns are those of a better and a worse answer."""
+    for better, worse in PAIRS:
+        if better in columns and worse in columns:
+            raise BadInput(
+                f"{where}: is preference data ('{better}' and '{worse}'), which fine-tuning on "
+                "answers cannot use as pairs; to train on the chosen answers, write a file whose "
+                'lines are {"messages": [the prompt, the chosen answer]}'
             )
 
 

@@ -43,8 +43,10 @@ LINES = {
     '{"messages": "': "not JSON: Unterminated string starting at column 14",
     '{"a": 1} {"a": 2}': "not JSON: Extra data at column 10",
     "3": "expected a JSON object, found int",
-    '{"n": ' + "9" * 5000 + "}": "not JSON: Exceeds the limit (4300 digits) for integer string "
-    "conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit",
+    '{"n": ' + "9" * 5000 + "}": "holds an integer of more than 4,300 digits; write it as text, in "
+    "quotes",
+    '{"messages": [{"role": "user", "content": "A", "content": "B"}]}': "has the key 'content' "
+    "twice in one object; keep one of them",
     r'{"messages": [{"role": "user", "content": "\ud800"}]}': "holds half of a surrogate pair, "
     "which is not text",
     "[" * 100_000: "not a conversation: nested too deeply",
@@ -146,6 +148,19 @@ LINES = {
     calling({"function": {"name": "add", "arguments": "{a: 1}"}}): "message 2: tool call 1: the "
     "arguments of 'add': text that is not JSON: Expecting property name enclosed in double "
     "quotes at character 2",
+    calling({"function": {"name": "add", "arguments": '{"a": NaN}'}}): "message 2: tool call 1: "
+    "the arguments of 'add': nan is no number that JSON has (or one that is too large); leave it "
+    "out, or write it as text",
+    calling({"function": {"name": "add", "arguments": {"a": [float("inf")]}}}): "message 2: tool "
+    "call 1: the arguments of 'add': inf is no number that JSON has (or one that is too large); "
+    "leave it out, or write it as text",
+    calling({"function": {"name": "add", "arguments": '{"a": -1e400}'}}): "message 2: tool call 1: "
+    "the arguments of 'add': -inf is no number that JSON has (or one that is too large); leave it "
+    "out, or write it as text",
+    calling({"function": {"name": "add", "arguments": '{"a": 1, "a": 2}'}}): "message 2: tool "
+    "call 1: the arguments of 'add': has the key 'a' twice in one object; keep one of them",
+    calling("f"): "message 2: tool call 1: the call: text that is not JSON: Expecting value at "
+    "character 1",
     chat(user(), answer(None, function_call={"arguments": "{}"})): "message 2: has no 'name' of a "
     'function; expected {"function": {"name": …, "arguments": {…}}}',
     # Beside the messages
@@ -155,6 +170,8 @@ LINES = {
     '{"type": "function", "function": {"name": …, "parameters": …}}',
     chat(user(), answer(), tools=[3]): "tool 1: is a number; expected an object with the "
     "function's name, description and parameters",
+    chat(user(), answer(), tools=["f"]): "tool 1: the tool: text that is not JSON: Expecting value "
+    "at character 1",
     chat(user(), answer(), tools=[{"parameters": {}}]): "tool 1: has no 'name'; it has parameters",
     chat(user(), answer(), system=3): "'system' is int; expected text",
     chat({"role": "system", "content": "A"}, answer(), system="B"): "the messages begin with a "
@@ -193,6 +210,11 @@ EXPECTED = (
     "or 'text'"
 )
 
+PAIRS = (
+    "is preference data (%s), which fine-tuning on answers cannot use as pairs; to train on the "
+    'chosen answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}'
+)
+
 FIRST_LINES = {
     # What a file is for
     of_layout(a=1, b=2): f"has the columns 'a', 'b'; {EXPECTED}",
@@ -200,6 +222,15 @@ FIRST_LINES = {
     of_layout(prompt="hi", chosen="ho", rejected="no"): "is preference data ('chosen' and "
     "'rejected'), which fine-tuning on answers cannot use as pairs; to train on the chosen "
     'answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}',
+    of_layout(conversations=[user()], chosen=answer(), rejected=answer("no")): PAIRS % "'chosen' "
+    "and 'rejected'",
+    of_layout(prompt="hi", completion="", chosen="ho", rejected="no"): PAIRS % "'chosen' "
+    "and 'rejected'",
+    of_layout(
+        input={"messages": [user()]},
+        preferred_output=[answer()],
+        non_preferred_output=[answer("no")],
+    ): PAIRS % "'preferred_output' and 'non_preferred_output'",
     of_layout(prompt="hi", completion="ho", label=True): "is preference data ('label' says whether "
     "an answer is good), which fine-tuning on answers cannot use; keep the rows whose label is "
     "true, without that column",
@@ -272,6 +303,10 @@ FILES = {
     b'[{"messages": []}] x': "FILE line 1: not JSON: Extra data at column 20",
     b'{\n "messages": [}\n}': "FILE line 2: not JSON: Expecting value at column 15",
     b"[3]": "FILE item 1: expected a JSON object, found int",
+    b'[{"a": {"b": 1, "b": 2}}]': "FILE item 1: has the key 'b' twice in one object; keep one of "
+    "them",
+    b'[{"a": ' + b"9" * 5000 + b"}]": "FILE line 1: holds an integer of more than 4,300 digits; "
+    "write it as text, in quotes",
     # CSV
     b"a,b\n1,2\n": f"FILE line 2: has the columns 'a', 'b'; {EXPECTED}; the first line of a CSV "
     "file names its columns",
