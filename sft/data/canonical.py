@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft.data import parts, tool_calls
-from sft.data.json_text import from_text, type_name
+from sft.data.json_text import from_text, not_text, type_name
 from sft.data.other_data import refuse_media
 from sft.errors import BadInput, nearest
 from sft.rendering.conversations import ROLES, Conversation
@@ -141,11 +141,14 @@ def _role(role: Any, where: str) -> str:
     if isinstance(role, str):
         if role in ROLES:
             return role
-        if role in SPEAKERS:
-            return SPEAKERS[role]
+        small = role.strip().lower()  # "Assistant", "USER"
+        if small in ROLES:
+            return small
+        if small in SPEAKERS:
+            return SPEAKERS[small]
     raise BadInput(
         f"{where}: the role {role!r} is not one of {', '.join(ROLES)}"
-        f"{nearest(str(role), list(ROLES))}"
+        f"{nearest(str(role), list(ROLES), cutoff=0.75)}"
     )
 
 
@@ -215,7 +218,7 @@ def _with_system(
         if text is None or text == "":
             continue
         if not isinstance(text, str):
-            raise BadInput(f"{where}: '{column}' is {type(text).__name__}; expected text")
+            raise BadInput(not_text(text, column, where))
         if not messages:  # an empty conversation stays one
             return messages
         if messages[0]["role"] not in ("system", "developer"):

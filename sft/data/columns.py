@@ -30,6 +30,19 @@ def detect(columns: Iterable[str], where: str, *, cells: bool = False) -> str:
             f"{_listed(present)}); training needs an answer for each, such as a column "
             f"'{'output' if asking[0] == 'instruction' else 'completion'}'"
         )
+    if any(layout.names({name.lower() for name in present}) for layout in LAYOUTS.values()):
+        raise BadInput(
+            f"{where}: has the columns {_listed(present)}; names of columns are written in small "
+            f"letters: rename them to {_listed(name.lower() for name in present)}"
+        )
+    if isinstance(columns, dict):
+        for name, value in columns.items():
+            if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+                raise BadInput(
+                    f"{where}: has the columns {_listed(present)}, of which '{name}' holds a list "
+                    "of objects; if that list is the data, write it as a file of its own, such as "
+                    f"with `jq -c '.[\"{name}\"][]' OLD > NEW.jsonl`"
+                )
     expected = [" and ".join(map(repr, sorted(layout.columns))) for layout in LAYOUTS.values()]
     first = "; the first line of a CSV file names its columns" if cells else ""
     raise BadInput(

@@ -89,3 +89,10 @@ def type_name(value: Any) -> str:
         int: "a number", float: "a number",
     }  # fmt: skip
     return names.get(type(value), type(value).__name__)
+
+
+def not_text(value: Any, column: str, where: str) -> str:
+    """The message for a column that holds another value than text."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    hint = "; write the number in quotes, as text" if number else ""
+    return f"{where}: '{column}' is {type(value).__name__}; expected text{hint}"

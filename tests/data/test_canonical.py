@@ -97,6 +97,8 @@ MESSAGES = {
     "ShareGPT with a weight": ({"from": "gpt", "value": "It is 4.", "weight": 0},
                                {**ANSWER, "weight": 0}),
     "ShareGPT's names as roles": ({"role": "gpt", "content": "It is 4."}, ANSWER),
+    "another capital": ({"role": "Assistant", "content": "It is 4."}, ANSWER),
+    "ShareGPT's in capitals": ({"from": "GPT", "value": "It is 4."}, ANSWER),
     "LLaMA-Factory's call": (
         {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
         CALLING),

@@ -64,6 +64,8 @@ LINES = {
     chat({"role": "robot", "content": "hi"}): "message 1: the role 'robot' is not one of " + ROLES,
     chat({"role": "asistant", "content": "hi"}): "message 1: the role 'asistant' is not one of "
     f"{ROLES}; did you mean 'assistant'?",
+    chat({"role": "moderator", "content": "hi"}): "message 1: the role 'moderator' is not one of "
+    + ROLES,
     chat({"role": 3, "content": "hi"}): "message 1: the role 3 is not one of " + ROLES,
     # Content
     chat(user(3)): "message 1: the content is a number; expected text",
@@ -173,7 +175,9 @@ LINES = {
     chat(user(), answer(), tools=["f"]): "tool 1: the tool: text that is not JSON: Expecting value "
     "at character 1",
     chat(user(), answer(), tools=[{"parameters": {}}]): "tool 1: has no 'name'; it has parameters",
-    chat(user(), answer(), system=3): "'system' is int; expected text",
+    chat(
+        user(), answer(), system=3
+    ): "'system' is int; expected text; write the number in quotes, as text",
     chat({"role": "system", "content": "A"}, answer(), system="B"): "the messages begin with a "
     "system text and 'system' holds another; leave one of them out",
     chat(user(), answer(), chat_template_kwargs="[1]"): "'chat_template_kwargs' is a list; "
@@ -218,6 +222,11 @@ PAIRS = (
 FIRST_LINES = {
     # What a file is for
     of_layout(a=1, b=2): f"has the columns 'a', 'b'; {EXPECTED}",
+    of_layout(Prompt="hi", Completion="ho"): "has the columns 'Completion', 'Prompt'; names of "
+    "columns are written in small letters: rename them to 'completion', 'prompt'",
+    of_layout(data=[{"prompt": "hi", "completion": "ho"}]): "has the columns 'data', of which "
+    "'data' holds a list of objects; if that list is the data, write it as a file of its own, such "
+    "as with `jq -c '.[\"data\"][]' OLD > NEW.jsonl`",
     of_layout(): f"has the columns none; {EXPECTED}",
     of_layout(prompt="hi", chosen="ho", rejected="no"): "is preference data ('chosen' and "
     "'rejected'), which fine-tuning on answers cannot use as pairs; to train on the chosen "
@@ -246,9 +255,15 @@ FIRST_LINES = {
     "'instruction'); training needs an answer for each, such as a column 'output'",
     # Layouts
     of_layout(prompt="hi", completion=None): "'completion' is NoneType; expected text",
-    of_layout(prompt=3, completion="ho"): "'prompt' is int; expected text",
-    of_layout(instruction="hi", output=4): "'output' is int; expected text",
-    of_layout(instruction="hi", input=4, output="x"): "'input' is int; expected text",
+    of_layout(
+        prompt=3, completion="ho"
+    ): "'prompt' is int; expected text; write the number in quotes, as text",
+    of_layout(
+        instruction="hi", output=4
+    ): "'output' is int; expected text; write the number in quotes, as text",
+    of_layout(
+        instruction="hi", input=4, output="x"
+    ): "'input' is int; expected text; write the number in quotes, as text",
     of_layout(instruction="hi", output="ho", history=3): "'history' is a number; expected a list "
     "of pairs",
     of_layout(instruction="hi", output="ho", history=[["a"]]): "turn 1 of 'history' is not a pair "
@@ -316,7 +331,10 @@ FILES = {
     CSV.encode() + b'hi,"ho\n\n': "FILE line 3: not CSV: a quote is opened and never closed",
     CSV.encode() + b"hi\rhi,ho\n": "FILE line 3: not CSV: a carriage return within a cell that is "
     "not in quotes",
-    CSV.encode() + b"hi,\xff\n": "FILE line 3: not UTF-8: invalid start byte",
+    CSV.encode()
+    + b"hi,\xff\n": "FILE line 3: not UTF-8: invalid start byte; save the file as UTF-8, in a "
+    "spreadsheet as 'CSV UTF-8', or with `iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW` if it is in "
+    "the encoding of Windows or Latin-1",
     b"prompt,completion,prompt\nhi,ho,hi\n": "FILE line 1: names the column 'prompt' twice",
     b"messages\nhello\n": "FILE line 2: 'messages' is text; expected a list of messages",
 }
