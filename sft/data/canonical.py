@@ -12,7 +12,7 @@ from typing import Any
 
 from sft.data import parts, tool_calls
 from sft.data.json_text import from_text, not_text, type_name
-from sft.data.other_data import refuse_media
+from sft.data.other_data import MEDIA, refuse_media
 from sft.errors import BadInput, nearest
 from sft.rendering.conversations import ROLES, Conversation
 
@@ -93,11 +93,16 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         message["role"] = message.pop("from")
     if "value" in message and message.get("content") is None:
         message["content"] = message.pop("value")
+    if message.keys() == _PLAIN and type(message["content"]) is str:
+        if message["role"] not in CALLS:  # nothing else to look at, as in ShareGPT files
+            message["role"] = _role(message["role"], where)
+            return message
     if "role" not in message:
         raise BadInput(f"{where}: has no 'role'; it has {_names(message)}")
     if message["role"] in CALLS:
         message = _spoken_call(message, where)
-    refuse_media(message, where)
+    if not MEDIA.keys().isdisjoint(message):
+        refuse_media(message, where)
     role = _role(message["role"], where)
     called = tool_calls.calls(message, where, filled, notes)
     if called and role != "assistant":
