@@ -56,10 +56,11 @@ def check_context(messages: Messages, tools: list[dict[str, Any]], text: str) ->
     times: dict[str, int] = {}
     for index, message in enumerate(messages):
         words = message["content"]
-        times[words] = times.get(words, 0) + 1
+        said = words.strip()
+        times[said] = times.get(said, 0) + 1
         if words not in text and not _spelled(words, text):
             raise _lost(f"message {index + 1}", "its words", words)
-        if times[words] > 1 and words in text and text.count(words) < times[words]:
+        if said and times[said] > 1 and said in text and text.count(said) < times[said]:
             raise _lost(f"message {index + 1}", "its words once more", words)
         for call in message.get("tool_calls") or ():
             _check_call(call["function"], f"message {index + 1}", text)
