@@ -208,7 +208,8 @@ def _weight(message: dict[str, Any], where: str) -> int | None:
     if trainable is not None and not isinstance(trainable, bool):
         raise BadInput(f"{where}: 'trainable' is {trainable!r}; expected true or false")
     if weight is None:
-        return None
+        # Other tools' names for a message that is context alone.
+        return 0 if any(message.get(name) is False for name in ("train", "loss")) else None
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
         raise BadInput(f"{where}: the weight is {weight!r}; expected 0 (context) or 1 (trained)")
     return int(weight)

@@ -90,6 +90,7 @@ MESSAGES = {
     "a refusal": ({"role": "assistant", "content": None, "refusal": "No."},
                   {"role": "assistant", "content": "No."}),
     "weight 0": ({**ANSWER, "weight": 0}, {**ANSWER, "weight": 0}),
+    "not to be trained on": ({**ANSWER, "train": False}, {**ANSWER, "train": False, "weight": 0}),
     "weight 1.0, of a table": ({**ANSWER, "weight": 1.0}, {**ANSWER, "weight": 1}),
     "trainable": ({**ANSWER, "trainable": False}, {**ANSWER, "trainable": False}),
     "nulls": ({**ANSWER, "name": None, "weight": None, "tool_calls": None}, ANSWER),

@@ -367,6 +367,7 @@ REFUSED = [
     ("dataset.parts.ALL.kind=faq", r"dataset\.parts\.ALL: is the name of a metric"),
     ("dataset.parts.Math.kind=faq", r"dataset\.parts\.(M|m)ath: both it and .ath would be"),
     ("dataset.parts={2x: {kind: faq}}", r"dataset\.parts: '2x' is no name"),
+    ("dataset.eval_sets.math.path=x", r"dataset\.eval_sets\.math: both it and math would be"),
     ("dataset.exhausted=stop", r"dataset\.exhausted: 'stop' is not one of repeat, end"),
     ("dataset.part.math.weight=1", r"no such key as dataset\.part; did you mean 'dataset\.parts'"),
 ]

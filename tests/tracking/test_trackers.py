@@ -87,12 +87,14 @@ def test_a_run_is_told_to_each_tracker_that_its_config_names(run, file, capsys):
     assert read_yaml(Path("run/config.yaml"))["tracking"]["also"] == {"jsonl": {"prefix": "my-"}}
 
 
-def test_a_tracker_stands_beside_mlflow(run, file):
+def test_a_tracker_stands_beside_mlflow(run, file, tmp_path):
     from sft.tracking.store import open_client
 
-    assert run("tracking.also={jsonl: {}}", "max_steps=1") == 0
+    # By its whole path: what other tests' runs have not sent yet goes by the present folder.
+    store = f"sqlite:///{tmp_path / 'own.db'}"
+    assert run("tracking.also={jsonl: {}}", f"tracking.uri={store}", "max_steps=1") == 0
     assert json_lines(file)[-1]["end"] == "FINISHED"
-    client = open_client("sqlite:///mlflow.db")
+    client = open_client(store)
     [of_mlflow] = client.search_runs([client.get_experiment_by_name("sft").experiment_id])
     assert of_mlflow.info.run_name == "first" and of_mlflow.info.status == "FINISHED"
 

@@ -28,11 +28,12 @@ def check_names(names: Iterable[str], key: str, others: Iterable[str] = ()) -> N
             )
         if name.casefold() in TAKEN:
             raise BadInput(f"{key}.{name}: is the name of a metric or of answers; choose another")
-        if (other := seen.setdefault(name.casefold(), name)) is not name:
+        if (other := seen.get(name.casefold())) is not None:
             raise BadInput(
                 f"{key}.{name}: both it and {other} would be measured as eval/{name}/nll; choose "
                 "another name"
             )
+        seen[name.casefold()] = name
 
 
 def with_common(
