@@ -15,6 +15,7 @@ Everything else has a folder, and folders import downwards only:
     tracking/     the view of a run in MLflow, and other trackers
     run/          the training loop, and its calls of the SDK
     config/       the schema of every key, composing, the saved config, `train.Config`
+    evaluation/   what a run measures beside training: held-out NLL, sampled answers
     record/       the run directory: metrics, checkpoints, what a run was made with
     data/         from a file or the Hub to conversations
     tokens/       from tokens to datums: cache, pool, tables

@@ -20,7 +20,7 @@ from sft.display.text_chart import chart
 from sft.errors import BadInput
 from sft.past.comparison import CHARTED, Compared, figures, read_run, tell_apart, varying
 from sft.past.find import SWEEPS, WORDS, Found, find, find_trials
-from sft.record.metrics import UNITS
+from sft.record.metrics import unit_of
 from sft.record.rundir import read_facts
 from sft.runs import FOLDER, find_runs
 
@@ -92,7 +92,7 @@ def print_comparison(runs: Sequence[Compared]) -> None:
         }
         if series:
             print()
-            print(chart(series, title=f"{metric} ({UNITS[metric]}) against step"))
+            print(chart(series, title=f"{metric} ({unit_of(metric)}) against step"))
             break
 
 

@@ -15,13 +15,14 @@ from sft.data.hf_datasets import (
     SupervisedDatasetFromHFDataset,
 )
 from sft.data.import_path import import_path
+from sft.data.mixing.builder import MixBuilder, Part
 from sft.data.streaming import HFStreamBuilder
 from sft.tokens.datums import (
     conversation_to_datum,
     conversation_to_datums,
     datum_from_model_input_weights,
 )
-from sft.types import ChatDatasetBuilder
+from sft.types import ChatDatasetBuilder, EvalSet
 
 BUILDERS: dict[str, type[ChatDatasetBuilder]] = {
     "faq": FaqBuilder,
@@ -31,16 +32,20 @@ BUILDERS: dict[str, type[ChatDatasetBuilder]] = {
     "tulu3": Tulu3Builder,
     "hf_chat": HFChatBuilder,
     "hf_stream": HFStreamBuilder,
+    "mix": MixBuilder,
 }
 """What `dataset=KIND` builds: fields but `common_config` are the keys of `dataset.*`."""
 
 __all__ = [
     "BUILDERS",
+    "EvalSet",
     "FaqBuilder",
     "FromConversationFileBuilder",
     "HFChatBuilder",
     "HFStreamBuilder",
+    "MixBuilder",
     "NoRobotsBuilder",
+    "Part",
     "StreamingSupervisedDatasetFromHFDataset",
     "SupervisedDatasetFromHFDataset",
     "Tulu3Builder",

@@ -18,12 +18,15 @@ from sft.command.main import command, new_parser
 from sft.config.compose import compose
 from sft.config.saved import dataset_builder
 from sft.config.shadows import check_working_folder
+from sft.data.mixing.builder import MixBuilder
+from sft.data.mixing.held_out import built
+from sft.data.mixing.named_sets import with_common
 from sft.display.example_rows import ExampleRows
 from sft.errors import BadInput
 from sft.evaluators import full_sequence
 from sft.models.tokenizers import load_tokenizer
 from sft.run.batches import epoch_seed
-from sft.types import ChatDatasetBuilder
+from sft.types import ChatDatasetBuilder, SupervisedDatasetBuilder
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -85,19 +88,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_rows(settings: Settings, n: int | None) -> int:
-    """Print what becomes of the first `n` rows of the data; None: of all. The exit code."""
+    """Print what becomes of the first `n` rows of the data; None: of all. The exit code.
+
+    Of a mixture, of the first `n` rows of each part, which have its name as `part`.
+    """
     builder = dataset_builder(settings)
-    if not isinstance(builder, ChatDatasetBuilder):
-        raise BadInput("--json: is for data of chats; without it any data is shown")
-    rows = ExampleRows(builder)
-    for row in itertools.islice(rows, n):
-        print(json.dumps(row, ensure_ascii=False))
-    return 2 if rows.refused or not rows.trained else 0
+    builders: dict[str, SupervisedDatasetBuilder] = {"": builder}
+    if isinstance(builder, MixBuilder):
+        common = builder.common_config
+        builders = {
+            name: with_common(part.builder, common, part.train_on_what)
+            for name, part in sorted(builder.parts.items())
+        }
+    sound = True
+    for name, one in builders.items():
+        if not isinstance(one, ChatDatasetBuilder):
+            raise BadInput("--json: is for data of chats; without it any data is shown")
+        rows = ExampleRows(one)
+        for row in itertools.islice(rows, n):
+            print(json.dumps({"part": name, **row} if name else row, ensure_ascii=False))
+        sound = sound and rows.trained and not rows.refused
+    return 0 if sound else 2
 
 
 def preview(settings: Settings, n: int) -> Preview:
     """The first `n` sequences that a run with `settings` would train on. Raises `BadInput`."""
-    dataset, _ = dataset_builder(settings)()
+    dataset = built(dataset_builder(settings)).train
     dataset.set_epoch(epoch_seed(settings.seed, 0))
     # Not the builder's own: one of the user's need not have any.
     tokenizer = load_tokenizer(settings.model.tokenizer or settings.model.name)

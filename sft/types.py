@@ -15,6 +15,7 @@ from sft.keys import key
 from sft.models import tokenizers
 from sft.rendering.base import Renderer
 from sft.rendering.control_tokens import CONTROL_TOKENS
+from sft.rendering.conversations import TRAIN_ON_WHAT
 from sft.rendering.report import Report
 
 if TYPE_CHECKING:
@@ -59,6 +60,20 @@ class SupervisedDatasetBuilder:
     def __call__(self) -> tuple[SupervisedDataset, SupervisedDataset | None]:
         """The data to train on, and the data held out to evaluate on or None."""
         raise NotImplementedError
+
+
+@dataclass
+class EvalSet:
+    """A further set of conversations to measure, each under `eval/NAME/nll`."""
+
+    builder: SupervisedDatasetBuilder
+    """Says which. Its `common_config` is that of the data that is trained on."""
+    cap: int | None = key(None, "conversations to measure at most; null: all", minimum=1)
+    train_on_what: str | None = key(
+        None,
+        "messages that are measured; null: as the run's train_on_what",
+        choices=TRAIN_ON_WHAT,
+    )
 
 
 @dataclass
@@ -107,6 +122,12 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
         "as_text",
         "control tokens that stand in a message, such as a typed end of turn",
         choices=CONTROL_TOKENS,
+        kw_only=True,
+    )
+
+    eval_sets: dict[str, EvalSet] = key(
+        {},
+        "further held-out sets by name, each {path: …} or {kind: …}; measured as eval/NAME/nll",
         kw_only=True,
     )
 

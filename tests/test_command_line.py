@@ -177,6 +177,7 @@ def test_every_shipped_yaml_composes(choice):
         "dataset=custom": ["dataset.builder=my_data:MyBuilder"],
         "dataset=hf_chat": ["dataset.path=data"],
         "dataset=hf_stream": ["dataset.path=data"],
+        "dataset=mix": ["dataset.parts.faq.kind=faq"],
     }
     settings = compose([choice, *needs.get(choice, [])])
     group, option = choice.split("=")

@@ -224,7 +224,7 @@ def test_a_folder_saved_by_datasets_is_read(common, chats, tmp_path):
 
 
 def test_every_kind_but_custom_has_a_builder_whose_fields_the_command_line_sets():
-    expected = ["faq", "jsonl", "file", "no_robots", "tulu3", "hf_chat", "hf_stream"]
+    expected = ["faq", "jsonl", "file", "no_robots", "tulu3", "hf_chat", "hf_stream", "mix"]
     assert list(BUILDERS) == expected
 
 

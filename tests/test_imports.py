@@ -17,6 +17,7 @@ LAYERS = (
     "sft.data",
     "sft.datasets",
     "sft.record",
+    "sft.evaluation",
     "sft.evaluators",
     "sft.config",
     "sft.hooks",

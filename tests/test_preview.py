@@ -77,3 +77,40 @@ class Builder(SupervisedDatasetBuilder):
 def test_no_example_is_bad_input(capsys):
     assert preview.main(["--n", "0"]) == 2
     assert "--n: 0 is below 1" in capsys.readouterr().err
+
+
+def rows_of(capsys, *arguments):
+    code = preview.main(["--json", *arguments])
+    return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_each_row_is_told_of_as_json(chats, tiny_model, capsys):
+    from transformers import AutoTokenizer
+
+    code, (row,) = rows_of(capsys, *overrides(chats, tiny_model))
+    assert code == 0 and row["line"] == 1 and row["left_out"] is None
+    (sequence,) = row["sequences"]
+    assert [part["trained"] for part in sequence["parts"]] == [False, True]
+    whole = "".join(part["text"] for part in sequence["parts"])
+    assert whole.endswith("<|im_start|>assistant\nYes & no.<|im_end|>")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    assert sequence["tokens"] == len(tokenizer(whole, add_special_tokens=False)["input_ids"])
+    assert row.keys() == {"line", "left_out", "sequences"}
+
+
+def test_rows_that_a_run_would_refuse_say_why_and_the_others_follow(chats, tiny_model, capsys):
+    sound = chats.read_text()
+    chats.write_text(sound + '{"messages": [{"role": "robot", "content": "Hi."}]}\n' + sound)
+    code, rows = rows_of(capsys, *overrides(chats, tiny_model))
+    assert code == 2
+    assert [row["line"] for row in rows] == [1, 2, 3]
+    assert "chats.jsonl line 2: message 1: the role 'robot'" in rows[1]["left_out"]
+    assert rows[1]["sequences"] == [] and rows[2]["sequences"]
+    code, rows = rows_of(capsys, *overrides(chats, tiny_model), "dataset.on_bad_line=skip")
+    assert code == 0 and rows[1]["left_out"]
+
+
+def test_as_many_rows_as_asked_for_are_told_of(chats, tiny_model, capsys):
+    chats.write_text(3 * chats.read_text())
+    code, rows = rows_of(capsys, "--n", "2", *overrides(chats, tiny_model))
+    assert code == 0 and len(rows) == 2

@@ -35,7 +35,10 @@ def in_short(key: str, value: Any) -> str:
     short = {"lora.rank": "rank", "max_steps": "steps", "batch_size": "batch"}
     short |= {"schedule.kind": "", "optimizer.kind": ""}
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return short.get(key, key.rpartition(".")[2]) + text
+    group, _, name = key.rpartition(".")
+    if group.startswith("dataset.parts."):  # a weight of a mixture
+        name = group.rpartition(".")[2] + name.replace("weight", "")
+    return short.get(key, name) + text
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import types as python_types
 import typing
 from typing import Any
 
+from sft.config.data_kinds import INNER, SHARED, dataset_schema, inner_schema
 from sft.config.schema import KINDS, LARGEST_LOCAL_RANK, Settings
 from sft.config.secrets import refuse
+from sft.data.mixing.builder import check_parts
+from sft.data.mixing.named_sets import check_names
 from sft.errors import BadInput, nearest
-from sft.keys import key
-
-
-@functools.cache
-def dataset_schema(kind: str) -> type:
-    """The dataclass of the keys under `dataset` for a kind of data. Raises `BadInput`."""
-    from sft.datasets import BUILDERS
-
-    fields: list[tuple[str, Any, Any]] = [("kind", str, key(kind, "kind of data"))]
-    if kind == "custom":
-        fields += [
-            ("builder", str, key("???", "my_module:MyBuilder, a SupervisedDatasetBuilder")),
-            ("args", dict[str, Any], key({}, "the builder's own fields")),
-        ]
-    elif kind in BUILDERS:
-        hints = typing.get_type_hints(BUILDERS[kind])
-        for item in dataclasses.fields(BUILDERS[kind]):
-            if item.name != "common_config":
-                fields.append((item.name, hints[item.name], _copy_field(item)))
-    else:
-        known = [*BUILDERS, "custom"]
-        raise BadInput(
-            f"dataset.kind: '{kind}' is not one of {', '.join(known)}{nearest(kind, known)}"
-        )
-    return dataclasses.make_dataclass(f"Dataset_{kind}", fields)
 
 
 def schema_of(group: str, kind: Any) -> type:
@@ -54,15 +31,6 @@ def schema_of(group: str, kind: Any) -> type:
     return kinds[kind]
 
 
-def _copy_field(item: dataclasses.Field[Any]) -> Any:
-    metadata = {"help": "", **item.metadata}
-    if item.default is not dataclasses.MISSING:
-        return dataclasses.field(default=item.default, metadata=metadata)
-    if item.default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=item.default_factory, metadata=metadata)
-    return dataclasses.field(default="???", metadata=metadata)
-
-
 def check(raw: dict[str, Any]) -> Settings:
     """`raw` as `Settings`, every key known, of its type and within its bounds. Raises `BadInput`.
 
@@ -74,6 +42,7 @@ def check(raw: dict[str, Any]) -> Settings:
     settings = _build(Settings, {k: v for k, v in raw.items() if k not in groups})
     for name, schema in schemas.items():
         setattr(settings, name, _build(schema, groups[name], f"{name}."))
+    _name_inner_data(settings.dataset)
     _check_together(settings)
     refuse(dataclasses.asdict(settings))
     return settings
@@ -84,6 +53,32 @@ def _plain(raw: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{name}: '{value}' is not a group of keys")
     return value
+
+
+def _name_inner_data(dataset: Any) -> None:
+    """Check the parts of a mixture and the held-out sets by name, and complete their keys.
+
+    One that does not say what it does with lost words or control tokens does as the whole does.
+    """
+    for group in INNER:
+        entries = getattr(dataset, group, None) or {}
+        made: dict[str, Any] = {}
+        for name, entry in entries.items():
+            path = f"dataset.{group}.{name}"
+            if not isinstance(entry, dict):
+                raise BadInput(f"{path}: '{entry}' is not a group of keys")
+            schema, kind = inner_schema(group, entry, path)
+            own = {item.name for item in dataclasses.fields(schema)}
+            shared = {key: getattr(dataset, key, None) for key in SHARED if key in own}
+            shared = {key: value for key, value in shared.items() if value is not None}
+            values = {**shared, **entry, "kind": kind}
+            made[str(name)] = dataclasses.asdict(_build(schema, values, f"{path}."))
+        if hasattr(dataset, group):
+            setattr(dataset, group, made)
+    parts, sets = getattr(dataset, "parts", {}), getattr(dataset, "eval_sets", {})
+    if dataset.kind == "mix":
+        check_parts({name: part["weight"] for name, part in parts.items()})
+    check_names(sets, "dataset.eval_sets", parts)
 
 
 def _build(schema: type, raw: dict[str, Any], prefix: str = "") -> Any:

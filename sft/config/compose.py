@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sft.config.checking import check, dataset_schema, dotted_values, nearest_key, unknown_key
+from sft.config.checking import check, dotted_values, nearest_key, unknown_key
+from sft.config.data_kinds import dataset_schema
 from sft.config.schema import KINDS, Settings
 from sft.config.secrets import hand_down
 from sft.errors import BadInput, nearest
@@ -165,18 +166,22 @@ def holds_own_keys(name: str) -> bool:
 
 
 def with_kind_of_data(words: list[str]) -> list[str]:
-    """A command line's `words`, with `dataset=file` before a `dataset.path=FILE` on its own.
+    """A command line's `words`, with `dataset=file` before a `dataset.path=FILE` on its own, and
+    `dataset=mix` before parts.
 
     An experiment of the user's own may choose the kind of data, so beside one nothing is added.
     """
-    names = {word.partition("=")[0].lstrip("+") for word in words}
-    if "dataset.path" not in names or not names.isdisjoint(CHOOSE_DATA):
+    names = [word.partition("=")[0].lstrip("+") for word in words]
+    if not CHOOSE_DATA.isdisjoint(names):
         return words
-    first = next(i for i, word in enumerate(words) if word.lstrip("+").startswith("dataset.path="))
-    return [*words[:first], "dataset=file", *words[first:]]
+    for start, kind in (("dataset.parts.", "mix"), ("dataset.path", "file")):
+        for index, name in enumerate(names):
+            if name == start or start.endswith(".") and name.startswith(start):
+                return [*words[:index], f"dataset={kind}", *words[index:]]
+    return words
 
 
-CHOOSE_DATA = ("dataset", "dataset.kind", "experiment")
+CHOOSE_DATA = {"dataset", "dataset.kind", "experiment"}
 """Names of a command line that say what kind the data is."""
 
 
@@ -235,6 +240,10 @@ def _is_key(name: str, known: dict[str, bool]) -> bool:
 
 def _no_such(name: str, known: dict[str, bool], options: dict[str, list[str]]) -> BadInput:
     group = name.partition(".")[0]
+    own = [key for key, holds in known.items() if holds and key.startswith(f"{group}.")]
+    head = ".".join(name.split(".")[:2])  # dataset.part of dataset.part.math.weight
+    if head not in known and name != head and (meant := nearest(head, own)):
+        return BadInput(f"{name}: there is no such key as {head}{meant}")
     if group in options and "." not in name or group not in options:
         candidates = [*known, *options]
         return BadInput(f"{name}: there is no such key{nearest_key(name, candidates)}")

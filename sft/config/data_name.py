@@ -10,7 +10,7 @@ def data_name(dataset: Any) -> str:
     """What `dataset` (a saved config's group, or its dataclass) is called.
 
     The last part of its file, folder or Hub id, with the configuration if one is named; the
-    class of a builder of the user's own; otherwise its kind.
+    class of a builder of the user's own; a mixture's parts; otherwise its kind.
 
     >>> data_name({"kind": "hf_chat", "path": "data/chats.csv", "name": None})
     'chats.csv'
@@ -20,5 +20,7 @@ def data_name(dataset: Any) -> str:
     values = dataset if isinstance(dataset, Mapping) else vars(dataset)
     if builder := values.get("builder"):
         return str(builder).rpartition(":")[2].rpartition(".")[2]
+    if values.get("kind") == "mix":
+        return "-".join(["mix", *(values.get("parts") or {})])
     parts = [str(values.get("path") or "").rstrip("/").rpartition("/")[2], values.get("name")]
     return "-".join(part for part in parts if part) or str(values.get("kind") or "data")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sft.config import evaluators
+from sft.config import data, evaluators
 from sft.config.checking import check, schema_of
 from sft.config.schema import KINDS, VERSION, Settings
 from sft.config.secrets import without_secrets
 from sft.config.training import Config
 from sft.data.import_path import NOT_IMPORTABLE
-from sft.datasets import BUILDERS, custom_builder, import_path
 from sft.errors import BadInput
 from sft.types import ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
 
@@ -63,16 +62,13 @@ def common_config(settings: Settings) -> ChatDatasetBuilderCommonConfig:
 
 def dataset_builder(settings: Settings) -> SupervisedDatasetBuilder:
     """The dataset builder that `settings` name. Raises `BadInput`."""
-    values = {k: v for k, v in dataclasses.asdict(settings.dataset).items() if k != "kind"}
-    kind = settings.dataset.kind
-    if kind == "custom":
-        return custom_builder(values["builder"], values["args"], common_config(settings))
-    return BUILDERS[kind](common_config=common_config(settings), **values)
+    values = dataclasses.asdict(settings.dataset)
+    return data.to_builder(values, common_config(settings), "dataset")
 
 
 def is_reproducible(saved: dict[str, Any]) -> bool:
     """Whether all builders that a saved config names can be imported again."""
-    named = [(saved.get("dataset") or {}).get("builder") or "", *evaluators.named_builders(saved)]
+    named = [*data.named_builders(saved), *evaluators.named_builders(saved)]
     return not any(path.startswith(NOT_IMPORTABLE) for path in named)
 
 
@@ -98,7 +94,7 @@ def from_train(config: Config) -> dict[str, Any]:
     A builder that is not one of the registered ones is named by its import path.
     """
     saved: dict[str, Any] = {
-        "dataset": _dataset(config.dataset_builder),
+        "dataset": data.to_saved(config.dataset_builder),
         "service": {"kind": "custom" if config.base_url else "tinker", "base_url": config.base_url},
         "evaluators": evaluators.to_saved(config),
     }
@@ -145,19 +141,3 @@ def _write(saved: dict[str, Any], key: str, value: Any) -> None:
     group, _, name = key.rpartition(".")
     node = saved.setdefault(group, {}) if group else saved
     node |= value if name == "*" else {name: value}
-
-
-def _dataset(builder: SupervisedDatasetBuilder) -> dict[str, Any]:
-    """The keys under `dataset` that make `builder` again."""
-    values = {
-        item.name: getattr(builder, item.name)
-        for item in dataclasses.fields(builder)
-        if item.name != "common_config"
-    }
-    kinds: dict[type, str] = {known: kind for kind, known in BUILDERS.items()}
-    if kind := kinds.get(type(builder)):
-        return {"kind": kind, **values}
-    path = import_path(type(builder))
-    if not evaluators.is_plain(values):
-        return {"kind": "custom", "builder": NOT_IMPORTABLE + path, "args": {}}
-    return {"kind": "custom", "builder": path, "args": values}

@@ -9,14 +9,17 @@ from sft.types import ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
 
 
 def custom_builder(
-    path: str, args: dict[str, Any], common_config: ChatDatasetBuilderCommonConfig
+    path: str,
+    args: dict[str, Any],
+    common_config: ChatDatasetBuilderCommonConfig,
+    key: str = "dataset",
 ) -> SupervisedDatasetBuilder:
     """The builder `path` (`my_data:MyBuilder`) with the fields `args`. Raises `BadInput`.
 
     The module may lie in the current folder. `common_config` is passed to a builder that has such
-    a field.
+    a field. `key` is what the config names it under, for messages.
     """
     found: SupervisedDatasetBuilder = build(
-        "dataset", path, args, SupervisedDatasetBuilder, common_config
+        key, path, args, SupervisedDatasetBuilder, common_config
     )
     return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
 from sft.rendering.token_bytes import special_tokens
 from sft.tokens.datums import datums_with_bytes
+from sft.tokens.digests import as_text, digest
+from sft.tokens.table import TokenisedDataset
 from sft.types import SupervisedDataset
 
 if TYPE_CHECKING:
@@ -42,20 +43,34 @@ class HFStreamBuilder(HubData):
         held: list[Conversation] = []
         if self.eval_split is not None:
             other = self._rows(self.eval_split, "eval_split")
-            held = _different(other, self.eval_size or None)
+            held = self._first(other)
         elif self.eval_size:
-            held = _different(rows, self.eval_size)
-        train = ChatStream(rows, {digest(found) for found in held}, self)
+            held = self._first(rows)
+        train = ChatStream(rows, {_digest(found) for found in held}, self)
         return train, self._evaluation(held) if held else None
+
+    def _first(self, rows: ChatRows) -> list[Conversation]:
+        """Those to hold out. Raises `BadInput` if there are not as many."""
+        held = _different(rows, self.eval_size or None)
+        if len(held) < self.eval_size:
+            raise BadInput(
+                f"dataset.eval_size: {self.eval_size} is more than the {len(held)} different "
+                f"conversations of {rows.name}"
+            )
+        return held
 
     def source(self) -> ChatRows:
         """The rows to train on, in their own order. Raises `BadInput`."""
         return self._rows(self.split, "split")
 
+    def measured(self, cap: int | None) -> TokenisedDataset:
+        """The first `cap` different conversations of the split as held-out data; None: all."""
+        return self._evaluation(_different(self.source(), cap))
+
     def _rows(self, split: str, key: str) -> ChatRows:
         return ChatRows.open(self.path, self.name, split, self.layout, key)
 
-    def _evaluation(self, held: list[Conversation]) -> Any:
+    def _evaluation(self, held: list[Conversation]) -> TokenisedDataset:
         return build_whole(self, Listed(f"{self.path}, held out", held))
 
 
@@ -153,7 +168,8 @@ class Listed:
     listed: list[Conversation]
 
     def key(self) -> str:
-        return hashlib.sha256(b"".join(map(digest, self.listed))).hexdigest()
+        digests = (_digest(found).to_bytes(8, "little") for found in self.listed)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def where(self, number: int) -> str:
         return f"{self.name} row {number}"
@@ -171,13 +187,15 @@ class ChatStream(SupervisedDataset):
     It knows the bytes of the batch that it gave last, and of no other.
     """
 
-    def __init__(self, rows: ChatRows, held_out: set[bytes], builder: HFStreamBuilder):
+    def __init__(self, rows: ChatRows, held_out: set[int], builder: HFStreamBuilder):
         common, renderer = builder.common_config, builder.renderer
         self.special_tokens = special_tokens(builder.tokenizer)
+        self.held_out = held_out
+        """Digests of the conversations that are passed over."""
 
         def convert(row: dict[str, Any]) -> list[tuple[tinker.Datum, int]]:
             found = rows.conversation(row)
-            if digest(found) in held_out:
+            if _digest(found) in self.held_out:
                 return []
             try:
                 return datums_with_bytes(
@@ -192,6 +210,14 @@ class ChatStream(SupervisedDataset):
             rows.stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert
         )
         self._bytes: tuple[int | None, int] = (None, 0)
+
+    def leave_out(self, digests: Iterable[int]) -> None:
+        """Pass over the conversations of these digests, too."""
+        self.held_out |= {int(digest) for digest in digests}
+
+    def first_rows(self, count: int) -> None:
+        """Read no more than the first `count` rows of the stream, before the first epoch."""
+        self._stream.hf_dataset = self._stream.hf_dataset.take(count)
 
     def __len__(self) -> int:
         return self._stream.length
@@ -215,26 +241,21 @@ class ChatStream(SupervisedDataset):
         return num_bytes
 
 
-def digest(conversation: Conversation) -> bytes:
-    """Equal for conversations that are the same, 16 bytes."""
-    plain = json.dumps(conversation.plain())
-    return hashlib.blake2b(plain.encode(), digest_size=16).digest()
+def _digest(conversation: Conversation) -> int:
+    """Equal for conversations that are the same; 0 for one that is no text, as training will
+    say."""
+    try:
+        return digest(as_text(conversation))
+    except UnicodeEncodeError:
+        return 0
 
 
 def _different(rows: ChatRows, size: int | None) -> list[Conversation]:
-    """The first `size` different conversations of a stream; None: all of them.
-
-    Raises `BadInput` if there are not as many.
-    """
-    found: dict[bytes, Conversation] = {}
+    """The first `size` different conversations of a stream; None: all of them."""
+    found: dict[int, Conversation] = {}
     for row in rows.stream:
         conversation = rows.conversation(row)
-        found.setdefault(digest(conversation), conversation)
+        found.setdefault(_digest(conversation), conversation)
         if len(found) == size:
             break
-    if size is not None and len(found) < size:
-        raise BadInput(
-            f"dataset.eval_size: {size} is more than the {len(found)} different conversations of "
-            f"{rows.name}"
-        )
     return list(itertools.islice(found.values(), size))

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from sft.past.comparison import Compared, figures, metrics_of, varying
-from sft.record.metrics import UNITS
+from sft.record.metrics import unit_of
 
 MAX_POINTS = 2_000
 """Points of a curve in the page; of longer ones every k-th is kept, and the last."""
@@ -26,7 +26,7 @@ def page(runs: Sequence[Compared]) -> str:
         "metrics": [
             {
                 "name": metric,
-                "unit": UNITS.get(metric, ""),
+                "unit": unit_of(metric),
                 "curves": [_thin(run.series(metric)) for run in runs],
             }
             for metric in metrics_of(runs)

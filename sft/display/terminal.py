@@ -18,6 +18,7 @@ from sft.config.schema import Settings
 from sft.hooks import BaseHook, Run, RunResult
 from sft.record.checkpoints import CheckpointRecord
 from sft.record.durations import duration
+from sft.record.metrics import compared
 from sft.rendering.report import Report
 from sft.run.effects import of_settings
 from sft.secrets import identity, mask, mask_urls
@@ -143,7 +144,8 @@ class Terminal(BaseHook):
         table = Table()
         for column in ("", "first", "last"):
             table.add_column(column, justify="left" if not column else "right")
-        for metric in ("train/nll", "eval/nll", "eval/bpb"):
+        own = compared(result.last)
+        for metric in ("train/nll", *own[:1], "eval/bpb", *own[1:]):
             if metric in result.last:
                 table.add_row(metric, f"{result.first[metric]:.4f}", f"{result.last[metric]:.4f}")
         self.console.print(table)
@@ -222,6 +224,8 @@ def _describe_data(name: str, facts: dict[str, Any]) -> str:
     data, held_out = facts.get("data"), facts.get("held_out")
     if data is None:
         return name
+    if not data.datums:  # of streams alone
+        return f"{name} ({data.report.found})"
     found = f" ({data.report.found})" if data.report.found else ""
     text = f"{name}{found}: {data.datums:,} sequences, {data.tokens:,} tokens"
     text += f", {data.trained_tokens:,} trained"

@@ -9,6 +9,7 @@ from typing import Any
 
 from sft.past.find import Found
 from sft.record.durations import duration
+from sft.record.metrics import compared
 from sft.secrets import mask_urls
 from sft.tracking.values import flatten, text
 
@@ -32,7 +33,7 @@ class Compared:
     def summary(self) -> dict[str, str]:
         """Figures of the whole run, in words: last and best values, tokens, time, state."""
         figures: dict[str, str] = {}
-        for metric in ("train/nll", "eval/nll"):
+        for metric in ("train/nll", *compared({name for row in self.rows for name in row})):
             if values := [value for _, value in self.series(metric)]:
                 figures[f"{metric} last"] = f"{values[-1]:.4f}"
                 figures[f"{metric} best"] = f"{min(values):.4f}"

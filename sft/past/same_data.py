@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from sft.config.evaluators import of_settings
 from sft.config.saved import common_config, dataset_builder
+from sft.data.mixing.held_out import Data, built
 from sft.past.then_and_now import Seen
 from sft.record import fingerprints
 from sft.run.batches import first_batches, steps_in_total
 
 if TYPE_CHECKING:
+    import tinker
+
     from sft.config.schema import Settings
     from sft.types import SupervisedDataset
 
@@ -26,10 +29,12 @@ def look(
     this alone. Raises `BadInput`.
     """
     builder = dataset_builder(settings)
-    data, held_out = builder()
+    found = built(builder)
+    data, held_out = found.train, found.held_out
     seen = Seen()
     _training(seen, settings, data, then, batches)
     _held_out(seen, held_out, then, whole=bool(batches))
+    _eval_sets(seen, found, then)
     evaluators = of_settings(settings, common_config(settings)).values()
     code = fingerprints.code_of(builder, *(own for builders in evaluators for own in builders))
     return seen, code
@@ -87,8 +92,7 @@ def _held_out(
         return
     digests = {then.get("held_out_digest"): getattr(held_out, "digest", None)}
     if whole and then.get("held_out_sequences"):
-        every = [datum for i in range(len(held_out)) for datum in held_out.get_batch(i)]
-        digests[then["held_out_sequences"]] = fingerprints.sequences(every)
+        digests[then["held_out_sequences"]] = fingerprints.sequences(_every(held_out))
     digests.pop(None, None)
     if not digests:
         seen.unseen.append("the held-out data: that run recorded no digest of it")
@@ -98,3 +102,29 @@ def _held_out(
             return
     if digests:
         seen.same.append("held-out data")
+
+
+def _eval_sets(seen: Seen, data: Data, then: Mapping[str, Any]) -> None:
+    """Compare the held-out sets that have a name of their own."""
+    was, now = then.get("eval_set_digests") or {}, data.named_digests()
+    read = then.get("eval_set_sequences") or {}
+    for name in sorted(was.keys() | now.keys()):
+        what = f"held-out set {name}"
+        if name not in was or name not in now:
+            seen.different.append(f"{what}: {'none then' if name in now else 'none now'}")
+            continue
+        before, after = was[name], now[name]
+        if before is None and name not in data.eval_sets:
+            continue  # compared as a part of the held-out data
+        if before is None and name in read:
+            before, after = read[name], fingerprints.sequences(_every(data.eval_sets[name]))
+        if before is None:
+            seen.unseen.append(f"{what}: that run recorded no digest of it")
+        elif before != after:
+            seen.different.append(f"{what}: digest {before} then, {after} now")
+        else:
+            seen.same.append(what)
+
+
+def _every(dataset: SupervisedDataset) -> list[tinker.Datum]:
+    return [datum for index in range(len(dataset)) for datum in dataset.get_batch(index)]

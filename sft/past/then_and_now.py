@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-COMPARED = ("train/nll", "eval/nll")
+from sft.record.metrics import compared as held_out_metrics
+
 ELSEWHERE_TOLERANCE = 1e-3
 """Nats: what two runs of one config may differ by where the hardware is not ours to name."""
 HARDWARE = ("cpu", "vector_units", "threads", "torch", "gpus")
@@ -28,7 +29,7 @@ class Verdict:
 def compare(
     then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], tolerance: float
 ) -> Verdict:
-    """Compare `train/nll` and `eval/nll` step by step, in nats.
+    """Compare `train/nll`, `eval/nll` and `eval/NAME/nll` step by step, in nats.
 
     Two values agree when they differ by at most `tolerance`, or are both not finite in the same
     way. A step that only one of the runs has is a difference.
@@ -36,7 +37,8 @@ def compare(
     largest: dict[str, tuple[float, int]] = {}
     first: tuple[int, str] | None = None
     compared = 0
-    for metric in COMPARED:
+    measured = {name for row in [*then, *now] for name in row}
+    for metric in ("train/nll", *held_out_metrics(measured)):
         before = {row["step"]: row[metric] for row in then if metric in row}
         after = {row["step"]: row[metric] for row in now if metric in row}
         if missing := sorted(before.keys() ^ after.keys()):

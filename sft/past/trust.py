@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sft.config.data import named
 from sft.config.evaluators import named_builders
 from sft.config.schema import DEFAULT_URI, ServiceSettings
 from sft.config.secrets import TEXTS, leaves
@@ -39,9 +40,9 @@ def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = N
 
 
 def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
-    dataset = saved.get("dataset")
-    if isinstance(dataset, Mapping) and ("builder" in dataset or dataset.get("kind") == "custom"):
-        yield f"dataset.builder would import {dataset.get('builder')!r}"
+    for key, values in named(saved):
+        if "builder" in values or values.get("kind") == "custom":
+            yield f"{key}.builder would import {values.get('builder')!r}"
     for path in named_builders(saved):
         yield f"evaluators.builder would import {path!r}"
     tracking = saved.get("tracking")

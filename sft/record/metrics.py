@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,26 @@ UNITS = {
     "epoch": "epochs",
     "progress": "share of the run",
 }
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a metric; "" if it has none.
+
+    >>> unit_of("eval/code/nll")
+    'nats per token'
+    """
+    first, _, last = metric.partition("/")
+    return UNITS.get(metric) or UNITS.get(f"{first}/{last.rpartition('/')[2]}", "")
+
+
+def compared(metrics: Iterable[str], what: str = "nll") -> list[str]:
+    """Those of `metrics` that are held-out NLL (or `what`): the main one first.
+
+    >>> compared(["train/nll", "eval/code/nll", "eval/nll"])
+    ['eval/nll', 'eval/code/nll']
+    """
+    found = [name for name in metrics if name.startswith("eval/") and name.endswith(f"/{what}")]
+    return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 class MetricsFile:

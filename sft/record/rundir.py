@@ -16,7 +16,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +68,12 @@ class RunDirectory:
         life are added to them. Raises `BadInput` if the data is not that of before.
         """
         origin = origin or {}
-        for key in ("digest", "held_out_digest"):
-            if self.facts.get(key) and self.facts[key] != origin.get(key):
+        then, now = _digests(self.facts), _digests(origin)
+        for key, digest in then.items():
+            if digest and digest != now.get(key):
                 raise BadInput(
                     f"run_dir: {self.path} holds a run that began on other data (its {key} was "
-                    f"{self.facts[key]} and is now {origin.get(key)}): resumed, it would repeat "
+                    f"{digest} and is now {now.get(key)}): resumed, it would repeat "
                     "some of it and skip some; put the data back, or train anew in another "
                     "directory (checkpoint.load starts from the weights of a checkpoint)"
                 )
@@ -85,6 +86,13 @@ class RunDirectory:
         seconds += self.facts.get("seconds") or 0.0
         self.record(status=status, error=error, ended=time.time(), seconds=seconds, **facts)
         self.log.info("ended %s%s", status, f": {error}" if error else "")
+
+
+def _digests(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """The digests of all data that a run is made from, by what messages call them."""
+    found = {key: facts.get(key) for key in ("digest", "held_out_digest")}
+    sets = facts.get("eval_set_digests") or {}
+    return found | {f"digest of the set {name}": digest for name, digest in sets.items()}
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from sft.rendering.prepared import Prepared
 from sft.rendering.template_text import TemplateText
 
 OPENS = re.compile(r"<think>\n*\Z")
-_OPENING = re.compile(r"\A\s*<think>\n*|\A\n+")
 NO_REASONING = (
     "message {}: the prompt opens a block of thinking, and the message has no reasoning; set "
     "model.chat_template_kwargs to what turns thinking off, or dataset.on_lost=train to train an "
@@ -73,7 +72,9 @@ class Answers:
             raise BadInput(f"message {index + 1}: the chat template does not show its words")
         words = self.ends.whole(whole[len(before) :], messages[index], following)
         if inline := chat.inline.get(index):
-            block = _OPENING.sub("", inline)
+            block = inline.lstrip()
+            opening = prompt[prompt.rindex("<think>") :]
+            block = block.removeprefix(opening if block.startswith(opening) else "<think>")
             return block + words[len(whole) - len(before) - len(after) :]
         line = "\n" if prompt.endswith("\n") else ""
         if reasoning := chat.reasoning(index).strip("\n"):

@@ -77,7 +77,7 @@ class Preparing:
 
     def _needs_work(self, message: dict[str, Any]) -> bool:
         """Whether a message is anything but a role, and text without a tag or control token."""
-        if message["role"] == "developer" or not message.keys() <= {"role", "content"}:
+        if len(message) > 2 or message["role"] == "developer":
             return True
         return bool(self._unusual.search(message["content"]))
 

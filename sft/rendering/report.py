@@ -29,6 +29,8 @@ class Report:
     """Rows that are not trained on, by kind."""
     notes: dict[str, int] = field(default_factory=dict)
     """What was changed, and in how many conversations."""
+    said: list[str] = field(default_factory=list)
+    """Sentences of their own."""
 
     def leave_out(self, kind: str, sentence: str, count: int = 1) -> None:
         """Count rows of a kind; the first sentence of it is kept."""
@@ -47,6 +49,7 @@ class Report:
             self.leave_out(kind, left.first, left.count)
         for kind, count in other.notes.items():
             self.note(kind, count)
+        self.said += other.said
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,7 +61,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """One sentence for each thing that a reader should know, without what was found."""
-        said = []
+        said = [*self.said]
         if self.unused:
             said.append(f"not used: {', '.join(self.unused)}")
         if self.fields:

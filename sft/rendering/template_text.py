@@ -12,6 +12,7 @@ from sft.rendering.conversations import Messages
 
 STAND_IN = "STANDIN0WORDS"
 """Written in place of a message's words, to find where a template puts them."""
+LOOP = frozenset({"first", "last", "index", "index0", "revindex", "revindex0", "length"})
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """What templates call the reasoning of a message; it is handed to them under all of these names."""
 
@@ -78,7 +79,8 @@ class TemplateText:
     def _compiled(self) -> Any:
         from transformers.utils import chat_template_utils
 
-        compiled = chat_template_utils._compile_jinja_template(self.template)
+        theirs = chat_template_utils._compile_jinja_template(self.template).environment
+        compiled = _with_quick_loops(theirs).from_string(self.template)
         tools = [
             tool if isinstance(tool, dict) else chat_template_utils.get_json_schema(tool)
             for tool in self.kwargs.get("tools") or ()
@@ -112,6 +114,24 @@ class TemplateText:
         whole = self.write([*messages[:index], instead, *messages[index + 1 :]], variables)
         before, found, after = whole.partition(STAND_IN)
         return (before, after) if found else ("", "")
+
+
+def _with_quick_loops(sandbox: Any) -> Any:
+    """A copy of jinja's sandbox that asks no questions of `loop.first` and the like.
+
+    They are properties of jinja's own; asking of each takes a fifth of the time of a template.
+    """
+    from jinja2.runtime import LoopContext
+
+    environment = sandbox.overlay()
+
+    def attribute(obj: Any, name: str) -> Any:
+        if type(obj) is LoopContext and name in LOOP:
+            return getattr(obj, name)
+        return sandbox.getattr(obj, name)
+
+    environment.getattr = attribute
+    return environment
 
 
 def _in_parts(message: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from sft.config.saved import is_reproducible
+from sft.evaluators import NLLEvaluator
 from sft.hooks import FailedEvaluation, Run, RunResult
 from sft.losses import LOSSES
 from sft.record.checkpoints import best
@@ -131,9 +132,11 @@ class Loop:
             seconds=seconds,
         )
         try:
-            for evaluator in self.plan.evaluators:
-                if digest := getattr(evaluator, "digest", None):
-                    self.state.record(held_out_sequences=digest)
+            read = self._sequences()
+            if main := read.pop("nll", None):
+                self.state.record(held_out_sequences=main)
+            if read:
+                self.state.record(eval_set_sequences=read)
             self.state.finish(
                 result.status,
                 result.error,
@@ -151,3 +154,11 @@ class Loop:
         for hook in self.progress.hooks:
             hook.on_end(result)
         return result
+
+    def _sequences(self) -> dict[str, str]:
+        """Digests of what was measured on the main held-out set (`nll`) and on those by name."""
+        return {
+            evaluator.name: evaluator.digest
+            for evaluator in self.plan.evaluators
+            if isinstance(evaluator, NLLEvaluator) and evaluator.digest
+        }

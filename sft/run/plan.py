@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sft.data.mixing.held_out import built
 from sft.errors import BadInput
 from sft.evaluators import (
     Evaluator,
@@ -31,6 +32,8 @@ class Plan:
 
     data: SupervisedDataset
     held_out: SupervisedDataset | None
+    eval_sets: dict[str, str | None]
+    """The digests of further held-out sets, by name."""
     total_steps: int
     max_length: int | None
     evaluators: list[Evaluator]
@@ -50,13 +53,16 @@ class Plan:
 
     @classmethod
     def _make(cls, config: Config) -> Plan:
-        data, held_out = config.dataset_builder()
+        found = built(config.dataset_builder)
+        data, held_out = found.train, found.held_out
         total_steps = steps_in_total(data, config.num_epochs, config.max_steps)
         if total_steps == 0:
             raise BadInput("the data gives no batch to train on")
         evaluators = [build() for build in config.evaluator_builders]
         notes: list[str] = []
         infrequent = [build() for build in config.infrequent_evaluator_builders]
+        sets = [NLLEvaluator(dataset, name) for name, dataset in found.eval_sets.items()]
+        evaluators = [*sets, *evaluators]
         if held_out is not None:
             evaluators.insert(0, NLLEvaluator(held_out))
             if config.held_out_answers and isinstance(config.dataset_builder, ChatDatasetBuilder):
@@ -70,6 +76,7 @@ class Plan:
             held_out=held_out,
             total_steps=total_steps,
             max_length=getattr(common, "max_length", None),
+            eval_sets=found.named_digests(),
             evaluators=evaluators,
             infrequent=infrequent,
             notes=notes,
@@ -88,6 +95,7 @@ class Plan:
             "digest": getattr(self.data, "digest", None),
             "held_out_digest": getattr(self.held_out, "digest", None),
             "has_held_out": self.held_out is not None,
+            "eval_set_digests": self.eval_sets,
             "code": self.code,
             "model": self.model,
         }
@@ -101,6 +109,7 @@ class Plan:
             "data": getattr(self.data, "statistics", None),
             "held_out": getattr(self.held_out, "statistics", None),
             "held_out_digest": getattr(self.held_out, "digest", None),
+            "eval_set_digests": self.eval_sets,
             "trained_parameters": self.trained_parameters,
         }
 

@@ -27,6 +27,7 @@ from sft.rendering.base import Renderer
 from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
 from sft.tokens.chunks import CHUNK, Recipe, chunk_file, read_report, schema
+from sft.tokens.digests import ENCODER, as_text, digest
 from sft.tokens.pool import Pool, processes
 from sft.tokens.table import TokenTable
 
@@ -100,6 +101,7 @@ def _key(source: Source, recipe: Recipe, renderer: Renderer) -> str:
         renderer.fingerprint(),
         recipe.max_length,
         recipe.train_on_what,
+        recipe.on_lost,  # what one setting leaves out, another refuses
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -170,19 +172,17 @@ def _write_chunk(path: Path, chunk: list[tuple[int, Conversation]], source: Sour
     import numpy as np
 
     digests = np.empty(len(chunk), dtype=np.uint64)
-    encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
     with open(path, "wb") as file:
         for index, (number, conversation) in enumerate(chunk):
             try:
-                text = encoder.encode(conversation.plain()).encode("utf-8")
+                text = as_text(conversation)
             except UnicodeEncodeError:
                 raise BadInput(
                     f"{source.where(number)}: holds half of a surrogate pair, which is not text"
                 ) from None
-            digest = hashlib.blake2b(text, digest_size=8).digest()
-            digests[index] = int.from_bytes(digest, "little")
-            notes = encoder.encode(conversation.notes).encode("utf-8")
-            place = encoder.encode(source.where(number)).encode("utf-8", "replace")
+            digests[index] = digest(text)
+            notes = ENCODER.encode(conversation.notes).encode("utf-8")
+            place = ENCODER.encode(source.where(number)).encode("utf-8", "replace")
             file.write(b"[%b,%b,%b]\n" % (place, text, notes))
     return digests
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,10 @@ class TokenTable:
         return np.flatnonzero(kept), statistics, digest
 
 
+CAP = 3241
+"""The seed by which `at_most` chooses: another than the usual one of `held_out`."""
+
+
 class TokenisedDataset(SupervisedDataset):
     """Batches of sequences that are tokenised already. The last batch may be short.
 
@@ -121,8 +125,52 @@ class TokenisedDataset(SupervisedDataset):
         self.batch_size = batch_size
         self.reduction = reduction
         self.special_tokens = special_tokens
-        self.rows, self.statistics, self.digest = table.select(conversations)
+        self._choose(conversations)
+
+    def _choose(self, conversations: np.ndarray) -> None:
+        self.conversations = conversations
+        self.rows, self.statistics, self.digest = self.table.select(conversations)
         self.order = self.rows
+
+    @property
+    def conversation_digests(self) -> np.ndarray:
+        """uint64 [conversations of this dataset]: equal for those that are the same."""
+        digests: np.ndarray = self.table.digests[self.conversations]
+        return digests
+
+    def leave_out(self, digests: np.ndarray) -> None:
+        """Take the conversations of these `digests` (uint64) out, before the first epoch.
+
+        Raises `BadInput` if none is left.
+        """
+        import numpy as np
+
+        kept = self.conversations & ~np.isin(self.table.digests, digests)
+        if out := int(self.conversations.sum() - kept.sum()):
+            before = self.statistics.duplicates
+            self._choose(kept)
+            if not len(self.rows):
+                raise BadInput("every conversation is held out; none is left to train on")
+            self.statistics = replace(self.statistics, duplicates=before + out)
+
+    def at_most(self, count: int) -> TokenisedDataset:
+        """`count` of the conversations, or all if there are no more.
+
+        Which ones depends on their content alone, as with `held_out`.
+        """
+        import numpy as np
+
+        mine = np.flatnonzero(self.conversations)
+        if len(mine) <= count:
+            return self
+        chosen = np.zeros(len(self.conversations), dtype=bool)
+        order = np.argsort(_mixed(self.table.digests[mine], CAP), kind="stable")
+        chosen[mine[order[:count]]] = True
+        made = TokenisedDataset(
+            self.table, chosen, self.batch_size, self.reduction, self.special_tokens
+        )
+        made.statistics = replace(made.statistics, duplicates=self.statistics.duplicates)
+        return made
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)

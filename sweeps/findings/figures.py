@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sft.record.metrics import UNITS
+from sft.record.metrics import unit_of
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Result, Results
 from sweeps.prior.warm_start import RANK, RATE
@@ -33,7 +33,7 @@ def _figure(title: str, width: float = 6.0, height: float = 3.8) -> tuple[Figure
 
 def _named(metric: str) -> str:
     """A metric with its unit, for an axis."""
-    return f"{metric} ({UNITS[metric]})" if metric in UNITS else metric
+    return f"{metric} ({unit})" if (unit := unit_of(metric)) else metric
 
 
 def _shades(values: list[Any]) -> dict[Any, Any]:

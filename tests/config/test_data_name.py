@@ -19,6 +19,7 @@ OVERRIDES = {
     "no_robots": ["dataset=no_robots"],
     "tulu-3-sft-mixture": ["dataset=tulu3"],
     "faq": [],
+    "mix-faq-math": ["dataset.parts.faq.kind=faq", "dataset.parts.math.path=m.jsonl"],
     "MyBuilder": ["dataset=custom", "dataset.builder=my.data:MyBuilder"],
 }
 

@@ -100,7 +100,7 @@ def expected_answer(name, tokenizer, messages, kwargs) -> str:
         "llama3": content.strip() + "<|eot_id|>",
         "gemma": content.strip() + "<end_of_turn>",
         "phi3": content + "<|end|>",
-        "deepseek-r1": content.removeprefix("<think>\n").lstrip("\n") + eos,
+        "deepseek-r1": content.removeprefix("<think>\n") + eos,
         "llama2": f" {content.strip()} {eos}",
     }.get(name, content + "<|im_end|>")
 

@@ -22,6 +22,7 @@ READ = [
     ("batch_size=range(8,1,-2)", IntDistribution(2, 8, step=2)),
     ("optimizer.beta2=range(0.9,1.0,0.05)", FloatDistribution(0.9, 0.95, step=0.05)),
     ("optimizer.weight_decay=interval(0,1)", FloatDistribution(0.0, 1.0)),
+    ("dataset.parts.math.weight=interval(0,1)", FloatDistribution(0.0, 1.0)),
     ("lr=tag(log, interval(1e-5, 3e-3))", FloatDistribution(1e-5, 3e-3, log=True)),
     ("lora.rank=int(interval(1,64))", IntDistribution(1, 64)),
     ("lora.rank=tag(log, int(interval(1,64)))", IntDistribution(1, 64, log=True)),

@@ -83,6 +83,19 @@ def test_a_file_that_has_changed_is_tokenised_again_and_a_copy_is_not(common, ch
     assert tokenised == [0, 0]
 
 
+def test_what_one_setting_left_out_is_refused_by_another(common, tmp_path):
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    lost = [
+        {"role": "user", "content": "Look!"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    path = write_jsonl(tmp_path / "chats.jsonl", [*(conversation(i) for i in range(9)), lost])
+    train, _ = build(common, path, on_lost="leave_out")
+    assert sum(left.count for left in train.statistics.report.left_out.values()) == 1
+    with pytest.raises(BadInput, match="line 10"):
+        build(common, path)
+
+
 def test_no_batch_is_tokenised_when_it_is_asked_for(common, chats, monkeypatch):
     from sft import renderers
     from sft.models import tokenizers

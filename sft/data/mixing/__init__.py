@@ -1,0 +1,1 @@
+"""Several data sets at once: mixtures, and held-out sets by name."""

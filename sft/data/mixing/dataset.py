@@ -1,0 +1,159 @@
+"""The dataset of a mixture: each sequence of a batch is the next one of its part."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from sft.data.mixing.order import counts, order, seed_of
+from sft.data.mixing.supplies import Drawn, FromBatches, Supply
+from sft.errors import BadInput
+from sft.rendering.report import Report
+from sft.types import DataStatistics, SupervisedDataset
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tinker
+
+
+class MixedDataset(SupervisedDataset):
+    """Batches of sequences of several parts. The last batch may be short.
+
+    Batch i of an epoch is the same whatever was asked before. A part that is a stream goes forward
+    only: to go back is to read it from the beginning.
+
+    Args:
+        supplies: the parts' sequences, by name.
+        weights: above 0, by name; a part's share is its weight divided by the sum of all.
+        exhausted: `repeat` or `end`, see `sft.data.mixing.order.counts`.
+        batch_size: sequences a batch.
+
+    Raises `BadInput` if an epoch has fewer sequences than a batch.
+    """
+
+    def __init__(
+        self,
+        supplies: Mapping[str, Supply],
+        weights: Mapping[str, float],
+        exhausted: str,
+        batch_size: int,
+    ):
+        # By name: in which order the parts are written changes nothing.
+        self.supplies = dict(sorted(supplies.items()))
+        self.weights = {name: weights[name] for name in self.supplies}
+        self.exhausted = exhausted
+        self.batch_size = batch_size
+        datasets = [supply.dataset for supply in self.supplies.values()]
+        self.special_tokens: frozenset[int] = frozenset().union(
+            *(getattr(dataset, "special_tokens", ()) for dataset in datasets)
+        )
+        knows = not any(isinstance(supply, FromBatches) for supply in self.supplies.values())
+        self.num_bytes: Callable[[int], int] | None = self._num_bytes if knows else None
+        """UTF-8 bytes of the trained text of a batch; None if a part does not know them."""
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        sizes = {name: supply.size for name, supply in self.supplies.items()}
+        self.counts = counts(sizes, self.weights, self.exhausted)
+        self.length = sum(self.counts.values())
+        if self.length < self.batch_size:
+            raise BadInput(
+                f"batch_size: {self.batch_size} is more than the {self.length} sequences of an "
+                "epoch of the mixture; set a smaller batch_size"
+            )
+        self._seed: int | None = None
+        self._last: tuple[int, int] | None = None
+
+    def leave_out(self, digests: np.ndarray) -> None:
+        """Train on no conversation of these `digests` (uint64), before the first epoch."""
+        for supply in self.supplies.values():
+            supply.leave_out(digests)
+        self._lay_out()
+
+    def __len__(self) -> int:
+        return -(-self.length // self.batch_size)
+
+    def set_epoch(self, seed: int = 0) -> None:
+        self._seed = seed
+        self._last = None
+        self._parts, self._numbers = order(list(self.counts.values()), seed)
+        for name, supply in self.supplies.items():
+            supply.begin(seed_of(seed, name))
+
+    def get_batch(self, index: int) -> list[tinker.Datum]:
+        """Raises `IndexError` beyond the epoch, and what a part raises."""
+        drawn = self._batch(index)
+        self._last = (index, sum(num_bytes for _, num_bytes in drawn))
+        return [datum for datum, _ in drawn]
+
+    def _num_bytes(self, index: int) -> int:
+        if self._last is None or self._last[0] != index:
+            return sum(num_bytes for _, num_bytes in self._batch(index))
+        return self._last[1]
+
+    def _batch(self, index: int) -> list[Drawn]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        if self._seed is None:
+            self.set_epoch()
+        supplies = list(self.supplies.values())
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        places = zip(self._parts[rows].tolist(), self._numbers[rows].tolist(), strict=True)
+        return [supplies[part].draw(number) for part, number in places]
+
+    @property
+    def digest(self) -> str | None:
+        """Of the parts' data and how they are mixed; None if a part has none."""
+        found = {}
+        for name, supply in self.supplies.items():
+            digest = getattr(supply.dataset, "digest", None)
+            if digest is None:
+                return None
+            found[name] = [self.counts[name], digest]
+        text = json.dumps(found)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
+    def statistics(self) -> DataStatistics:
+        """Of the parts that count themselves; what an epoch holds of each is in the report."""
+        return merged(
+            {
+                name: getattr(supply.dataset, "statistics", None)
+                for name, supply in self.supplies.items()
+            },
+            Report(found=f"a mixture of {', '.join(self.supplies)}", said=self._sentences()),
+        )
+
+    def _sentences(self) -> list[str]:
+        return [
+            f"part {name}: {self.counts[name] / self.length:.1%} of the sequences; "
+            f"{supply.used(self.counts[name])}"
+            for name, supply in self.supplies.items()
+        ]
+
+
+def merged(parts: Mapping[str, DataStatistics | None], report: Report) -> DataStatistics:
+    """The sum of what the parts count, with their reports, whose sentences name the part."""
+    known = {name: counted for name, counted in parts.items() if counted is not None}
+    numbers = [item.name for item in dataclasses.fields(DataStatistics) if item.name != "report"]
+    for name, counted in known.items():
+        report.add(_of_part(counted.report, name))
+    return DataStatistics(
+        **{name: sum(getattr(counted, name) for counted in known.values()) for name in numbers},
+        report=report,
+    )
+
+
+def _of_part(report: Report, part: str) -> Report:
+    """A part's report with its name in every sentence."""
+    return Report(
+        found=report.found,
+        unused=[f"{column} ({part})" for column in report.unused],
+        fields=[f"{name} ({part})" for name in report.fields],
+        left_out={f"{part}: {kind}": left for kind, left in report.left_out.items()},
+        notes={f"{part}: {kind}": count for kind, count in report.notes.items()},
+        said=[f"{part}: {sentence}" for sentence in report.said],
+    )

@@ -1,0 +1,1 @@
+"""What a run measures beside training: held-out NLL and sampled answers."""

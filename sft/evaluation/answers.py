@@ -1,0 +1,197 @@
+"""Answers to fixed prompts, and how many of them are exactly the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sft.errors import BadInput
+from sft.evaluation.interface import EvaluatorBuilder, gather_bounded, prefix
+from sft.evaluation.nll import full_sequence
+from sft.models.tokenizers import load_tokenizer
+from sft.renderers import get_renderer
+from sft.types import SupervisedDataset
+
+if TYPE_CHECKING:
+    import tinker
+
+
+@dataclass
+class Prompt:
+    """A prompt as tokens and text, and the answer that it should get, if there is one."""
+
+    tokens: list[int]
+    text: str
+    reference: str | None = None
+    compared: bool = True
+    """Whether an answer can match the reference: it is not too long and ends as answers do. A
+    prompt without that is shown, but does not count in exact match."""
+
+
+@dataclass
+class SamplingEvaluator:
+    """Answers to fixed prompts, as a table, and the share of them that is exactly the reference.
+
+    The share is `eval/exact_match`; under another name than `answers` it is
+    `eval/NAME/exact_match`. Texts are compared as the tokenizer writes them, without special
+    tokens, the end of the turn, and the white space around them.
+
+    Temperature 0 takes the most likely token. Above 0, answer i of a call is seeded by `seed` + i:
+    the same weights give the same answers.
+    """
+
+    prompts: list[Prompt]
+    tokenizer: Any
+    stop: list[int] | list[str]
+    max_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    name: str = "answers"
+    table: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what is measured."""
+        compared = [p for p in self.prompts if p.reference is not None and p.compared]
+        return (f"{prefix(self.name, 'answers')}/exact_match",) if compared else ()
+
+    async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
+        import tinker
+
+        async def answer(index: int, prompt: Prompt) -> dict[str, Any]:
+            response = await sampling_client.sample(
+                prompt=tinker.ModelInput.from_ints(prompt.tokens),
+                num_samples=1,
+                sampling_params=tinker.SamplingParams(
+                    max_tokens=self.max_tokens,
+                    temperature=self.temperature,
+                    seed=self.seed + index,
+                    stop=self.stop,
+                ),
+            )
+            sequence = response.sequences[0]
+            text = answer_text(sequence.tokens, self.tokenizer, self.stop)
+            row = {"prompt": prompt.text, "answer": text, "stop_reason": sequence.stop_reason}
+            if prompt.reference is not None:
+                row["reference"] = prompt.reference
+                if prompt.compared:
+                    written = _encode(prompt.reference, self.tokenizer)
+                    same = text == answer_text(written, self.tokenizer, self.stop)
+                    row["exact_match"] = same
+            return row
+
+        jobs = [partial(answer, index, prompt) for index, prompt in enumerate(self.prompts)]
+        self.table = await gather_bounded(jobs)
+        matches = [row["exact_match"] for row in self.table if "exact_match" in row]
+        if not matches:
+            return {}
+        return {f"{prefix(self.name, 'answers')}/exact_match": sum(matches) / len(matches)}
+
+
+@dataclass
+class SamplingEvaluatorBuilder(EvaluatorBuilder):
+    """Builds a `SamplingEvaluator` for prompts given as text, each one user message.
+
+    Its table is called `name`, its metric `eval/NAME/exact_match`.
+    """
+
+    __module__ = "sft.evaluators"  # from where it is imported, as saved configs say
+
+    prompts: list[str]
+    model_name_for_tokenizer: str
+    renderer_name: str | None = None
+    references: list[str] | None = None
+    max_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    name: str = "prompts"
+
+    def __call__(self) -> SamplingEvaluator:
+        tokenizer = load_tokenizer(self.model_name_for_tokenizer)
+        renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
+        nothing: list[str | None] = [None] * len(self.prompts)
+        for number, reference in enumerate(self.references or [], start=1):
+            words = answer_text(_encode(reference, tokenizer), tokenizer, renderer.stop_sequences())
+            if (length := len(_encode(words, tokenizer))) > self.max_tokens:
+                raise BadInput(
+                    f"evaluators.references: entry {number} has {length} tokens, more than "
+                    f"evaluators.max_tokens={self.max_tokens}, so that no answer could match it; "
+                    f"set evaluators.max_tokens={length}, or shorten it"
+                )
+        prompts = [
+            Prompt(renderer.generation_prompt([{"role": "user", "content": text}]), text, reference)
+            for text, reference in zip(self.prompts, self.references or nothing, strict=True)
+        ]
+        return SamplingEvaluator(
+            prompts,
+            tokenizer,
+            renderer.stop_sequences(),
+            self.max_tokens,
+            self.temperature,
+            self.seed,
+            self.name,
+        )
+
+
+def held_out_prompts(
+    dataset: SupervisedDataset,
+    count: int,
+    tokenizer: Any,
+    stop: list[int] | list[str],
+    max_tokens: int,
+) -> list[Prompt]:
+    """The first `count` held-out sequences as prompts.
+
+    A prompt is what comes before a sequence's first trained token; the trained tokens that follow
+    are its reference. It is compared if it is one whole answer: at most `max_tokens` long without
+    its end, and with an end, which is missing if the sequence was cut.
+    """
+    prompts: list[Prompt] = []
+    for index in range(len(dataset)):
+        for datum in dataset.get_batch(index):
+            if len(prompts) == count:
+                return prompts
+            tokens = full_sequence(datum).to_ints()
+            trained = datum.loss_fn_inputs["weights"].to_numpy() > 0
+            start = int(trained.argmax()) + 1
+            length = int((~trained[start - 1 :]).argmax()) or len(trained) - start + 1
+            prompt, answer = tokens[:start], tokens[start : start + length]
+            end = _end(answer, tokenizer, stop)
+            prompts.append(
+                Prompt(
+                    prompt,
+                    tokenizer.decode(prompt, skip_special_tokens=True).strip(),
+                    answer_text(answer, tokenizer, stop),
+                    compared=end is not None and end <= max_tokens,
+                )
+            )
+    return prompts
+
+
+def _encode(text: str, tokenizer: Any) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def answer_text(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) -> str:
+    """The text of an answer, without what ends it and the white space around it."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    for end in stop:
+        if isinstance(end, str):
+            text = text.partition(end)[0]
+        elif tokens[-1:] == [end]:  # a marker that is no special token
+            text = text.removesuffix(tokenizer.decode([end], skip_special_tokens=True))
+    return text.strip()
+
+
+def _end(answer: list[int], tokenizer: Any, stop: list[int] | list[str]) -> int | None:
+    """How many tokens stand before the end of an answer; None: it has none, or another before."""
+    words = [end for end in stop if isinstance(end, str)]
+    if not words:
+        ends = [index for index, token in enumerate(answer) if token in stop]
+        return ends[0] if ends == [len(answer) - 1] else None
+    text = tokenizer.decode(answer, skip_special_tokens=True)
+    if not any(text.endswith(end) and text.find(end) == len(text) - len(end) for end in words):
+        return None
+    return len(_encode(answer_text(answer, tokenizer, stop), tokenizer))

@@ -1,0 +1,120 @@
+"""What an evaluator is: its names, the numbers that it gives, and requests side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from sft.errors import BadInput
+from sft.record.metrics import NOT_METRICS, UNITS
+
+if TYPE_CHECKING:
+    import tinker
+
+CONCURRENT_REQUESTS = 64
+"""Requests of one evaluation in flight: enough to fill the service, few enough to hold."""
+
+Result = TypeVar("Result")
+
+
+class Evaluator(Protocol):
+    """Measures one set of weights.
+
+    An evaluator may also have
+
+    - a `name`, which no other of the run may have; else it goes by that of its class or function;
+    - `metrics`, the names of what it measures: a sweep looks there, before it starts, for the
+      metric that it compares;
+    - a `table` after a call, rows as plain dicts, which is logged under its name.
+    """
+
+    async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
+
+
+@dataclass
+class EvaluatorBuilder:
+    """A dataclass of plain values that says what to measure, and builds the evaluator when called.
+
+    The command line sets its fields: `evaluators.builder=my_eval:Judge
+    evaluators.args.path=questions.jsonl`. From Python any callable will do, but only a run whose
+    builders are of this kind can be reproduced.
+    """
+
+    __module__ = "sft.evaluators"  # from where it is imported, as messages say
+
+    def __call__(self) -> Evaluator:
+        raise NotImplementedError
+
+
+def name_of(evaluator: Evaluator) -> str:
+    """The name of an evaluator in tables, messages and the names of files."""
+    own = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", None)
+    return str(own or type(evaluator).__name__)
+
+
+def check_names(evaluators: Iterable[Evaluator]) -> None:
+    """Refuse two evaluators of one name. Raises `BadInput`."""
+    names: dict[str, tuple[str, Evaluator]] = {}
+    for evaluator in evaluators:
+        name = name_of(evaluator)
+        # As the files of their tables are called, on every file system.
+        other = names.setdefault(re.sub(r"\W+", "-", name).casefold(), (name, evaluator))
+        if other[1] is not evaluator:
+            raise BadInput(
+                f"evaluator_builders: two evaluators are called '{name}' "
+                f"({type(other[1]).__name__} and {type(evaluator).__name__}), so that one would "
+                "write over what the other measured; give each a `name` of its own"
+            )
+
+
+def numbers(measured: object) -> dict[str, float]:
+    """What an evaluator returned, as plain numbers by name. Raises `TypeError` or `ValueError`."""
+    if not isinstance(measured, dict):
+        raise TypeError(f"expected a dict of metrics, not {type(measured).__name__}")
+    for name, value in measured.items():
+        if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+            raise TypeError(f"{name}: expected a number, not {value!r}")
+    return {str(name): float(value) for name, value in measured.items()}
+
+
+def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]) -> None:
+    """Enter in `writers` that `evaluator` writes the metrics `measured`.
+
+    Raises `BadInput` if training or another evaluator writes one of them: a step's row has one
+    place for each.
+    """
+    name = name_of(evaluator)
+    for key in measured:
+        of_training = key.startswith("train/") or key in UNITS and not key.startswith("eval/")
+        if key in NOT_METRICS or of_training:
+            raise BadInput(
+                f"evaluators: '{name}' measures '{key}', which is what training writes; "
+                f"call it eval/{name}/…"
+            )
+        other = writers.setdefault(key, name)
+        if other != name:
+            raise BadInput(
+                f"evaluators: '{other}' and '{name}' both measure '{key}', so that one would "
+                f"write over the other; call one of them eval/{name}/…"
+            )
+
+
+async def gather_bounded(jobs: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:
+    """The results of `jobs`, in order, `CONCURRENT_REQUESTS` of them at a time."""
+    slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
+
+    async def one(job: Callable[[], Awaitable[Result]]) -> Result:
+        async with slots:
+            return await job()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(job)) for job in jobs]
+    return [task.result() for task in tasks]
+
+
+def prefix(name: str, default: str) -> str:
+    """What the metrics of an evaluator called `name` begin with."""
+    return "eval" if name == default else f"eval/{name}"

@@ -1,0 +1,99 @@
+"""Held-out NLL: a pass over sequences that are not trained on."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sft.evaluation.interface import gather_bounded, prefix
+from sft.record.fingerprints import sequences
+from sft.record.metrics import Nats, nats, summarize
+from sft.types import SupervisedDataset
+
+if TYPE_CHECKING:
+    import tinker
+
+
+class NLLEvaluator:
+    """Held-out NLL in nats per trained token (`eval/nll`) and bits per byte (`eval/bpb`).
+
+    Another data set beside the held-out one has another name: `NLLEvaluator(dataset, "code")`
+    measures `eval/code/nll`. Of a dataset with `parts`, a mapping of names to datasets, one pass
+    measures the whole and each part, as `eval/PART/nll`.
+    """
+
+    def __init__(self, dataset: SupervisedDataset, name: str = "nll"):
+        self.dataset = dataset
+        self.name = name
+        self.prefix = prefix(name, "nll")
+        self.parts: dict[str, SupervisedDataset] = getattr(dataset, "parts", None) or {}
+        prefixes = [self.prefix, *(prefix(part, "nll") for part in self.parts)]
+        self.metrics = tuple(f"{one}/{what}" for one in prefixes for what in ("nll", "bpb"))
+        self._read: dict[str, Sequences] | None = None
+        self.digest: str | None = None
+        """Of all held-out sequences, once they were read."""
+
+    async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
+        if self._read is None:
+            self._read = await asyncio.to_thread(self._whole)
+            data = [datum for one in self._read.values() for datum in one.data]
+            self.digest = await asyncio.to_thread(sequences, data)
+
+        async def score(datum: tinker.Datum, special_tokens: frozenset[int]) -> Nats:
+            # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
+            logprobs = await sampling_client.compute_logprobs(full_sequence(datum))
+            return nats(datum, logprobs[1:], special_tokens)
+
+        jobs = [
+            partial(score, datum, one.special_tokens)
+            for one in self._read.values()
+            for datum in one.data
+        ]
+        scores = iter(await gather_bounded(jobs))
+        found = {
+            name: sum(itertools.islice(scores, len(one.data)), Nats())
+            for name, one in self._read.items()
+        }
+        sizes = {name: one.num_bytes for name, one in self._read.items()}
+        whole = None if None in sizes.values() else sum(filter(None, sizes.values()))
+        metrics = summarize(sum(found.values(), Nats()), whole, self.prefix)
+        for name in self.parts:
+            metrics |= summarize(found[name], sizes[name], prefix(name, "nll"))
+        return metrics
+
+    def _whole(self) -> dict[str, Sequences]:
+        """Every sequence of each part; without parts, of the dataset under its own name."""
+        parts = self.parts or {self.name: self.dataset}
+        return {name: Sequences.of(dataset) for name, dataset in parts.items()}
+
+
+@dataclass
+class Sequences:
+    """All sequences of a dataset."""
+
+    data: list[tinker.Datum]
+    num_bytes: int | None
+    """UTF-8 bytes of their trained text, if the dataset knows them."""
+    special_tokens: frozenset[int]
+
+    @classmethod
+    def of(cls, dataset: SupervisedDataset) -> Sequences:
+        num_bytes = getattr(dataset, "num_bytes", None)
+        data: list[tinker.Datum] = []
+        total = 0
+        for index in range(len(dataset)):
+            data += dataset.get_batch(index)
+            total += num_bytes(index) if num_bytes else 0
+        return cls(data, total or None, getattr(dataset, "special_tokens", frozenset()))
+
+
+def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:
+    """The sequence that `datum`'s shifted input and targets were cut from: one token longer."""
+    import tinker
+
+    tokens = datum.model_input.to_ints()
+    last = int(datum.loss_fn_inputs["target_tokens"].to_numpy()[-1])
+    return tinker.ModelInput.from_ints([*tokens, last])
