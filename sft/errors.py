@@ -20,7 +20,7 @@ class BadInput(Sentence):
         super().__init__(mask_urls(message))
 
 
-def nearest(name: str, valid: list[str]) -> str:
+def nearest(name: str, valid: list[str], cutoff: float = 0.5) -> str:
     """`"; did you mean 'lr'?"` if one of `valid` is close to `name`, else an empty string."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ def with_kind_of_data(words: list[str]) -> list[str]:
 
     An experiment of the user's own may choose the kind of data, so beside one nothing is added.
     """
+    words = list(map(_with_quoted_path, words))
     names = [word.partition("=")[0].lstrip("+") for word in words]
     if not CHOOSE_DATA.isdisjoint(names):
         return words
@@ -179,6 +181,23 @@ def with_kind_of_data(words: list[str]) -> list[str]:
             if name == start or start.endswith(".") and name.startswith(start):
                 return [*words[:index], f"dataset={kind}", *words[index:]]
     return words
+
+
+def _with_quoted_path(word: str) -> str:
+    """A `dataset.path=FILE` whose FILE Hydra could not read, or would read as something else."""
+    name, _, path = word.partition("=")
+    if not re.fullmatch(r"\+*dataset\.(?:\w+\.)*path", name) or path[:1] in ("'", '"', ""):
+        return word
+    if not Path(path).expanduser().exists():
+        try:
+            parsed(word)
+            return word
+        except BadInput:
+            pass
+    elif re.fullmatch(r"[\w./~-]+", path, re.ASCII):
+        return word
+    quoted = path.replace("'", "\\'")
+    return f"{name}='{quoted}'"
 
 
 CHOOSE_DATA = {"dataset", "dataset.kind", "experiment"}

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft.data import parts, tool_calls
-from sft.data.json_text import from_text, type_name
+from sft.data.json_text import from_text, not_text, type_name
+from sft.data.other_data import MEDIA, refuse_media
 from sft.errors import BadInput, nearest
 from sft.rendering.conversations import ROLES, Conversation
 
@@ -66,9 +67,17 @@ def conversation(
         _message(message, f"{where}: message {number}", filled, notes)
         for number, message in enumerate(messages, start=1)
     ]
-    if not BESIDE.isdisjoint(beside):
+    within = _tools_within(made, where, filled)
+    if within or not BESIDE.isdisjoint(beside):
         made = _with_system(made, beside, where)
         tools = _tools(beside, where, filled)
+        for place, found in within.items():
+            tools = tools or found
+            if found != tools:
+                raise BadInput(
+                    f"{place}: has 'tools' that are not those of the row; put all of them in the "
+                    "column 'tools'"
+                )
         template = _template(beside, where, filled)
         return Conversation(made, tools, template, notes=tuple(sorted(notes)))
     return Conversation(made, notes=tuple(sorted(notes)))
@@ -84,24 +93,35 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         message["role"] = message.pop("from")
     if "value" in message and message.get("content") is None:
         message["content"] = message.pop("value")
+    if message.keys() == _PLAIN and type(message["content"]) is str:
+        if message["role"] not in CALLS:  # nothing else to look at, as in ShareGPT files
+            message["role"] = _role(message["role"], where)
+            return message
     if "role" not in message:
         raise BadInput(f"{where}: has no 'role'; it has {_names(message)}")
     if message["role"] in CALLS:
         message = _spoken_call(message, where)
+    if not MEDIA.keys().isdisjoint(message):
+        refuse_media(message, where)
     role = _role(message["role"], where)
     called = tool_calls.calls(message, where, filled, notes)
     if called and role != "assistant":
         raise BadInput(f"{where}: has a tool call; only the role 'assistant' can call a tool")
-    thought = _reasoning(message, where) if role == "assistant" else ""
+    thought = _reasoning(message, where)
     content = message.get("content")
     if content is None:
         content = _without_content(message, role, bool(called or thought), where)
     text, inside = parts.text_of(content, where, notes)
+    if (thought or inside) and role != "assistant":
+        raise BadInput(
+            f"{where}: has reasoning; only that of the role 'assistant' is read: put it in the "
+            "answer that it leads to, or leave it out"
+        )
     if inside and thought and inside != thought:
         raise BadInput(f"{where}: has reasoning both in its content and beside it; keep one")
     # In the order of the file: some templates write a message as the JSON that it is.
     made = {**message, "role": role, "content": text}
-    for key in ("function_call", "tool_calls", *(REASONING if role == "assistant" else ())):
+    for key in ("function_call", "tool_calls", *REASONING):
         made.pop(key, None)
     if thought or inside:
         made["reasoning_content"] = thought or inside
@@ -109,7 +129,11 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         made["tool_calls"] = called
     if (weight := _weight(message, where)) is not None:
         made["weight"] = weight
-    if text and made.get("refusal") == text:
+    if (refusal := made.get("refusal")) is not None:
+        if text and refusal and refusal != text:
+            raise BadInput(
+                f"{where}: has a content and a 'refusal' that differ; keep the one to train on"
+            )
         del made["refusal"]
     return made
 
@@ -122,11 +146,14 @@ def _role(role: Any, where: str) -> str:
     if isinstance(role, str):
         if role in ROLES:
             return role
-        if role in SPEAKERS:
-            return SPEAKERS[role]
+        small = role.strip().lower()  # "Assistant", "USER"
+        if small in ROLES:
+            return small
+        if small in SPEAKERS:
+            return SPEAKERS[small]
     raise BadInput(
         f"{where}: the role {role!r} is not one of {', '.join(ROLES)}"
-        f"{nearest(str(role), list(ROLES))}"
+        f"{nearest(str(role), list(ROLES), cutoff=0.75)}"
     )
 
 
@@ -196,7 +223,7 @@ def _with_system(
         if text is None or text == "":
             continue
         if not isinstance(text, str):
-            raise BadInput(f"{where}: '{column}' is {type(text).__name__}; expected text")
+            raise BadInput(not_text(text, column, where))
         if not messages:  # an empty conversation stays one
             return messages
         if messages[0]["role"] not in ("system", "developer"):
@@ -216,6 +243,20 @@ def _tools(beside: Mapping[str, Any], where: str, filled: bool) -> list[dict[str
             if tool not in found:
                 found.append(tool)
     return found
+
+
+def _tools_within(
+    messages: list[dict[str, Any]], where: str, filled: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """The tools that system messages hold, taken out of them, by the place of the message."""
+    within: dict[str, list[dict[str, Any]]] = {}
+    for number, message in enumerate(messages, start=1):
+        if len(message) > 2 and message["role"] in ("system", "developer"):
+            place = f"{where}: message {number}"
+            found = _tools({key: message.pop(key, None) for key in TOOLS}, place, filled)
+            if found:
+                within[place] = found
+    return within
 
 
 def _template(beside: Mapping[str, Any], where: str, filled: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from sft.data.layouts import LAYOUTS
 from sft.data.layouts.base import Names
+from sft.data.other_data import refuse_pairs
 from sft.errors import BadInput
 
 PROMPTS = ("prompt", "instruction", "question", "query")
@@ -18,21 +19,30 @@ def detect(columns: Iterable[str], where: str, *, cells: bool = False) -> str:
     Raises `BadInput`, naming the columns found, or saying what other data this is.
     """
     present = set(map(str, columns))
+    if "messages" not in present:  # some datasets have the chosen chat there, too
+        refuse_pairs(present, where)
     for name, layout in LAYOUTS.items():
         if layout.names(present) is not None:
             return name
-    if {"chosen", "rejected"} <= present:
-        raise BadInput(
-            f"{where}: is preference data ('chosen' and 'rejected'), which fine-tuning on answers "
-            "cannot use as pairs; to train on the chosen answers, write a file whose lines are "
-            '{"messages": [the prompt, the chosen answer]}'
-        )
     if asking := [name for name in PROMPTS if name in present]:
         raise BadInput(
             f"{where}: holds prompts without answers ('{asking[0]}'; it has the columns "
             f"{_listed(present)}); training needs an answer for each, such as a column "
             f"'{'output' if asking[0] == 'instruction' else 'completion'}'"
         )
+    if any(layout.names({name.lower() for name in present}) for layout in LAYOUTS.values()):
+        raise BadInput(
+            f"{where}: has the columns {_listed(present)}; names of columns are written in small "
+            f"letters: rename them to {_listed(name.lower() for name in present)}"
+        )
+    if isinstance(columns, dict):
+        for name, value in columns.items():
+            if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+                raise BadInput(
+                    f"{where}: has the columns {_listed(present)}, of which '{name}' holds a list "
+                    "of objects; if that list is the data, write it as a file of its own, such as "
+                    f"with `jq -c '.[\"{name}\"][]' OLD > NEW.jsonl`"
+                )
     expected = [" and ".join(map(repr, sorted(layout.columns))) for layout in LAYOUTS.values()]
     first = "; the first line of a CSV file names its columns" if cells else ""
     raise BadInput(

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from typing import Any
 
 from sft.errors import BadInput
+
+
+class UnusableJSON(ValueError):
+    """JSON of which something would be lost."""
+
+
+LONG_INTEGER = "holds an integer of more than 4,300 digits; write it as text, in quotes"
+"""What Python refuses, and `json` with it."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UnusableJSON(f"has the key {twice!r} twice in one object; keep one of them")
+    return made
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+"""Raises `UnusableJSON` for an object that names a key twice: `json` keeps the last in silence."""
 
 
 def from_text(value: Any, what: str, where: str, *, python: bool = False) -> Any:
@@ -17,9 +39,13 @@ def from_text(value: Any, what: str, where: str, *, python: bool = False) -> Any
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return DECODER.decode(value)
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at character {error.pos + 1}"
+    except UnusableJSON as error:
+        raise BadInput(f"{where}: {what}: {error}") from None
+    except ValueError:
+        raise BadInput(f"{where}: {what}: {LONG_INTEGER}") from None
     except RecursionError:
         reason = "nested too deeply"
     if python and value.lstrip()[:1] in ("[", "{"):  # a list that pandas wrote into a CSV file
@@ -46,6 +72,16 @@ def holds_nulls(value: Any) -> bool:
     return isinstance(value, list) and any(map(holds_nulls, value))
 
 
+def not_finite(value: Any) -> float | None:
+    """A number in `value`, at any depth, that JSON cannot write: NaN or an infinity."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    items = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list):
+        return next((found for item in items if (found := not_finite(item)) is not None), None)
+    return None
+
+
 def type_name(value: Any) -> str:
     """What people call the type of a JSON value."""
     names: dict[type, str] = {
@@ -53,3 +89,10 @@ def type_name(value: Any) -> str:
         int: "a number", float: "a number",
     }  # fmt: skip
     return names.get(type(value), type(value).__name__)
+
+
+def not_text(value: Any, column: str, where: str) -> str:
+    """The message for a column that holds another value than text."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    hint = "; write the number in quotes, as text" if number else ""
+    return f"{where}: '{column}' is {type(value).__name__}; expected text{hint}"

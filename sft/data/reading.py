@@ -9,6 +9,7 @@ from typing import Any
 from sft.data import columns
 from sft.data.canonical import BESIDE, FIELDS, conversation
 from sft.data.layouts import LAYOUTS
+from sft.data.other_data import WATCHED, refuse_media, refuse_preferences
 from sft.errors import BadInput
 from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
@@ -18,9 +19,6 @@ Numbered = tuple[int, Conversation | BadInput]
 NO_MESSAGE = "no message"
 BAD_LINES = "not a conversation"
 """Kinds of rows that are left out."""
-
-LABEL = "label"
-"""Column of TRL's unpaired preferences: whether an answer is a good one."""
 
 
 @dataclass
@@ -52,12 +50,10 @@ class Reading:
             renamed = self._look(shape, where)
         layout = LAYOUTS[self.layout]
         named = row | {name: row[column] for name, column in renamed.items()} if renamed else row
-        if self.layout == "prompt_completion" and isinstance(row.get(LABEL), bool):
-            raise BadInput(
-                f"{where}: is preference data ('{LABEL}' says whether an answer is good), which "
-                "fine-tuning on answers cannot use; keep the rows whose label is true, without "
-                "that column"
-            )
+        if not WATCHED.isdisjoint(shape):
+            refuse_media(row, where)
+            if not layout.raw:
+                refuse_preferences(row, where)
         found = layout.convert(named, where)
         if layout.raw:
             return Conversation([], text=found)
@@ -72,7 +68,7 @@ class Reading:
         if self.layout == "auto":
             self.layout = columns.detect(present, where)
         self._look(tuple(present), where)
-        return [name for name in present if name not in self.unused or name == LABEL]
+        return [name for name in present if name not in self.unused or name in WATCHED]
 
     def _look(self, shape: tuple[Any, ...], where: str) -> dict[str, str]:
         """Which columns have other names than the layout's. Raises `BadInput` if one is missing."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sft.data.files import kinds
 from sft.data.files.finding import files_of
 from sft.data.files.kinds import Kind
+from sft.data.other_data import MEDIA
 from sft.data.reading import Numbered, Reader, Reading
 from sft.errors import BadInput
 from sft.rendering.report import Report
@@ -155,8 +156,12 @@ class Rows:
         return Reader(self._blocks(wanted), self.where, reading, report=self._report)
 
     def _blocks(self, wanted: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = self.dataset.select_columns(wanted).with_format(None)
+        # Images and sounds are not decoded: it only matters whether there are any.
+        media = self.dataset.select_columns([n for n in wanted if n in MEDIA]).with_format("arrow")
+        rows = self.dataset.select_columns([n for n in wanted if n not in MEDIA]).with_format(None)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             block = rows[start : start + ROWS_AT_ONCE]
+            if media.column_names:
+                block |= media[start : start + ROWS_AT_ONCE].to_pydict()
             for offset in range(len(next(iter(block.values())))):
                 yield start + offset + 1, {name: values[offset] for name, values in block.items()}

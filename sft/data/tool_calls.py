@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft.data.json_text import from_text, holds_nulls, type_name, without_nulls
+from sft.data.json_text import from_text, holds_nulls, not_finite, type_name, without_nulls
 from sft.errors import BadInput
 
 FROM_TEXT = "tool arguments read from JSON text"
@@ -40,7 +40,7 @@ def tools(value: Any, column: str, where: str, filled: bool) -> list[dict[str, A
 
 
 def _tool(value: Any, where: str, filled: bool) -> dict[str, Any]:
-    found = from_text(value, "it", where)
+    found = from_text(value, "the tool", where)
     if filled:
         found = without_nulls(found)
     if not isinstance(found, dict):
@@ -48,6 +48,7 @@ def _tool(value: Any, where: str, filled: bool) -> dict[str, Any]:
             f"{where}: is {type_name(found)}; expected an object with the function's "
             "name, description and parameters"
         )
+    _check_numbers(found, where)
     if isinstance(found.get("function"), dict):
         return {"type": "function", **found}
     if "name" in found and found.get("type", "function") == "function":
@@ -86,7 +87,7 @@ def calls(
 
 def call(value: Any, where: str, filled: bool, notes: set[str]) -> dict[str, Any]:
     """One call: as OpenAI writes it, or just `{"name": …, "arguments": …}`. Raises `BadInput`."""
-    value = from_text(value, "it", where)
+    value = from_text(value, "the call", where)
     if not isinstance(value, dict):
         raise BadInput(f"{where}: is {type_name(value)}; expected {{name, arguments}}")
     given = {key: item for key, item in value.items() if item is not None}
@@ -128,4 +129,13 @@ def _arguments(value: Any, what: str, filled: bool, notes: set[str]) -> dict[str
         raise BadInput(
             f'{what} are {type_name(value)}; expected a JSON object, such as {{"city": "Oslo"}}'
         )
+    _check_numbers(value, what)
     return value
+
+
+def _check_numbers(value: Any, what: str) -> None:
+    if (number := not_finite(value)) is not None:
+        raise BadInput(
+            f"{what}: {number} is no number that JSON has (or one that is too large); leave it "
+            "out, or write it as text"
+        )

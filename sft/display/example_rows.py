@@ -10,6 +10,7 @@ is left out or refused says why, and has no sequences.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from sft.errors import BadInput
 from sft.rendering.base import Rendered
 from sft.rendering.conversations import Conversation
+from sft.tokens.cache import HALF_A_PAIR
 from sft.tokens.chunks import NO_ANSWER
 from sft.types import ChatDatasetBuilder
 
@@ -45,9 +47,18 @@ class ExampleRows:
         self.source: Any = self.builder.source()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        rows = self.source.rows()
+        rows = ((number, self._as_text(number, found)) for number, found in self.source.rows())
         while block := list(itertools.islice(rows, AT_ONCE)):
             yield from self._shown(block)
+
+    def _as_text(self, number: int, found: Conversation | BadInput) -> Conversation | BadInput:
+        """A row, or that it is no text: half of a surrogate pair can stand in JSON."""
+        try:
+            if isinstance(found, Conversation):
+                json.dumps(found.plain(), ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return BadInput(f"{self.source.where(number)}: {HALF_A_PAIR}")
+        return found
 
     def _shown(self, block: list[tuple[int, Conversation | BadInput]]) -> Iterator[dict[str, Any]]:
         common = self.builder.common_config

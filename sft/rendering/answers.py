@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 
 from sft.errors import BadInput
 from sft.rendering.ends import Ends
+from sft.rendering.habits import QUESTION
 from sft.rendering.prepared import Prepared
-from sft.rendering.template_text import TemplateText
+from sft.rendering.template_text import STAND_IN, TemplateText
 
 OPENS = re.compile(r"<think>\n*\Z")
 NO_REASONING = (
@@ -59,6 +61,24 @@ class Answers:
         rest = self._rewritten(chat, index, prompt, whole)
         return self.ends.whole(rest, message, following)
 
+    def moves_words(self, chat: Prepared, index: int, words: str) -> bool:
+        """Whether an answer's words, beside a call, stand behind another header than usual."""
+        said = chat.said[index]
+        if not said.get("tool_calls") or not said["content"].strip() or chat.reasoning(index):
+            return False
+        before, found, _ = words.partition(said["content"].strip())
+        return bool(found) and before.strip() != self._usual_header.strip()
+
+    @functools.cached_property
+    def _usual_header(self) -> str:
+        """What stands between the prompt and the words of a plain answer."""
+        try:
+            prompt = self.text.write([QUESTION], prompt=True)
+            whole = self.text.write([QUESTION, {"role": "assistant", "content": STAND_IN}])
+        except BadInput:
+            return ""
+        return whole.removeprefix(prompt).partition(STAND_IN)[0] if whole.startswith(prompt) else ""
+
     def _thinking(self, chat: Prepared, index: int, prompt: str, following: str | None) -> str:
         """An answer in a form that the template has for prompts alone: `prompt` opens the block.
 
@@ -97,6 +117,9 @@ class Answers:
         before, _ = self.text.place(messages, index, chat.variables)
         history = self.text.write(messages[:index], chat.variables) if index else ""
         header = prompt.removeprefix(history)
+        words_before = chat.said[index - 1]["content"].strip() if index else ""
+        if words_before and (behind := _behind_end(prompt, whole, words_before)):
+            return behind
         start = len(history) if before.startswith(history) else _start_of_header(header, before)
         turn = whole[start:]
         common = len(os.path.commonprefix([turn, header]))
@@ -112,8 +135,6 @@ class Answers:
                 return rest.partition(left)[2]
         if before and whole.startswith(before):
             return whole[len(before) :]
-        if (behind := _behind_end(prompt, whole)) is not None:
-            return behind
         raise BadInput(
             f"message {index + 1}: the chat template does not write it behind its own generation "
             f"prompt (which ends with {prompt[-40:]!r}); model.chat_template_kwargs may change that"
@@ -151,17 +172,18 @@ class Answers:
         return None
 
 
-def _behind_end(prompt: str, whole: str) -> str | None:
+def _behind_end(prompt: str, whole: str, least: str) -> str:
     """What stands in `whole` behind as much of the prompt's end as it holds, once and no more.
 
-    For templates that write what comes first (tools, a system prompt) elsewhere later on.
+    For templates that write what comes first (tools, earlier thinking) elsewhere or not at all
+    later on. "" if that end has not the words `least`, those of the message before.
     """
     low, high = 0, len(prompt)
     while low < high:  # the longest end of the prompt that stands in `whole`
         middle = (low + high + 1) // 2
         low, high = (middle, high) if prompt[-middle:] in whole else (low, middle - 1)
     end = prompt[len(prompt) - low :]
-    return whole.partition(end)[2] if end.strip() and whole.count(end) == 1 else None
+    return whole.partition(end)[2] if least in end and whole.count(end) == 1 else ""
 
 
 def _start_of_header(header: str, text: str) -> int:

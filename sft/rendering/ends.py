@@ -95,6 +95,10 @@ class Ends:
         """
         kinds = self.of_calls if message.get("tool_calls") else self.of_answers
         usual = "tool" if message.get("tool_calls") else "user"
+        answer = self.of_answers["user"].text.strip()
+        if message.get("tool_calls") and self.marker.search(answer):
+            if rest.rstrip().endswith(answer):  # whatever a turn of calls usually ends with
+                return rest.rstrip()
         end = kinds.get(following or usual) or kinds.get(usual) or kinds["user"]
         if not self.marker.search(end.text) and rest.count(end.text) > (end.text == end.written):
             raise BadInput(f"the words hold {end.text!r}, which ends a turn with this template")

@@ -7,7 +7,7 @@ a system prompt. What a row has and its sequence has not is named here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sft.errors import BadInput
@@ -38,8 +38,13 @@ def check_trained(message: dict[str, Any], number: int, text: str) -> bool:
         exact = False
         if not _holds(text, words):
             raise _lost(where, f"its {what}", words)
-    for call in message.get("tool_calls") or ():
-        _check_call(call["function"], where, text)
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    for function in calls:
+        _check_call(function, where, text)
+    if calls and not _one_by_one(message["content"].strip(), calls, text):
+        raise Lost(
+            f"{where}: the chat template does not write each of its words and calls; {WHAT_TO_DO}"
+        )
     return exact
 
 
@@ -48,10 +53,15 @@ def check_context(messages: Messages, tools: list[dict[str, Any]], text: str) ->
 
     The reasoning of earlier turns need not: many templates leave it out on purpose. Raises `Lost`.
     """
+    times: dict[str, int] = {}
     for index, message in enumerate(messages):
         words = message["content"]
+        said = words.strip()
+        times[said] = times.get(said, 0) + 1
         if words not in text and not _spelled(words, text):
             raise _lost(f"message {index + 1}", "its words", words)
+        if said and times[said] > 1 and said in text and text.count(said) < times[said]:
+            raise _lost(f"message {index + 1}", "its words once more", words)
         for call in message.get("tool_calls") or ():
             _check_call(call["function"], f"message {index + 1}", text)
     for tool in tools:
@@ -60,6 +70,32 @@ def check_context(messages: Messages, tools: list[dict[str, Any]], text: str) ->
             words = function.get(what)
             if isinstance(words, str) and not _spelled(words, text):
                 raise _lost("the tools", f"the {what} of a tool", words)
+
+
+def _one_by_one(words: str, calls: list[dict[str, Any]], text: str) -> bool:
+    """Whether the words and each call have a place of their own, words first or last."""
+    flat = " ".join(text.split())
+
+    def behind(pieces: Iterable[Any], start: int) -> int:
+        """Where the last of `pieces` ends if each is looked for from `start` on; -1: one is not."""
+        end = start
+        for piece in pieces:
+            places = [(flat.find(form, start), form) for form in _forms(piece)]
+            found = [(at, form) for at, form in places if at >= 0]
+            if not found:
+                return -1
+            at, form = min(found)
+            end = max(end, at + len(form))
+        return end
+
+    groups = [[each["name"], *_leaves(each.get("arguments") or {})] for each in calls]
+    for order in ([[words], *groups], [*groups, [words]]):
+        end = 0
+        for pieces in order:
+            end = behind(pieces, end) if end >= 0 else end
+        if end >= 0:
+            return True
+    return False
 
 
 def _check_call(function: dict[str, Any], where: str, text: str) -> None:
@@ -85,10 +121,17 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def _spelled(value: Any, text: str) -> bool:
     """Whether a value stands in a text, as it is or as JSON."""
-    if isinstance(value, str):
-        forms = [value, json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(value)[1:-1]]
-        return any(form in text for form in forms) or _holds(text, value)
-    return json.dumps(value) in text or str(value) in text
+    if any(form in text for form in _forms(value)):
+        return True
+    return isinstance(value, str) and _holds(text, value)
+
+
+def _forms(value: Any) -> list[str]:
+    """How templates write a value: as it is, as JSON, or with its white space made one."""
+    if not isinstance(value, str):
+        return [json.dumps(value), str(value)]
+    forms = [value, json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(value)[1:-1]]
+    return [*forms, " ".join(value.split())]
 
 
 def _reasoning(message: dict[str, Any]) -> str:

@@ -26,6 +26,8 @@ from sft.rendering.habits import ID, TAGS, Habits, thought
 from sft.rendering.template_text import REASONING
 
 MARKER_TAKEN_OFF = "an end of turn that already stood behind the words was taken off"
+OWN = frozenset({"messages", "add_generation_prompt", "tokenize", "tools"})
+"""What the renderer itself hands to the template."""
 IDS = "ids of tool calls are numbered as the chat template asks for them"
 AS_TEXT = "control tokens within the words are trained as text"
 
@@ -62,6 +64,11 @@ class Preparing:
         found = Prepared(conversation.messages, conversation.messages)
         if conversation.tools:
             found.variables["tools"] = self._deep(conversation.tools, "the tools", found)
+        if own := OWN.intersection(conversation.template):
+            raise BadInput(
+                f"chat_template_kwargs: '{min(own)}' is not an argument that a row can give; take "
+                "it out"
+            )
         found.variables |= conversation.template
         if any(map(self._needs_work, conversation.messages)):
             found.said = [
@@ -173,6 +180,10 @@ class Preparing:
             )
         found.notes.add(AS_TEXT)
         return broken(self._tokens, text)
+
+    def text(self, text: str) -> str:
+        """Raw text with no control token in it, as the setting says. Raises `BadInput`."""
+        return self._text(text, "the text", Prepared([], []))
 
     def _deep(self, value: Any, where: str, found: Prepared) -> Any:
         """`_text` of every text within lists and objects."""

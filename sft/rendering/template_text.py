@@ -17,6 +17,10 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 """What templates call the reasoning of a message; it is handed to them under all of these names."""
 
 
+class Refused(BadInput):
+    """The chat template raises an error."""
+
+
 class TemplateText:
     """A tokenizer's chat template (or `template` in place of it) with its arguments.
 
@@ -54,7 +58,7 @@ class TemplateText:
             return self._write(messages, variables or {}, prompt)
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise BadInput(f"the chat template refuses the conversation: {reason}") from error
+            raise Refused(f"the chat template refuses the conversation: {reason}") from error
 
     @functools.cached_property
     def takes_parts(self) -> bool:
@@ -71,7 +75,7 @@ class TemplateText:
 
     def _write(self, messages: Messages, variables: dict[str, Any], prompt: bool) -> str:
         written: str = self._compiled(
-            {"messages": messages, "add_generation_prompt": prompt, **variables}
+            {**variables, "messages": messages, "add_generation_prompt": prompt}
         )
         return written
 

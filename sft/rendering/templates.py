@@ -34,9 +34,12 @@ from sft.rendering.lost_words import (
     check_trained,
 )
 from sft.rendering.prepared import Prepared, Preparing
-from sft.rendering.template_text import TemplateText
+from sft.rendering.template_text import Refused, TemplateText
 from sft.rendering.token_bytes import TokenBytes
 
+TRAINABLE = "'trainable' is read with train_on_what=customized alone"
+EMPTY = "of an empty answer the end of its turn alone is trained"
+MOVED = "the chat template puts the words beside a tool call elsewhere than those of an answer"
 BEHIND_THE_LAST = "messages behind the last trained one are not used"
 
 
@@ -142,7 +145,9 @@ class TemplateRenderer:
 
     def _raw(self, text: str) -> Plan:
         """Raw text: all of it is trained, with the token that ends it."""
-        words = beginning(self.tokenizer) + text + (self.tokenizer.eos_token or "")
+        begin, end = beginning(self.tokenizer), self.tokenizer.eos_token or ""
+        text = text.removeprefix(begin).removesuffix(end)  # what stands there already stands once
+        words = begin + self.preparing.text(text) + end
         return Plan([Target(0, "", words, False)], every=True)
 
     def _plan(self, chat: Prepared, conversation: Conversation, train_on_what: str) -> Plan:
@@ -152,24 +157,42 @@ class TemplateRenderer:
             whole = Target(len(messages) - 1, "", text, False)
             return Plan([whole], every=True, notes=chat.notes)
         plan = Plan([], notes=chat.notes)
+        if train_on_what != "customized" and any(m.get("trainable") is False for m in messages):
+            plan.notes.add(TRAINABLE)
         for index, yes in enumerate(carries_loss(conversation.messages, train_on_what)):
             if not yes:
                 continue
             if messages[index]["role"] == "assistant":
-                prompt = self.answers.prompt(chat, index)
-                words = self.answers.answer(chat, index, prompt)
-                plan.targets.append(Target(index, prompt, words, True))
+                plan.targets.append(self._answer(chat, index))
+                if not any(
+                    map(chat.said[index].get, ("content", "reasoning_content", "tool_calls"))
+                ):
+                    plan.notes.add(EMPTY)
+                if self.answers.moves_words(chat, index, plan.targets[-1].words):
+                    plan.notes.add(MOVED)
             elif found := self.answers.words(chat, index):
                 plan.targets.append(Target(index, *found, False))
             elif messages[index]["content"].strip() and not self.lost_words:
                 raise Lost(f"message {index + 1}: the chat template leaves it out; {WHAT_TO_DO}")
         return plan
 
+    def _answer(self, chat: Prepared, index: int) -> Target:
+        try:
+            prompt = self.answers.prompt(chat, index)
+            return Target(index, prompt, self.answers.answer(chat, index, prompt), True)
+        except Refused as error:
+            raise BadInput(
+                f"message {index + 1}: {error}; change the row, take another model.renderer or "
+                "model.chat_template_kwargs, or set dataset.on_lost=leave_out"
+            ) from error
+
     def _check(self, plan: Plan, chat: Prepared) -> None:
         """Raises `Lost` if a word of the conversation is neither trained nor context."""
         if not plan.targets:
             return
         last = plan.targets[-1]
+        for index, message in enumerate(chat.said if plan.every else ()):
+            check_trained({**message, "tool_calls": None}, index + 1, last.text)
         for target in plan.targets if not plan.every else ():
             exact = check_trained(chat.said[target.index], target.index + 1, target.words)
             if not exact:

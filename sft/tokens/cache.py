@@ -36,6 +36,8 @@ FORMAT = 4
 
 UNUSED_DAYS = 30
 
+HALF_A_PAIR = "holds half of a surrogate pair, which is not text"
+
 
 class Source(Protocol):
     """Conversations that can be read more than once, in the same order."""
@@ -177,9 +179,7 @@ def _write_chunk(path: Path, chunk: list[tuple[int, Conversation]], source: Sour
             try:
                 text = as_text(conversation)
             except UnicodeEncodeError:
-                raise BadInput(
-                    f"{source.where(number)}: holds half of a surrogate pair, which is not text"
-                ) from None
+                raise BadInput(f"{source.where(number)}: {HALF_A_PAIR}") from None
             digests[index] = digest(text)
             notes = ENCODER.encode(conversation.notes).encode("utf-8")
             place = ENCODER.encode(source.where(number)).encode("utf-8", "replace")

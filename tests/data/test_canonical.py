@@ -97,6 +97,8 @@ MESSAGES = {
     "ShareGPT with a weight": ({"from": "gpt", "value": "It is 4.", "weight": 0},
                                {**ANSWER, "weight": 0}),
     "ShareGPT's names as roles": ({"role": "gpt", "content": "It is 4."}, ANSWER),
+    "another capital": ({"role": "Assistant", "content": "It is 4."}, ANSWER),
+    "ShareGPT's in capitals": ({"from": "GPT", "value": "It is 4."}, ANSWER),
     "LLaMA-Factory's call": (
         {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
         CALLING),
@@ -255,14 +257,35 @@ def test_raw_text_is_no_chat():
 
 @pytest.mark.parametrize("form", [list, json.dumps])
 def test_turns_of_a_history_are_context(form):
-    row = {"instruction": "And its capital?", "output": "Oslo",
-           "history": form([["Name a country", "Norway"]])}  # fmt: skip
-    assert read(row).messages == [
-        {"role": "user", "content": "Name a country"},
-        {"role": "assistant", "content": "Norway", "weight": 0},
-        {"role": "user", "content": "And its capital?"},
-        {"role": "assistant", "content": "Oslo"},
-    ]
+    past = form([["Name a country", "Norway"]])
+    row = {"instruction": "And its capital?", "output": "Oslo", "history": past}
+    swift = {"query": "And its capital?", "response": "Oslo", "history": past}
+    assert (
+        read(row).messages
+        == read(swift).messages
+        == [
+            {"role": "user", "content": "Name a country"},
+            {"role": "assistant", "content": "Norway", "weight": 0},
+            {"role": "user", "content": "And its capital?"},
+            {"role": "assistant", "content": "Oslo"},
+        ]
+    )
+
+
+@pytest.mark.parametrize("empty", [None, "", "[]", []])
+def test_a_history_or_an_image_that_is_nothing_is_passed_over(empty):
+    row = {"messages": [USER, {**ANSWER, "audio": None}], "history": empty, "label": None}
+    images = None if empty == "[]" else empty
+    assert read({**row, "images": images, "video": [None]}).messages == [USER, ANSWER]
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_tools_of_a_system_message_are_the_rows(role):
+    system = {"role": role, "content": "Be brief."}
+    within = {**system, "tools": json.dumps([FUNCTION])}
+    for beside in ({}, {"tools": [TOOL]}, {"tools": None}):
+        made = read({"messages": [within, USER, ANSWER], **beside})
+        assert made == Conversation([system, USER, ANSWER], [TOOL])
 
 
 def test_answers_within_a_prompt_are_context_unless_they_say_otherwise():

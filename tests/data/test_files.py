@@ -198,9 +198,18 @@ def test_a_null_of_a_json_file_is_the_users_word(tmp_path):
 
 
 def test_columns_that_are_not_used_are_not_read(tmp_path):
-    rows = [{**row, "image": b"x", "id": i} for i, row in enumerate(ROWS)]
+    rows = [{**row, "vector": b"x", "id": i} for i, row in enumerate(ROWS)]
     messages, report = read(write(tmp_path / "x.parquet", parquet(rows)))
-    assert messages == CHATS and report.unused == ["image", "id"]
+    assert messages == CHATS and report.unused == ["vector", "id"]
+
+
+def test_a_first_cell_may_begin_with_a_bracket_in_a_file_named_as_a_table(tmp_path):
+    table = b"[id],prompt,completion\n1,hi,ho\n"
+    messages, report = read(write(tmp_path / "x.csv", table))
+    assert [message["content"] for message in messages[0]] == ["hi", "ho"]
+    assert report.unused == ["[id]"]
+    array = b'[{"prompt": "hi", "completion": "ho"}]'
+    assert read(write(tmp_path / "y.csv", array))[0] == messages
 
 
 # Large files

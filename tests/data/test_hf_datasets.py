@@ -6,6 +6,7 @@ import datasets
 import pytest
 import tinker
 
+from sft.data.sources import Rows
 from sft.datasets import (
     FromConversationFileBuilder,
     HFStreamBuilder,
@@ -251,3 +252,20 @@ def test_a_bad_row_of_a_stream_is_named_by_its_line_or_its_beginning(
 def test_what_a_stream_cannot_be_is_said_at_the_start(common, chats, fields, words):
     with pytest.raises(BadInput, match=words):
         streamed(common, fields.pop("path", chats), **fields)()
+
+
+def test_an_image_in_a_column_is_refused_and_not_decoded():
+    text = datasets.Value("string")
+    features = datasets.Features(
+        {"prompt": text, "completion": text, "images": datasets.List(datasets.Image())}
+    )
+    rows = [
+        {"prompt": "hi", "completion": "ho", "images": images}
+        for images in ([], None, [{"bytes": b"no image", "path": None}])
+    ]
+    source = Rows(datasets.Dataset.from_list(rows, features=features), "pictures")
+    found = [found for _, found in source.conversations()]
+    assert str(found.pop()).startswith(
+        "pictures row 3: 'images' holds images; only text is trained"
+    )
+    assert [len(conversation.messages) for conversation in found] == [2, 2]

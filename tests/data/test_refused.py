@@ -43,8 +43,10 @@ LINES = {
     '{"messages": "': "not JSON: Unterminated string starting at column 14",
     '{"a": 1} {"a": 2}': "not JSON: Extra data at column 10",
     "3": "expected a JSON object, found int",
-    '{"n": ' + "9" * 5000 + "}": "not JSON: Exceeds the limit (4300 digits) for integer string "
-    "conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit",
+    '{"n": ' + "9" * 5000 + "}": "holds an integer of more than 4,300 digits; write it as text, in "
+    "quotes",
+    '{"messages": [{"role": "user", "content": "A", "content": "B"}]}': "has the key 'content' "
+    "twice in one object; keep one of them",
     r'{"messages": [{"role": "user", "content": "\ud800"}]}': "holds half of a surrogate pair, "
     "which is not text",
     "[" * 100_000: "not a conversation: nested too deeply",
@@ -62,6 +64,8 @@ LINES = {
     chat({"role": "robot", "content": "hi"}): "message 1: the role 'robot' is not one of " + ROLES,
     chat({"role": "asistant", "content": "hi"}): "message 1: the role 'asistant' is not one of "
     f"{ROLES}; did you mean 'assistant'?",
+    chat({"role": "moderator", "content": "hi"}): "message 1: the role 'moderator' is not one of "
+    + ROLES,
     chat({"role": 3, "content": "hi"}): "message 1: the role 3 is not one of " + ROLES,
     # Content
     chat(user(3)): "message 1: the content is a number; expected text",
@@ -86,6 +90,15 @@ LINES = {
     part({"words": "hi"}): "message 1: part 2 of the content is of the type 'words'; expected "
     + TEXT_PART,
     part(3): f"message 1: part 2 of the content is a number; expected {TEXT_PART}",
+    # What is beside the text
+    chat(user(images=["a.png"]), answer()): "message 1: 'images' holds images; only text is "
+    "trained on: leave the row out, or write in words what is shown or heard",
+    chat(user(), answer(audio={"id": "x"})): "message 2: 'audio' holds audio; only text is trained "
+    "on: leave the row out, or write in words what is shown or heard",
+    chat(user(), answer(), images=["a.png"]): "'images' holds images; only text is trained on: "
+    "leave the row out, or write in words what is shown or heard",
+    chat(user(), answer(), video="a.mp4"): "'video' holds a video; only text is trained on: "
+    "leave the row out, or write in words what is shown or heard",
     # Loss
     chat(user(), answer(weight=2)): "message 2: the weight is 2; expected 0 (context) or 1 "
     "(trained)",
@@ -102,6 +115,24 @@ LINES = {
     chat(user(), answer(thinking=3)): "message 2: 'thinking' is a number; expected text",
     chat(user(), answer([{"type": "thinking", "thinking": "a"}], reasoning="b")): "message 2: has "
     "reasoning both in its content and beside it; keep one",
+    chat(user(thinking="hm"), answer()): "message 1: has reasoning; only that of the role "
+    "'assistant' is read: put it in the answer that it leads to, or leave it out",
+    chat(user([{"type": "thinking", "thinking": "hm"}]), answer()): "message 1: has reasoning; "
+    "only that of the role 'assistant' is read: put it in the answer that it leads to, or leave it "
+    "out",
+    # Two answers
+    chat(user(), answer("Yes.", refusal="No.")): "message 2: has a content and a 'refusal' that "
+    "differ; keep the one to train on",
+    # Tools of a system message
+    chat(
+        {"role": "system", "content": "x", "tools": [{"name": "f"}]},
+        answer(),
+        tools=[{"name": "g"}],
+    ): "message 1: has 'tools' that are not those of the row; put all of "
+    "them in the column 'tools'",
+    chat({"role": "system", "content": "x", "tools": 3}): "message 1: 'tools' is a number; "
+    'expected a list of tools, each {"type": "function", "function": {"name": …, '
+    '"parameters": …}}',
     # Calls of tools
     chat(user(tool_calls=[{"name": "weather"}])): "message 1: has a tool call; only the role "
     "'assistant' can call a tool",
@@ -119,6 +150,19 @@ LINES = {
     calling({"function": {"name": "add", "arguments": "{a: 1}"}}): "message 2: tool call 1: the "
     "arguments of 'add': text that is not JSON: Expecting property name enclosed in double "
     "quotes at character 2",
+    calling({"function": {"name": "add", "arguments": '{"a": NaN}'}}): "message 2: tool call 1: "
+    "the arguments of 'add': nan is no number that JSON has (or one that is too large); leave it "
+    "out, or write it as text",
+    calling({"function": {"name": "add", "arguments": {"a": [float("inf")]}}}): "message 2: tool "
+    "call 1: the arguments of 'add': inf is no number that JSON has (or one that is too large); "
+    "leave it out, or write it as text",
+    calling({"function": {"name": "add", "arguments": '{"a": -1e400}'}}): "message 2: tool call 1: "
+    "the arguments of 'add': -inf is no number that JSON has (or one that is too large); leave it "
+    "out, or write it as text",
+    calling({"function": {"name": "add", "arguments": '{"a": 1, "a": 2}'}}): "message 2: tool "
+    "call 1: the arguments of 'add': has the key 'a' twice in one object; keep one of them",
+    calling("f"): "message 2: tool call 1: the call: text that is not JSON: Expecting value at "
+    "character 1",
     chat(user(), answer(None, function_call={"arguments": "{}"})): "message 2: has no 'name' of a "
     'function; expected {"function": {"name": …, "arguments": {…}}}',
     # Beside the messages
@@ -128,8 +172,12 @@ LINES = {
     '{"type": "function", "function": {"name": …, "parameters": …}}',
     chat(user(), answer(), tools=[3]): "tool 1: is a number; expected an object with the "
     "function's name, description and parameters",
+    chat(user(), answer(), tools=["f"]): "tool 1: the tool: text that is not JSON: Expecting value "
+    "at character 1",
     chat(user(), answer(), tools=[{"parameters": {}}]): "tool 1: has no 'name'; it has parameters",
-    chat(user(), answer(), system=3): "'system' is int; expected text",
+    chat(
+        user(), answer(), system=3
+    ): "'system' is int; expected text; write the number in quotes, as text",
     chat({"role": "system", "content": "A"}, answer(), system="B"): "the messages begin with a "
     "system text and 'system' holds another; leave one of them out",
     chat(user(), answer(), chat_template_kwargs="[1]"): "'chat_template_kwargs' is a list; "
@@ -166,29 +214,68 @@ EXPECTED = (
     "or 'text'"
 )
 
+PAIRS = (
+    "is preference data (%s), which fine-tuning on answers cannot use as pairs; to train on the "
+    'chosen answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}'
+)
+
 FIRST_LINES = {
     # What a file is for
     of_layout(a=1, b=2): f"has the columns 'a', 'b'; {EXPECTED}",
+    of_layout(Prompt="hi", Completion="ho"): "has the columns 'Completion', 'Prompt'; names of "
+    "columns are written in small letters: rename them to 'completion', 'prompt'",
+    of_layout(data=[{"prompt": "hi", "completion": "ho"}]): "has the columns 'data', of which "
+    "'data' holds a list of objects; if that list is the data, write it as a file of its own, such "
+    "as with `jq -c '.[\"data\"][]' OLD > NEW.jsonl`",
     of_layout(): f"has the columns none; {EXPECTED}",
     of_layout(prompt="hi", chosen="ho", rejected="no"): "is preference data ('chosen' and "
     "'rejected'), which fine-tuning on answers cannot use as pairs; to train on the chosen "
     'answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}',
+    of_layout(conversations=[user()], chosen=answer(), rejected=answer("no")): PAIRS % "'chosen' "
+    "and 'rejected'",
+    of_layout(prompt="hi", completion="", chosen="ho", rejected="no"): PAIRS % "'chosen' "
+    "and 'rejected'",
+    of_layout(
+        input={"messages": [user()]},
+        preferred_output=[answer()],
+        non_preferred_output=[answer("no")],
+    ): PAIRS % "'preferred_output' and 'non_preferred_output'",
     of_layout(prompt="hi", completion="ho", label=True): "is preference data ('label' says whether "
     "an answer is good), which fine-tuning on answers cannot use; keep the rows whose label is "
     "true, without that column",
+    of_layout(messages=[user(), answer()], label=False): "is preference data ('label' says whether "
+    "an answer is good), which fine-tuning on answers cannot use; keep the rows whose label is "
+    "true, without that column",
+    of_layout(conversations=[user(), answer()], kto_tag=True): "is preference data ('kto_tag' says "
+    "whether an answer is good), which fine-tuning on answers cannot use; keep the rows whose "
+    "kto_tag is true, without that column",
     of_layout(prompt="hi", id=1): "holds prompts without answers ('prompt'; it has the columns "
     "'id', 'prompt'); training needs an answer for each, such as a column 'completion'",
     of_layout(instruction="hi"): "holds prompts without answers ('instruction'; it has the columns "
     "'instruction'); training needs an answer for each, such as a column 'output'",
     # Layouts
     of_layout(prompt="hi", completion=None): "'completion' is NoneType; expected text",
-    of_layout(prompt=3, completion="ho"): "'prompt' is int; expected text",
-    of_layout(instruction="hi", output=4): "'output' is int; expected text",
-    of_layout(instruction="hi", input=4, output="x"): "'input' is int; expected text",
+    of_layout(
+        prompt=3, completion="ho"
+    ): "'prompt' is int; expected text; write the number in quotes, as text",
+    of_layout(
+        instruction="hi", output=4
+    ): "'output' is int; expected text; write the number in quotes, as text",
+    of_layout(
+        instruction="hi", input=4, output="x"
+    ): "'input' is int; expected text; write the number in quotes, as text",
     of_layout(instruction="hi", output="ho", history=3): "'history' is a number; expected a list "
     "of pairs",
     of_layout(instruction="hi", output="ho", history=[["a"]]): "turn 1 of 'history' is not a pair "
     "of texts; expected [question, answer]",
+    of_layout(query="hi", response="ho", history=[["a"]]): "turn 1 of 'history' is not a pair "
+    "of texts; expected [question, answer]",
+    of_layout(messages=[user(), answer()], history=[["a", "b"]]): "has messages and a 'history' "
+    "beside them; expected all turns in one list: put the earlier ones first, or leave the column "
+    "out",
+    of_layout(prompt=[user()], completion="ho", history=[["a", "b"]]): "has messages and a "
+    "'history' beside them; expected all turns in one list: put the earlier ones first, or leave "
+    "the column out",
     of_layout(text=["hi"]): "'text' is list; expected text",
     of_layout(conversations=[{"from": "alien", "value": "hi"}]): "message 1: the role 'alien' is "
     f"not one of {ROLES}",
@@ -231,6 +318,10 @@ FILES = {
     b'[{"messages": []}] x': "FILE line 1: not JSON: Extra data at column 20",
     b'{\n "messages": [}\n}': "FILE line 2: not JSON: Expecting value at column 15",
     b"[3]": "FILE item 1: expected a JSON object, found int",
+    b'[{"a": {"b": 1, "b": 2}}]': "FILE item 1: has the key 'b' twice in one object; keep one of "
+    "them",
+    b'[{"a": ' + b"9" * 5000 + b"}]": "FILE line 1: holds an integer of more than 4,300 digits; "
+    "write it as text, in quotes",
     # CSV
     b"a,b\n1,2\n": f"FILE line 2: has the columns 'a', 'b'; {EXPECTED}; the first line of a CSV "
     "file names its columns",
@@ -240,7 +331,10 @@ FILES = {
     CSV.encode() + b'hi,"ho\n\n': "FILE line 3: not CSV: a quote is opened and never closed",
     CSV.encode() + b"hi\rhi,ho\n": "FILE line 3: not CSV: a carriage return within a cell that is "
     "not in quotes",
-    CSV.encode() + b"hi,\xff\n": "FILE line 3: not UTF-8: invalid start byte",
+    CSV.encode()
+    + b"hi,\xff\n": "FILE line 3: not UTF-8: invalid start byte; save the file as UTF-8, in a "
+    "spreadsheet as 'CSV UTF-8', or with `iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW` if it is in "
+    "the encoding of Windows or Latin-1",
     b"prompt,completion,prompt\nhi,ho,hi\n": "FILE line 1: names the column 'prompt' twice",
     b"messages\nhello\n": "FILE line 2: 'messages' is text; expected a list of messages",
 }

@@ -15,6 +15,11 @@ DELIMITERS = {",": "CSV", ";": "CSV", "\t": "TSV", "|": "CSV"}
 SAMPLE = 50
 """Rows that are looked at to find out what stands between cells."""
 
+CONVERT = (
+    "; save the file as UTF-8, in a spreadsheet as 'CSV UTF-8', or with `iconv -f WINDOWS-1252 -t "
+    "UTF-8 OLD > NEW` if it is in the encoding of Windows or Latin-1"
+)
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -100,7 +105,7 @@ def rows(
             yield number, BadInput(f"{where(number)}: not CSV: {_reason(error)}")
             continue
         if lines.error:
-            wrong = BadInput(f"{where(number)}: not UTF-8: {lines.error.reason}")
+            wrong = BadInput(f"{where(number)}: not UTF-8: {lines.error.reason}{CONVERT}")
             lines.error = None
             if not names:
                 raise wrong

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from sft.data.json_text import DECODER, LONG_INTEGER, UnusableJSON
 from sft.errors import BadInput
 
 Rows = Iterator[tuple[int, Any]]
@@ -28,7 +29,7 @@ def lines(stream: IO[bytes], where: Callable[[int], str]) -> Rows:
 
 def _parsed(line: bytes, number: int, where: Callable[[int], str]) -> Any:
     try:
-        value = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
+        value = DECODER.decode(line.rstrip(b"\r\n").decode("utf-8"))
         escaped = b"\\ud" in line or b"\\uD" in line
         return _whole(value, where(number)) if escaped else value
     except UnicodeDecodeError as error:
@@ -37,8 +38,10 @@ def _parsed(line: bytes, number: int, where: Callable[[int], str]) -> Any:
         return BadInput(f"{where(number)}: not JSON: {_reason(error)} at column {error.colno}")
     except RecursionError:
         return BadInput(f"{where(number)}: not a conversation: nested too deeply")
-    except ValueError as error:  # a number of thousands of digits
-        return BadInput(f"{where(number)}: not JSON: {error}")
+    except UnusableJSON as error:
+        return BadInput(f"{where(number)}: {error}")
+    except ValueError:
+        return BadInput(f"{where(number)}: {LONG_INTEGER}")
 
 
 def _whole(value: Any, where: str) -> Any:
@@ -74,7 +77,10 @@ def values(stream: IO[bytes], path: Any, *, array: bool) -> Rows:
         if text.peek() == "]" and array:
             break
         number += 1
-        yield number, text.value()
+        found = text.value()
+        if isinstance(found, UnusableJSON):
+            found = BadInput(f"{path} item {number}: {found}")
+        yield number, found
     text.skip("]")
     if text.peek():
         raise text.error("Extra data", 0)
@@ -85,7 +91,6 @@ class _Text:
 
     def __init__(self, stream: IO[bytes], path: Any):
         self._stream, self._path = stream, path
-        self._decoder = json.JSONDecoder()
         self._text, self._start, self._size = "", 0, BLOCK
         self._line, self._column = 1, 0  # in front of the text
         self._ended = False
@@ -108,11 +113,14 @@ class _Text:
         self._start += 1
 
     def value(self) -> Any:
+        """The next value, or the `UnusableJSON` that says what is wrong with it."""
         self._size = BLOCK
         self.peek()
+        decoder: json.JSONDecoder = DECODER
+        unusable: UnusableJSON | None = None
         while True:
             try:
-                found, end = self._decoder.raw_decode(self._text, self._start)
+                found, end = decoder.raw_decode(self._text, self._start)
             except json.JSONDecodeError as error:
                 cut = error.pos >= len(self._text) - NEAR or error.msg.startswith("Unterminated")
                 if cut and self._more():
@@ -120,12 +128,16 @@ class _Text:
                 raise self.error(_reason(error), error.pos - self._start) from None
             except RecursionError:
                 raise self.error("nested too deeply", 0) from None
-            except ValueError as error:  # a number of thousands of digits
-                raise self.error(str(error), 0) from None
+            except UnusableJSON as error:
+                unusable, decoder = error, json.JSONDecoder()  # which finds where it ends
+                continue
+            except ValueError:
+                line = self._line + self._text.count("\n", 0, self._start)
+                raise BadInput(f"{self._path} line {line}: {LONG_INTEGER}") from None
             if end == len(self._text) and self._more():  # 12 may go on as 123
                 continue
             self._start = end
-            return found
+            return unusable or found
 
     def _more(self) -> bool:
         """Read on; twice as much each time that one value asks for it."""

@@ -61,7 +61,7 @@ def kind_of(path: Path) -> Kind:
         text, encoding = as_utf8(stream, path)
         beginning = text.read(HEAD)
         whole = not text.read(1)
-    found = _of_text(beginning, whole)
+    found = _of_text(beginning, whole, _named_table(path))
     if found is None:
         raise BadInput(
             f"dataset.path: {path} is no file of chats that can be read: it "
@@ -80,13 +80,19 @@ def _begins(head: bytes) -> str:
     return f"begins with {text!r}" if text.isprintable() and text else "holds no text"
 
 
-def _of_text(head: bytes, whole: bool) -> tuple[str, Dialect | None] | None:
+def _named_table(path: Path) -> bool:
+    """Whether the name is that of a CSV or TSV file, perhaps packed."""
+    return any(suffix.lower() in (".csv", ".tsv") for suffix in path.suffixes[-2:])
+
+
+def _of_text(head: bytes, whole: bool, named_table: bool) -> tuple[str, Dialect | None] | None:
     text = head.decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or "\0" in text:
         return None if lines else ("JSONL", None)  # an empty file
     first = lines[0].lstrip()[0]
-    if first == "[":
+    # A first cell may begin with "[", too; behind it an array of chats goes on with an object.
+    if first == "[" and not (named_table and text.lstrip()[1:].lstrip()[:1] not in ("", "{", "]")):
         return "JSON array", None
     if first == "{":
         return ("JSON objects" if _over_several_lines(lines) else "JSONL"), None

@@ -5,7 +5,7 @@
 | messages | `messages`: list of `{role, content}` |
 | conversations | `conversations`: list of `{from, value}` (ShareGPT) or `{role, content}` |
 | alpaca | `instruction`, `output` and, if there are any, `input` and `history` |
-| prompt_completion | `prompt` and `completion`: texts, or lists of messages |
+| prompt_completion | `prompt`, `completion` and perhaps `history`: texts, or lists of messages |
 | text | `text`: raw text, all of it trained |
 
 Beside the messages of any of them `system`, `tools` and `chat_template_kwargs` are read. Another

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sft.data.json_text import from_text
+from sft.data.json_text import from_text, not_text
 from sft.errors import BadInput
 
 Row = dict[str, Any]
@@ -49,7 +49,7 @@ def text(row: Row, column: str, where: str) -> str:
     """The text in a column. Raises `BadInput` if it holds something else."""
     value = row[column]
     if not isinstance(value, str):
-        raise BadInput(f"{where}: '{column}' is {type(value).__name__}; expected text")
+        raise BadInput(not_text(value, column, where))
     return value
 
 

@@ -1,6 +1,7 @@
 """Columns `prompt` and `completion`, as in TRL: texts, or lists of messages.
 
-The prompt is context: answers in it have weight 0, unless they say otherwise.
+`history`, if there is any, is read by `sft.data.layouts.history`. The prompt is context: answers in
+it have weight 0, unless they say otherwise.
 """
 
 from __future__ import annotations
@@ -8,10 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from sft.data.layouts.base import Layout, Row, text
+from sft.data.layouts.history import history
+from sft.data.other_data import refuse_history
 
 
 def _convert(row: Row, where: str) -> Any:
+    if isinstance(row["prompt"], list):
+        refuse_history(row, where)
     return [
+        *history(row.get("history"), where),
         *_messages(row, "prompt", "user", where),
         *_messages(row, "completion", "assistant", where),
     ]
@@ -37,6 +43,7 @@ CONTEXT = ("system", "developer", "user", "human", "tool", "function")
 PROMPT_COMPLETION = Layout(
     frozenset({"prompt", "completion"}),
     _convert,
+    beside=frozenset({"history"}),
     spellings=(
         {"completion": "response"},
         {"prompt": "question", "completion": "answer"},
