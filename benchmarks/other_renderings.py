@@ -6,13 +6,14 @@ Beside it: TRL's masks (`NAME_training.jinja` with `{% generation %}`), and PyPI
 (`build_training_sample`). Both make one sequence of a conversation. Prints for each family how many
 conversations train the same text, and each difference by kind with an example.
 
-WHO_IS_RIGHT below says for each kind of difference who is right, and why.
+`benchmarks/RENDERINGS.md` says for each kind of difference who is right, and why.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -89,6 +90,11 @@ def of_renderers(tokenizer: Any, name: str) -> Any:
     return train
 
 
+def without_ends(text: str) -> str:
+    """A trained text without the markers at its end."""
+    return re.sub(r"(\s*<[|｜][^<>]+>\s*)+\Z", "", text).strip()
+
+
 def kind(messages: list[dict], ours: list[str], theirs: list[str]) -> str:
     """What the difference is, in short."""
     text, yes = "\n".join(theirs), trained(messages, "all_assistant_messages")
@@ -116,7 +122,19 @@ def kind(messages: list[dict], ours: list[str], theirs: list[str]) -> str:
         return "theirs trains more at the beginning (a header, or a block that the prompt opens)"
     if all(a.strip().startswith(b.strip()) for a, b in zip(ours, theirs, strict=False)):
         return "theirs does not train the end of the turn"
+    if any(re.search(r"(<[^<>]+>)\s*\1\s*\Z", run) for run in theirs):
+        return "theirs trains the end of the turn twice"
+    if len(ours) == len(theirs) and all(
+        without_ends(a) == without_ends(b) for a, b in zip(ours, theirs, strict=True)
+    ):
+        return "theirs trains another end"
     return "otherwise"
+
+
+def kind_of_refused(messages: list[dict], theirs: list[str]) -> str:
+    """What the others make of a row that is refused here."""
+    which = kind(messages, theirs, theirs)
+    return which if which.startswith("theirs") else "theirs trains it"
 
 
 def main() -> int:
@@ -165,7 +183,7 @@ def main() -> int:
                 except BadInput:
                     # What the other makes of what is refused here.
                     counts["refused"] += 1
-                    told = "fails, too" if failed else kind(messages, [], theirs)
+                    told = "fails, too" if failed else kind_of_refused(messages, theirs)
                     totals[other, f"refused here; {told}"] += 1
                     continue
                 if failed:

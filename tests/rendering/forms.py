@@ -37,12 +37,16 @@ def forms(
         ends: the marker that ends an answer, and that of the text; data may have them already.
     """
     seen: list[Any] = []
+    thinks = any(split(m)[0] for m in messages if m["role"] == "assistant")
+    calls = any(m.get("tool_calls") for m in messages)
+    develops = any(m["role"] == "developer" for m in messages)
+    marked = any(markers.search(text) for m in messages for text in _texts(m))
     for thought, detail, ids, role, marker in itertools.product(
-        ("", "as a field", "in the text", "as thinking"),
-        ("", "null", "absent", "text", "text, null", "parts"),
-        ("", "ids", "new ids"),
-        ("", "system"),
-        ("", "hidden", "hidden, cut", "hidden, all cut"),
+        ("", "as a field", "in the text", "as thinking") if thinks else ("",),
+        ("", "null", "absent", "text", "text, null", "parts") if calls else ("", "parts"),
+        ("", "ids", "new ids") if calls else ("",),
+        ("", "system") if develops else ("",),
+        ("", "hidden", "hidden, cut", "hidden, all cut") if marked else ("",),
     ):
         made, hidden = [], {}
         cut = ends if "all" in marker else ends[:1] if "cut" in marker else []

@@ -48,7 +48,9 @@ class Oracle:
         self.kwargs = kwargs or {}
         self.added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items()}
         special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        others = {token for token in self.added if token.strip() and not TAG.fullmatch(token)}
+        # No white space (of which U+2581 is SentencePiece's), and no tag.
+        words = {token for token in self.added if token.strip("\u2581 \t\r\n")}
+        others = {token for token in words if not TAG.fullmatch(token)}
         self.control = special | others
         longest = sorted((t for t in self.added if t.strip()), key=len, reverse=True)
         self.markers = re.compile("|".join(map(re.escape, [*longest, "<think>", "</think>"])))
