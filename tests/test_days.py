@@ -12,7 +12,10 @@ import pytest
 
 from sft.files import read_yaml
 
-pytestmark = pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not there")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not there"),
+]
 DATED = (
     "<|im_start|>system\nToday is {{ strftime_now('%d %b %Y') }}.<|im_end|>\n"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
