@@ -25,6 +25,8 @@ class Form:
     """What stands in the messages in place of control tokens: they are to be text."""
     cut: frozenset[str]
     """Markers that are taken off where an answer already ends with one."""
+    thinks: bool
+    """Whether no thought is left within the text."""
 
 
 def forms(
@@ -62,7 +64,10 @@ def forms(
         if made not in seen:
             seen.append(made)
             name = f"{thought} {detail} {ids} {role} {marker}".strip()
-            yield Form(name, made, hidden, frozenset(cut))
+            answers = [m for m in made if m["role"] == "assistant"]
+            inside = any(THINK.match(text) for m in answers for text in [m.get("content") or ""]
+                         if isinstance(text, str))  # fmt: skip
+            yield Form(name, made, hidden, frozenset(cut), not inside)
 
 
 def typed(messages: list[dict[str, Any]], markers: re.Pattern[str]) -> set[str]:

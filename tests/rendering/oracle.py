@@ -114,6 +114,12 @@ class Oracle:
         return [*([found[0]] if found else ()), self.tokenizer.eos_token or "</s>"]
 
     @functools.cached_property
+    def has_field(self) -> bool:
+        """Whether the template takes thoughts as a field alone: tags are words to it."""
+        template = self.tokenizer.get_chat_template()
+        return "</think>" not in template and bool(re.search("thinking|reasoning", template))
+
+    @functools.cached_property
     def structure(self) -> frozenset[str]:
         """The words that the template itself writes within an answer, and behind it."""
         found: set[str] = set()
@@ -204,6 +210,7 @@ class Oracle:
             for form in self.forms(messages)
             # Such templates are not made for text, or not for thoughts.
             if "parts" not in form.name and "in the text" not in form.name
+            if form.thinks or not self.has_field
         )
 
     def _serves(self, form: Form, messages: list, tools: list, j: int, stops: list) -> bool:

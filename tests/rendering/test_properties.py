@@ -24,7 +24,7 @@ from tests.rendering.outcome import conversation, outcome
 
 SEEDED = settings(
     derandomize=True,
-    max_examples=25,
+    max_examples=30,
     deadline=None,
     database=None,
     phases=[Phase.generate],
