@@ -7,14 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from sft.datasets import FromConversationFileBuilder
 from sft.types import ChatDatasetBuilderCommonConfig
+
+WORDS = "red green blue black white one two three four five six seven eight nine ten".split()
+
+
+def chat(question: str, answer: str) -> list[dict]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def conversation(index: int) -> list[dict]:
-    return [
-        {"role": "user", "content": f"What is {index} and {index}?"},
-        {"role": "assistant", "content": f"It is {2 * index}, så är det."},
-    ]
+    return chat(f"What is {index} and {index}?", f"It is {2 * index}, så är det.")
+
+
+def write_chats(path: Path, count: int = 24) -> Path:
+    """Chats whose answers can be learned: they say two words again."""
+    pairs = [(WORDS[i % 15], WORDS[(i * 7) % 15]) for i in range(count)]
+    return write_jsonl(path, [chat(f"Say {a} and {b}.", f"{a} {b}") for a, b in pairs])
 
 
 def write_jsonl(path: Path, conversations: list[list[dict]]) -> Path:
@@ -38,9 +48,28 @@ def sequences(dataset) -> list[list[int]]:
 
 
 @pytest.fixture
+def own_hf_cache(tmp_path, monkeypatch):
+    """A cache of the test's own for the library `datasets`."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+@pytest.fixture
 def common(tiny_model, tmp_path, monkeypatch):
     """A common config with the tiny model's tokenizer, and a token cache of the test's own."""
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     return ChatDatasetBuilderCommonConfig(
         model_name_for_tokenizer=str(tiny_model), batch_size=4, max_length=256
     )
+
+
+@pytest.fixture
+def chats(tmp_path):
+    """A file of thirty chats."""
+    return write_jsonl(tmp_path / "chats.jsonl", [conversation(i) for i in range(30)])
+
+
+def jsonl(common, path, **fields):
+    """The builder of a file."""
+    return FromConversationFileBuilder(common_config=common, path=str(path), **fields)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.test_train import write_chats
+from tests.chat_data import write_chats
 
 
 def overrides(tiny_model: Path) -> list[str]:

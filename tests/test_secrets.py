@@ -14,8 +14,8 @@ from sft.config.secrets import fill
 from sft.errors import BadInput
 from sft.files import dump_yaml
 from sft.record.rundir import hold
+from tests.chat_data import write_chats
 from tests.finished_run import finished_run, overrides
-from tests.test_train import write_chats
 from tests.tracking.test_tracking_server import server  # noqa: F401 - a fixture
 
 WORD = "open-sesame"

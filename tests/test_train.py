@@ -1,7 +1,6 @@
 """The training loop against the real local service: what it writes, and what it survives."""
 
 import asyncio
-import json
 import math
 import time
 
@@ -13,23 +12,9 @@ from sft.hooks import BaseHook
 from sft.record import checkpoints, metrics, rundir
 from sft.run import batches
 from sft.run.client import Connection, Service
+from tests.chat_data import write_chats
 
 TINY_MODEL = "tiny"
-WORDS = "red green blue black white one two three four five six seven eight nine ten".split()
-
-
-def write_chats(path, count=24):
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"Say {WORDS[i % 15]} and {WORDS[(i * 7) % 15]}."},
-                {"role": "assistant", "content": f"{WORDS[i % 15]} {WORDS[(i * 7) % 15]}"},
-            ]
-        }
-        for i in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sft.record import checkpoints, metrics, rundir
-from tests.test_train import write_chats
+from tests.chat_data import write_chats
 
 SECONDS = 120
 """After which a process under test is given up."""

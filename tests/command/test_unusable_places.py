@@ -10,7 +10,7 @@ import pytest
 from sft import files
 from sft.errors import BadInput
 from sft.record import rundir
-from tests.test_train import write_chats
+from tests.chat_data import write_chats
 
 PROJECT = Path(__file__).parents[2]
 

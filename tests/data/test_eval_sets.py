@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,12 @@ from sft.datasets import EvalSet, FromConversationFileBuilder
 from sft.errors import BadInput
 from sft.past.trust import check_untrusted
 from sft.record import rundir
+from tests.chat_data import chat, write_chats, write_jsonl
 from tests.finished_run import finished_run
-from tests.test_train import write_chats
 
 
 def write_set(path, count, word="blue"):
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"{word} {i}?"},
-                {"role": "assistant", "content": f"{word} {i}."},
-            ]
-        }
-        for i in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_jsonl(path, [chat(f"{word} {i}?", f"{word} {i}.") for i in range(count)])
 
 
 @pytest.fixture

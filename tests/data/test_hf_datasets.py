@@ -17,11 +17,9 @@ from sft.datasets import (
 from sft.errors import BadInput
 from tests.chat_data import common as common
 from tests.chat_data import conversation, sequences, write_jsonl
+from tests.chat_data import own_hf_cache as own_hf_cache
 
-
-@pytest.fixture(autouse=True)
-def own_hf_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+pytestmark = pytest.mark.usefixtures("own_hf_cache")
 
 
 def to_datum(row):

@@ -11,9 +11,9 @@ from sft.local.engine import models, products
 from sft.local.engine.engine import SLOW_BFLOAT16, TorchEngine
 from sft.local.engine.products import Plain, Reordered, Widened
 from sft.local.engine_api import AdamStep, LoraSpec, Work
+from tests.chat_data import write_chats
 from tests.finished_run import overrides
 from tests.local.engine_models import save, sequences
-from tests.test_train import write_chats
 
 CPU = torch.device("cpu")
 BFLOAT16 = {"rtol": 0.02, "atol": 0.5}  # of a loss of tens: its numbers have 8 bits

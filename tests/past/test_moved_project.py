@@ -10,9 +10,9 @@ import pytest
 from sft.past.find import find
 from sft.record import checkpoints, metrics, rundir
 from sft.tracking.store import open_client
+from tests.chat_data import write_chats
 from tests.command.test_signals import wait_until
 from tests.test_resume import start
-from tests.test_train import write_chats
 
 
 def run(module, *arguments, cwd):

@@ -10,8 +10,8 @@ import pytest
 from sft import reproduce
 from sft.past.then_and_now import surroundings
 from sft.record import fingerprints
+from tests.chat_data import write_chats
 from tests.finished_run import overrides
-from tests.test_train import write_chats
 
 MY_DATA = '''
 from dataclasses import dataclass
