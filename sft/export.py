@@ -36,7 +36,6 @@ from sft.types import ChatDatasetBuilder
 if TYPE_CHECKING:
     from sft.config.schema import Settings
     from sft.record.checkpoints import CheckpointRecord
-    from sft.run.client import Service
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EXPORT_SECONDS = 3600

@@ -8,6 +8,7 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.evaluators import SamplingEvaluatorBuilder
 from sft.files import read_yaml
 
 if TYPE_CHECKING:
@@ -25,7 +26,17 @@ def on_its_day(config: Config) -> Config:
     day = read_yaml(saved).get("date") if saved.is_file() else datetime.date.today().isoformat()
     builder = copy.copy(builder)
     builder.common_config = dataclasses.replace(common, date=day)
-    return dataclasses.replace(config, dataset_builder=builder)
+
+    def dated(made: Any) -> Any:
+        of_prompts = isinstance(made, SamplingEvaluatorBuilder) and made.date is None
+        return dataclasses.replace(made, date=day) if of_prompts else made
+
+    return dataclasses.replace(
+        config,
+        dataset_builder=builder,
+        evaluator_builders=list(map(dated, config.evaluator_builders)),
+        infrequent_evaluator_builders=list(map(dated, config.infrequent_evaluator_builders)),
+    )
 
 
 def with_day(saved: dict[str, Any], config: Config) -> dict[str, Any]:

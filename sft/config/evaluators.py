@@ -41,6 +41,7 @@ def of_settings(
                 temperature=chosen.temperature,
                 seed=settings.seed,
                 chat_template_kwargs=dict(common.chat_template_kwargs),
+                date=common.date,
             )
         )
     first = {name: getattr(chosen, name) for name in OWN}
@@ -99,6 +100,7 @@ def _is_of_prompts(builder: Any, config: Config) -> bool:
         max_tokens=config.held_out_answer_tokens,
         seed=config.seed,
         chat_template_kwargs=getattr(common, "chat_template_kwargs", {}),
+        date=getattr(common, "date", None),
     )
 
 

@@ -183,23 +183,12 @@ def build_whole(builder: ChatDatasetBuilder, source: Source) -> TokenisedDataset
 
 
 def _tokenised(builder: ChatDatasetBuilder, source: Source) -> TokenTable:
-    common = builder.common_config
-    recipe = Recipe(
-        common.model_name_for_tokenizer,
-        common.renderer_name,
-        common.chat_template_kwargs,
-        common.max_length,
-        common.train_on_what,
-        builder.on_lost,
-        builder.control_tokens,
-        common.date,
-    )
     # Another process can make the renderer of a config, not what a subclass puts in its place.
     plain = all(
         getattr(type(builder), name) is getattr(ChatDatasetBuilder, name)
         for name in ("renderer", "tokenizer")
     )
-    return tokenised(source, recipe, builder.renderer, parallel=plain)
+    return tokenised(source, Recipe.of(builder), builder.renderer, parallel=plain)
 
 
 def _dataset(

@@ -10,7 +10,6 @@ is left out or refused says why, and has no sequences.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from sft.rendering.base import Rendered
 from sft.rendering.conversations import Conversation
 from sft.tokens.cache import HALF_A_PAIR
 from sft.tokens.chunks import NO_ANSWER
+from sft.tokens.digests import as_text
 from sft.types import ChatDatasetBuilder
 
 AT_ONCE = 64
@@ -46,6 +46,8 @@ class ExampleRows:
             )
         self.source: Any = self.builder.source()
 
+        self.renderer = self.builder.renderer
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         rows = ((number, self._as_text(number, found)) for number, found in self.source.rows())
         while block := list(itertools.islice(rows, AT_ONCE)):
@@ -55,7 +57,7 @@ class ExampleRows:
         """A row, or that it is no text: half of a surrogate pair can stand in JSON."""
         try:
             if isinstance(found, Conversation):
-                json.dumps(found.plain(), ensure_ascii=False).encode("utf-8")
+                as_text(found)
         except UnicodeEncodeError:
             return BadInput(f"{self.source.where(number)}: {HALF_A_PAIR}")
         return found
@@ -63,7 +65,7 @@ class ExampleRows:
     def _shown(self, block: list[tuple[int, Conversation | BadInput]]) -> Iterator[dict[str, Any]]:
         common = self.builder.common_config
         sound = [found for _, found in block if isinstance(found, Conversation)]
-        rendered = iter(self.builder.renderer.render_batch(sound, common.train_on_what))
+        rendered = iter(self.renderer.render_batch(sound, common.train_on_what))
         for number, found in block:
             line = self.source.line(number) if hasattr(self.source, "line") else number
             made: list[Rendered] | BadInput = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,15 @@ class SamplingEvaluator:
     name: str = "answers"
     table: list[dict[str, Any]] = field(default_factory=list)
 
+    @functools.cached_property
+    def _expected(self) -> list[str | None]:
+        """For each prompt its reference as an answer would be written; None without one."""
+        return [
+            None if prompt.reference is None
+            else answer_text(_encode(prompt.reference, self.tokenizer), self.tokenizer, self.stop)
+            for prompt in self.prompts
+        ]  # fmt: skip
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of what is measured."""
@@ -76,9 +86,7 @@ class SamplingEvaluator:
             if prompt.reference is not None:
                 row["reference"] = prompt.reference
                 if prompt.compared:
-                    written = _encode(prompt.reference, self.tokenizer)
-                    same = text == answer_text(written, self.tokenizer, self.stop)
-                    row["exact_match"] = same
+                    row["exact_match"] = text == self._expected[index]
             return row
 
         jobs = [partial(answer, index, prompt) for index, prompt in enumerate(self.prompts)]
@@ -107,13 +115,18 @@ class SamplingEvaluatorBuilder(EvaluatorBuilder):
     seed: int = 0
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     name: str = "prompts"
+    date: str | None = None
+    """The day that a chat template may write, as `2026-11-30`; None: that of the run."""
 
     def __call__(self) -> SamplingEvaluator:
         tokenizer = load_tokenizer(self.model_name_for_tokenizer)
-        renderer = get_renderer(self.renderer_name, tokenizer, self.chat_template_kwargs)
+        renderer = get_renderer(
+            self.renderer_name, tokenizer, self.chat_template_kwargs, date=self.date
+        )
+        stop = renderer.stop_sequences()
         nothing: list[str | None] = [None] * len(self.prompts)
         for number, reference in enumerate(self.references or [], start=1):
-            words = answer_text(_encode(reference, tokenizer), tokenizer, renderer.stop_sequences())
+            words = answer_text(_encode(reference, tokenizer), tokenizer, stop)
             if (length := len(_encode(words, tokenizer))) > self.max_tokens:
                 raise BadInput(
                     f"evaluators.references: entry {number} has {length} tokens, more than "
@@ -127,7 +140,7 @@ class SamplingEvaluatorBuilder(EvaluatorBuilder):
         return SamplingEvaluator(
             prompts,
             tokenizer,
-            renderer.stop_sequences(),
+            stop,
             self.max_tokens,
             self.temperature,
             self.seed,

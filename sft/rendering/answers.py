@@ -84,8 +84,8 @@ class Answers:
 
         The block is closed as it was opened: on a line of its own, or on the same one.
         """
-        messages = chat.messages[: index + 1]
-        messages = [*messages[:index], {**messages[index], "content": chat.said[index]["content"]}]
+        said = {**chat.messages[index], "content": chat.said[index]["content"]}
+        messages = [*chat.messages[:index], said]
         before, after = self.text.place(messages, index, chat.variables)
         whole = self.text.write(messages, chat.variables)
         if not before or not whole.startswith(before):

@@ -49,7 +49,10 @@ class Renderer(Protocol):
     def render_batch(
         self, conversations: Sequence[Conversation | Messages], train_on_what: str
     ) -> list[list[Rendered] | BadInput]:
-        """`render` of each, or what it raises: all of them faster than one by one."""
+        """`render` of each, or what it raises: all of them faster than one by one.
+
+        Raises `BadInput` if no conversation at all can be rendered.
+        """
         ...
 
     def generation_prompt(self, conversation: Conversation | Messages) -> list[int]:

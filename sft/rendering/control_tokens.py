@@ -13,7 +13,10 @@ from typing import Any
 from sft.errors import BadInput
 
 CONTROL_TOKENS = ("as_text", "refuse", "as_tokens")
-"""What becomes of them: text; the row is refused; tokens, as the chat template alone would do."""
+"""What becomes of them: text; the row is refused; tokens, as the chat template alone would do.
+
+Tags of thinking that an answer quotes are text in any case: the template would cut it there.
+"""
 
 BREAK = "\ufdd0"
 """A code point that Unicode keeps free for use within a program."""

@@ -81,22 +81,29 @@ class Encoder:
 
     def encode_behind(self, text: str) -> list[int]:
         """The tokens of `text` as it stands behind other text, from its own border on."""
-        if self.by_words or BREAK in text:
+        if self.by_words:
             return self.encode([text])[0]
+        if BREAK in text:
+            return self._in_parts(text, behind=True)
         # SentencePiece puts a space before what it takes for a beginning: not behind a new line.
         line, both = self._plain(["\n", "\n" + text])
         return both[len(line) :] if both[: len(line)] == line else self._plain([text])[0]
 
-    def _in_parts(self, text: str) -> list[int]:
-        """The tokens of a text in which `BREAK` keeps what looks like markers apart."""
+    def _in_parts(self, text: str, behind: bool = False) -> list[int]:
+        """The tokens of a text in which `BREAK` keeps what looks like markers apart.
+
+        `behind`: it stands behind other text.
+        """
         tokens: list[int] = []
         for number, piece in enumerate(self._split(text)):
             if number % 2:
                 tokens.append(self._markers[piece])
             elif BREAK in piece:
-                tokens += self._as_text(piece, begins=not number)
+                tokens += self._as_text(piece, begins=not (number or behind))
+            elif piece and (number or behind):
+                tokens += self.encode_behind(piece)
             elif piece:
-                tokens += self.encode_behind(piece) if number else self._plain([piece])[0]
+                tokens += self._plain([piece])[0]
         return tokens
 
     def _as_text(self, stretch: str, begins: bool) -> list[int]:

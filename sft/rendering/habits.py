@@ -1,4 +1,4 @@
-"""What a chat template does with tool calls and reasoning, found by trying it.
+"""What a chat template does with tool calls and reasoning, found by trying it where that can be.
 
 Templates differ in what they take: a call's arguments as an object or as JSON text, a call beside
 empty text or beside none, reasoning as a field or within the text.
@@ -67,7 +67,8 @@ class Habits:
     @functools.cached_property
     def takes_reasoning(self) -> bool:
         """Whether it writes reasoning that is a field of the message."""
-        return STAND_IN in self._written([QUESTION, with_reasoning("Hi", STAND_IN)])
+        answer = {"role": "assistant", "content": "Hi", **dict.fromkeys(REASONING, STAND_IN)}
+        return STAND_IN in self._written([QUESTION, answer])
 
     @functools.cached_property
     def form_of_calls(self) -> tuple[bool, str | None] | None:
@@ -116,11 +117,6 @@ class Habits:
             return self.text.write(messages, self.variables)
         except BadInput:
             return ""
-
-
-def with_reasoning(content: str, reasoning: str) -> dict[str, Any]:
-    """An assistant's message with reasoning as a field."""
-    return {"role": "assistant", "content": content, **dict.fromkeys(REASONING, reasoning)}
 
 
 def thought(content: str) -> tuple[str, str]:

@@ -80,7 +80,8 @@ def _one_by_one(words: str, calls: list[dict[str, Any]], text: str) -> bool:
         """Where the last of `pieces` ends if each is looked for from `start` on; -1: one is not."""
         end = start
         for piece in pieces:
-            places = [(flat.find(form, start), form) for form in _forms(piece)]
+            forms = {" ".join(form.split()) for form in _forms(piece)}
+            places = [(flat.find(form, start), form) for form in forms]
             found = [(at, form) for at, form in places if at >= 0]
             if not found:
                 return -1

@@ -7,19 +7,14 @@ because a template calls it by another name.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from sft.errors import BadInput
-from sft.rendering.control_tokens import (
-    BREAK,
-    any_of,
-    broken,
-    check_free_of_break,
-    control_tokens,
-)
+from sft.rendering.control_tokens import BREAK, broken, check_free_of_break
 from sft.rendering.conversations import Conversation, Messages
 from sft.rendering.ends import Ends
 from sft.rendering.habits import ID, TAGS, Habits, thought
@@ -28,6 +23,8 @@ from sft.rendering.template_text import REASONING
 MARKER_TAKEN_OFF = "an end of turn that already stood behind the words was taken off"
 OWN = frozenset({"messages", "add_generation_prompt", "tokenize", "tools"})
 """What the renderer itself hands to the template."""
+OF_ITS_OWN = frozenset({"role", "content", "tool_calls", *REASONING})
+"""Fields of a message with a form of their own; in others only control tokens are looked for."""
 IDS = "ids of tool calls are numbered as the chat template asks for them"
 AS_TEXT = "control tokens within the words are trained as text"
 
@@ -54,10 +51,10 @@ class Prepared:
 class Preparing:
     """Prepares conversations for a template; `control` is one of `CONTROL_TOKENS`."""
 
-    def __init__(self, tokenizer: Any, habits: Habits, ends: Ends, control: str):
+    def __init__(self, habits: Habits, ends: Ends, control: str):
         self.habits, self.ends, self.control = habits, ends, control
-        self._tokens = any_of(control_tokens(tokenizer))
-        self._unusual = re.compile(f"{self._tokens.pattern}|</think>|{BREAK}")
+        self._tokens = ends.marker
+        self._unusual = re.compile(f"{self._tokens.pattern}|{TAGS.pattern}|{BREAK}")
 
     def prepared(self, conversation: Conversation) -> Prepared:
         """Raises `BadInput` that names the message."""
@@ -69,7 +66,7 @@ class Preparing:
                 f"chat_template_kwargs: '{min(own)}' is not an argument that a row can give; take "
                 "it out"
             )
-        found.variables |= conversation.template
+        found.variables |= self._deep(conversation.template, "chat_template_kwargs", found)
         if any(map(self._needs_work, conversation.messages)):
             found.said = [
                 self._said(message, index, found)
@@ -90,7 +87,11 @@ class Preparing:
 
     def _said(self, message: dict[str, Any], index: int, found: Prepared) -> dict[str, Any]:
         where = f"message {index + 1}"
-        said = {name: value for name, value in message.items() if value is not None}
+        said = {
+            name: value if name in OF_ITS_OWN else self._deep(value, where, found)
+            for name, value in message.items()
+            if value is not None
+        }
         if said["role"] != "assistant":
             said["content"] = self._text(said["content"], where, found)
             return said
@@ -139,12 +140,13 @@ class Preparing:
         """Number the calls that have no id, or none that the template takes; and their results,
         which name the call that they answer, or else answer the calls in their order."""
         numbered: dict[str | None, str] = {}
+        numbers = itertools.count(1)
         waiting: list[str] = []
         for message in found.said:
             for call in message.get("tool_calls") or ():
                 given = call.get("id")
                 if given is None or not self.habits.takes_any_id:
-                    call["id"] = ID.format(len(numbered) + 1)
+                    call["id"] = ID.format(next(numbers))
                     if given is not None:
                         found.notes.add(IDS)
                 numbered[given if given is not None else call["id"]] = call["id"]
@@ -168,10 +170,8 @@ class Preparing:
 
     def _text(self, text: str, where: str, found: Prepared) -> str:
         """`text` with no control token in it, as the setting says."""
-        if self.control == "as_tokens":
-            return text
         check_free_of_break(text, where)
-        if not (token := self._tokens.search(text)):
+        if self.control == "as_tokens" or not (token := self._tokens.search(text)):
             return text
         if self.control == "refuse":
             raise BadInput(
@@ -181,9 +181,10 @@ class Preparing:
         found.notes.add(AS_TEXT)
         return broken(self._tokens, text)
 
-    def text(self, text: str) -> str:
-        """Raw text with no control token in it, as the setting says. Raises `BadInput`."""
-        return self._text(text, "the text", Prepared([], []))
+    def raw(self, text: str) -> tuple[str, set[str]]:
+        """Raw text with no control token in it, as the setting says; notes. Raises `BadInput`."""
+        found = Prepared([], [])
+        return self._text(text, "the text", found), found.notes
 
     def _deep(self, value: Any, where: str, found: Prepared) -> Any:
         """`_text` of every text within lists and objects."""

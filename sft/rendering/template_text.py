@@ -50,13 +50,11 @@ class TemplateText:
         `variables` are this conversation's own arguments, its `tools` among them. Raises `BadInput`
         if the template refuses the conversation.
         """
-        import jinja2
-
         if self.takes_parts:
             messages = [_in_parts(message) for message in messages]
         try:
             return self._write(messages, variables or {}, prompt)
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except _errors() as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise Refused(f"the chat template refuses the conversation: {reason}") from error
 
@@ -64,11 +62,9 @@ class TemplateText:
     def takes_parts(self) -> bool:
         """Whether the template reads content as a list of parts alone, as those of models do that
         see pictures."""
-        import jinja2
-
         words = {"role": "user", "content": STAND_IN}
         for message, parts in ((words, False), (_in_parts(words), True)):
-            with contextlib.suppress(jinja2.TemplateError, ArithmeticError, LookupError, TypeError):
+            with contextlib.suppress(*_errors()):
                 if STAND_IN in self._write([message], {}, False):
                     return parts
         return False
@@ -118,6 +114,13 @@ class TemplateText:
         whole = self.write([*messages[:index], instead, *messages[index + 1 :]], variables)
         before, found, after = whole.partition(STAND_IN)
         return (before, after) if found else ("", "")
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What a template raises that refuses a conversation, or does not get what it looks for."""
+    import jinja2
+
+    return jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError
 
 
 def _with_quick_loops(sandbox: Any) -> Any:

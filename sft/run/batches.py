@@ -22,12 +22,9 @@ FIRST_BATCHES = 8
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's sequences and their place in the data."""
+    """One step's sequences."""
 
     step: int
-    epoch: int
-    index: int
-    """Index within the epoch."""
     data: list[tinker.Datum]
     tokens: int
     """Tokens of the model input, all sequences."""
@@ -80,7 +77,7 @@ async def prefetch(
                 if epoch != epoch_now:
                     await asyncio.to_thread(dataset.set_epoch, epoch_seed(seed, epoch))
                     epoch_now = epoch
-                batch = await asyncio.to_thread(_fetch, dataset, step, epoch, index)
+                batch = await asyncio.to_thread(_fetch, dataset, step, index)
             except Exception as error:
                 await queue.put(error)
                 return
@@ -94,13 +91,11 @@ async def prefetch(
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _fetch(dataset: SupervisedDataset, step: int, epoch: int, index: int) -> Batch:
+def _fetch(dataset: SupervisedDataset, step: int, index: int) -> Batch:
     data = dataset.get_batch(index)
     num_bytes = getattr(dataset, "num_bytes", None)
     return Batch(
         step=step,
-        epoch=epoch,
-        index=index,
         data=data,
         tokens=sum(datum.model_input.length for datum in data),
         num_bytes=num_bytes(index) if num_bytes else None,

@@ -19,7 +19,7 @@ class Guard:
 
     def resume(self, first: float | None) -> None:
         """An attempt begins; `first` is the loss of the run's first step, if it was measured."""
-        self.first = first
+        self.first, self.above = first, 0  # steps since the checkpoint are counted again
 
     def complaint(self, step: int, nll: float) -> str | None:
         """Why the run should end after `step`; None if it should go on. Call once a step."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft import renderers
 from sft.errors import BadInput
-from sft.models import tokenizers
 from sft.rendering.base import Rendered, Renderer
 from sft.rendering.conversations import Conversation, Messages
 from sft.rendering.report import Report
+from sft.types import ChatDatasetBuilder, ChatDatasetBuilderCommonConfig
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,22 +38,38 @@ class Recipe:
     chat_template_kwargs: dict[str, Any]
     max_length: int | None
     train_on_what: str
-    on_lost: str = "refuse"
-    control_tokens: str = "as_text"
-    date: str | None = None
+    on_lost: str
+    control_tokens: str
+    date: str | None
     source: str = ""
     """What is tokenised, for messages."""
 
+    @classmethod
+    def of(cls, builder: ChatDatasetBuilder) -> Recipe:
+        common = builder.common_config
+        return cls(
+            model_name_for_tokenizer=common.model_name_for_tokenizer,
+            renderer_name=common.renderer_name,
+            chat_template_kwargs=common.chat_template_kwargs,
+            max_length=common.max_length,
+            train_on_what=common.train_on_what,
+            on_lost=builder.on_lost,
+            control_tokens=builder.control_tokens,
+            date=common.date,
+        )
+
     def renderer(self) -> Renderer:
-        tokenizer = tokenizers.load_tokenizer(self.model_name_for_tokenizer)
-        return renderers.get_renderer(
+        """That of a builder with these settings."""
+        common = ChatDatasetBuilderCommonConfig(
+            self.model_name_for_tokenizer,
             self.renderer_name,
-            tokenizer,
-            self.chat_template_kwargs,
-            control_tokens=self.control_tokens,
-            lost_words=self.on_lost == "train",
+            chat_template_kwargs=self.chat_template_kwargs,
             date=self.date,
         )
+        builder = ChatDatasetBuilder(
+            common_config=common, on_lost=self.on_lost, control_tokens=self.control_tokens
+        )
+        return builder.renderer
 
 
 def schema() -> pyarrow.Schema:
@@ -108,6 +123,8 @@ def _render(
 ) -> list[list[Rendered] | BadInput]:
     try:
         return renderer.render_batch(conversations, train_on_what)
+    except BadInput:
+        raise
     except Exception:  # of a renderer of somebody's own: which conversation was it?
         found: list[list[Rendered] | BadInput] = []
         for conversation in conversations:
