@@ -15,6 +15,7 @@ from sft.rendering.control_tokens import whole
 from sft.rendering.conversations import Messages
 
 WHITE_SPACE = "the chat template changes the white space around the words"
+SCHEMAS = "the chat template leaves out parts of the tools' parameters"
 WHAT_TO_DO = (
     "take another model.renderer or model.chat_template_kwargs, change the row, or set "
     "dataset.on_lost=leave_out or train"
@@ -70,6 +71,31 @@ def check_context(messages: Messages, tools: list[dict[str, Any]], text: str) ->
             words = function.get(what)
             if isinstance(words, str) and not _spelled(words, text):
                 raise _lost("the tools", f"the {what} of a tool", words)
+
+
+def schemas_are_whole(tools: list[dict[str, Any]], text: str) -> bool:
+    """Whether everything that the tools' parameters say stands in `text`.
+
+    Some templates write them in a language of their own and leave parts out, on purpose.
+    """
+    parameters = [tool.get("function", tool).get("parameters") for tool in tools]
+    return all(_spelled(value, text) for value in _of_schema(parameters))
+
+
+def _of_schema(schema: Any) -> Iterator[Any]:
+    """The words of a JSON schema that somebody chose: names, descriptions, values, patterns."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _of_schema(item)
+    elif isinstance(schema, dict):
+        for name, item in schema.items():
+            if name in ("description", "title", "pattern", "default", "const", "enum"):
+                yield from _leaves(item)
+            elif name == "properties" and isinstance(item, dict):
+                yield from item
+                yield from _of_schema(list(item.values()))
+            else:
+                yield from _of_schema(item)
 
 
 def _one_by_one(words: str, calls: list[dict[str, Any]], text: str) -> bool:

@@ -8,7 +8,15 @@ from sft.errors import BadInput
 from sft.rendering.answers import Answers
 from sft.rendering.conversations import Conversation, carries_loss
 from sft.rendering.ends import Ends
-from sft.rendering.lost_words import WHAT_TO_DO, WHITE_SPACE, Lost, check_context, check_trained
+from sft.rendering.lost_words import (
+    SCHEMAS,
+    WHAT_TO_DO,
+    WHITE_SPACE,
+    Lost,
+    check_context,
+    check_trained,
+    schemas_are_whole,
+)
 from sft.rendering.prepared import Prepared, Preparing
 from sft.rendering.template_text import Refused, TemplateText
 
@@ -124,6 +132,9 @@ class Finder:
         if not all([check_trained(said, index + 1, text) for index, said, text in within]):
             found.notes.add(WHITE_SPACE)
         context = chat.said if found.every else chat.said[: last.index]
-        check_context(context, chat.variables.get("tools") or [], last.text)
+        tools = chat.variables.get("tools") or []
+        check_context(context, tools, last.text)
+        if not schemas_are_whole(tools, last.text):
+            found.notes.add(SCHEMAS)
         if last.index + 1 < len(chat.said):
             found.notes.add(BEHIND_THE_LAST)

@@ -6,6 +6,7 @@ import pytest
 
 from sft.errors import BadInput
 from sft.renderers import get_renderer
+from sft.rendering.conversations import Conversation
 from tests.chat_templates import base_tokenizer
 
 WRITTEN = (
@@ -55,3 +56,22 @@ def test_a_second_call_that_says_the_same_is_missed_if_it_is_left_out():
 def test_ids_that_a_template_does_not_take_are_numbered_one_for_each_call():
     text = trained(NINE_LETTERS, *(turn(call({"n": n}, "call_1")) for n in range(3)))
     assert [f"call0000{n}" in text for n in (1, 2, 3)] == [True, True, True]
+
+
+TOOLS = (
+    "{% for t in tools %}<|im_start|>system\n{{ t.function.name }}: {{ t.function.description }} "
+    "{{ t.function.parameters.properties | list | join }}<|im_end|>\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(("more", "noted"), [({}, False), ({"pattern": "^[A-Z]"}, True)])
+def test_parts_of_a_schema_that_a_template_leaves_out_are_said(more, noted):
+    tokenizer = copy.deepcopy(base_tokenizer())
+    tokenizer.chat_template = TOOLS + AS_JSON
+    schema = {"type": "object", "properties": {"city": {"type": "string", **more}}}
+    tool = {"name": "run", "description": "Runs.", "parameters": schema}
+    messages = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "Yes."}]
+    conversation = Conversation(messages, [{"type": "function", "function": tool}])
+    (sequence,) = get_renderer(None, tokenizer).render(conversation, "all_assistant_messages")
+    said = "the chat template leaves out parts of the tools' parameters"
+    assert (said in sequence.notes) is noted
