@@ -245,6 +245,10 @@ HOSTILE = {
     "tokenizer folder": {"model": {"name": "a/b", "tokenizer": "~/mine"}},
     "data file": {"dataset": {"kind": "jsonl", "path": "/etc/passwd"}},
     "data file beside": {"dataset": {"kind": "jsonl", "path": "private.jsonl"}},
+    "data by a pattern": {"dataset": {"kind": "jsonl", "path": "note*"}},
+    "data by letters": {"dataset": {"kind": "jsonl", "path": "[a-z]otes"}},
+    "data in capitals": {"dataset": {"kind": "jsonl", "path": "private.JSONL"}},
+    "data packed in capitals": {"dataset": {"kind": "jsonl", "path": "private.Zst"}},
     "data above": {"dataset": {"kind": "hf_chat", "path": "a/../../b"}},
     "data by URL": {"dataset": {"kind": "hf_chat", "path": "https://evil.example/x"}},
     "data by file URL": {"dataset": {"kind": "hf_chat", "path": "file:/etc/passwd"}},
@@ -302,6 +306,11 @@ def test_an_ordinary_config_from_elsewhere_needs_no_trust():
         "theirs",
         store="sqlite:////data/mlflow.db",
     )
+
+
+def test_a_part_of_a_split_from_elsewhere_needs_no_trust():
+    dataset = {"kind": "hf_chat", "path": "a/b", "split": "train[:9%]", "eval_split": "test[:9]"}
+    check_untrusted({"version": 1, "dataset": dataset}, "theirs")
 
 
 def test_a_store_cannot_pass_off_a_folder_as_a_runs_directory(place, tmp_path):

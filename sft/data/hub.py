@@ -6,14 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft.data.files.finding import is_pattern
+from sft.data.files.finding import is_pattern, named_as_file
 from sft.data.sources import ChatFiles, Rows
 from sft.errors import BadInput
 from sft.files import cache_folder, can_be_written
 from sft.tokens.cache import Source
-
-DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-"""What ends like this is a file, and no id of the Hub."""
 
 
 def source(path: str, name: str | None, split: str, layout: str, key: str = "split") -> Source:
@@ -72,7 +69,7 @@ def load(
     arguments: dict[str, Any] = {"path": path, "name": name}
     if file.is_dir():
         arguments["path"] = str(file)
-    elif path.startswith(("/", ".", "~")) or path.count("/") > 1 or file.suffix in DATA:
+    elif path.startswith(("/", ".", "~")) or path.count("/") > 1 or named_as_file(path):
         raise BadInput(f"dataset.path: there is no file or folder {path}")
     try:
         if file.is_dir() and (file / "state.json").exists():
