@@ -284,6 +284,23 @@ def test_yaml_that_is_no_plain_mapping_is_refused_and_runs_nothing(
     assert "theirs.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "theirs, said",
+    [
+        ("x", "evaluators"),
+        ({"further": [1]}, "evaluators.further[0]: expected"),
+        ({"further": {"a": 1}}, "evaluators.further"),
+        ({"builder": ["a:B"]}, "evaluators.builder"),
+    ],
+)
+def test_evaluators_from_elsewhere_that_are_none_are_bad_input(tmp_path, capsys, theirs, said):
+    config = to_saved(compose(["tracking.uri=null"]))
+    file = tmp_path / "theirs.yaml"
+    file.write_text(yaml.safe_dump(config | {"evaluators": theirs}))
+    assert reproduce.main([str(file)]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_trusted_or_not_a_reference_is_only_text(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     file = tmp_path / "theirs.yaml"
