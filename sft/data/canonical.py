@@ -142,15 +142,17 @@ def _names(message: dict[str, Any]) -> str:
     return ", ".join(map(str, message)) or "nothing"
 
 
+def known_role(name: Any) -> str | None:
+    """The one of `ROLES` that a file calls `name`; None if it is no name of one."""
+    if not isinstance(name, str):
+        return None
+    small = name.strip().lower()  # "Assistant", "USER"
+    return small if small in ROLES else SPEAKERS.get(small)
+
+
 def _role(role: Any, where: str) -> str:
-    if isinstance(role, str):
-        if role in ROLES:
-            return role
-        small = role.strip().lower()  # "Assistant", "USER"
-        if small in ROLES:
-            return small
-        if small in SPEAKERS:
-            return SPEAKERS[small]
+    if (known := known_role(role)) is not None:
+        return known
     raise BadInput(
         f"{where}: the role {role!r} is not one of {', '.join(ROLES)}"
         f"{nearest(str(role), list(ROLES), cutoff=0.75)}"

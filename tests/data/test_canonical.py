@@ -295,6 +295,27 @@ def test_answers_within_a_prompt_are_context_unless_they_say_otherwise():
     assert [message.get("weight") for message in made] == [None, 0, 1, None, None, None, None]
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "User", "content": "a"},
+        {"from": "prompter", "value": "a"},
+        {"role": None, "from": "human", "value": "a"},
+        {"from": "observation", "value": "a"},
+        {"role": "SYSTEM", "content": "a"},
+    ],
+)
+def test_context_within_a_prompt_has_no_weight_whatever_its_role_is_called(message):
+    made = read({"prompt": [message], "completion": "b"}).messages
+    assert "weight" not in made[0]
+
+
+@pytest.mark.parametrize("name", ["GPT", " assistant ", "bot"])
+def test_an_answer_within_a_prompt_is_context_whatever_its_role_is_called(name):
+    made = read({"prompt": [{"role": name, "content": "a"}], "completion": "b"}).messages
+    assert made[0] == {"role": "assistant", "content": "a", "weight": 0}
+
+
 def test_the_first_row_decides_the_layout_and_others_may_lack_what_is_optional():
     reading = Reading()
     reading.conversation({"instruction": "a", "input": "b", "output": "c"}, "line 1")
