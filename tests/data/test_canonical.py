@@ -90,7 +90,10 @@ MESSAGES = {
     "a refusal": ({"role": "assistant", "content": None, "refusal": "No."},
                   {"role": "assistant", "content": "No."}),
     "weight 0": ({**ANSWER, "weight": 0}, {**ANSWER, "weight": 0}),
-    "not to be trained on": ({**ANSWER, "train": False}, {**ANSWER, "train": False, "weight": 0}),
+    "not to be trained on": ({**ANSWER, "train": False}, {**ANSWER, "weight": 0}),
+    "without loss": ({**ANSWER, "loss": False, "weight": 0}, {**ANSWER, "weight": 0}),
+    "to be trained on": ({**ANSWER, "train": True, "loss": True}, {**ANSWER, "weight": 1}),
+    "a loss that is a number": ({**ANSWER, "loss": 0.5}, {**ANSWER, "loss": 0.5}),
     "weight 1.0, of a table": ({**ANSWER, "weight": 1.0}, {**ANSWER, "weight": 1}),
     "trainable": ({**ANSWER, "trainable": False}, {**ANSWER, "trainable": False}),
     "nulls": ({**ANSWER, "name": None, "weight": None, "tool_calls": None}, ANSWER),
@@ -290,9 +293,9 @@ def test_tools_of_a_system_message_are_the_rows(role):
 
 
 def test_answers_within_a_prompt_are_context_unless_they_say_otherwise():
-    prompt = [USER, ANSWER, {**ANSWER, "weight": 1}, USER]
+    prompt = [USER, ANSWER, {**ANSWER, "weight": 1}, {**ANSWER, "train": True}, USER]
     made = read({"prompt": prompt, "completion": [ANSWER, USER, ANSWER]}).messages
-    assert [message.get("weight") for message in made] == [None, 0, 1, None, None, None, None]
+    assert [message.get("weight") for message in made] == [None, 0, 1, 1, None, None, None, None]
 
 
 @pytest.mark.parametrize(
