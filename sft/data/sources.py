@@ -71,18 +71,19 @@ class ChatFiles:
         return f"{digest.hexdigest()} {self.layout} {self.on_bad_line} {self.spans}"
 
     def conversations(self) -> Iterator[Numbered]:
-        for reader in self._readers():
+        for reader in self.readers():
             yield from reader
 
     def rows(self) -> Iterator[Numbered]:
         """Every row, also those that `conversations` leaves out and counts."""
-        for reader in self._readers():
+        for reader in self.readers():
             yield from reader.every()
 
     def report(self) -> Report:
         return self._report
 
-    def _readers(self) -> Iterator[Reader]:
+    def readers(self) -> Iterator[Reader]:
+        """That of each file, one after another."""
         self._report = Report()
         layouts: dict[str, None] = {}
         counted = itertools.count()
