@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class HFStreamBuilder(HubData):
-    """Anything that `datasets` streams: a dataset of the Hub, a local folder or file."""
+    """A stream of a dataset of the Hub, of a local folder that `datasets` reads, or of a file."""
 
     split: str = key("train", "split to train on; of a stream no part")
     eval_size: int = key(
