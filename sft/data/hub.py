@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from sft.data.sources import ChatFiles, Rows
 from sft.errors import BadInput
 from sft.files import cache_folder, can_be_written
 from sft.tokens.cache import Source
+
+ENDLESS = 2**62
+"""More rows than any file has."""
 
 
 def source(path: str, name: str | None, split: str, layout: str, key: str = "split") -> Source:
@@ -50,7 +54,8 @@ def _spans(files: ChatFiles, split: str, key: str) -> tuple[tuple[int, int], ...
 
     try:
         read = datasets.ReadInstruction.from_spec(split)
-        count = sum(1 for _ in files.rows())
+        # Beyond the end there are no rows, so only shares and numbers from the end need it.
+        count = files.count() if re.search(r"%|[\[:]\s*-", split) else ENDLESS
         return tuple((part.from_, part.to) for part in read.to_absolute({"train": count}))
     except (ValueError, AssertionError) as error:
         raise BadInput(

@@ -79,6 +79,14 @@ class ChatFiles:
         for reader in self.readers():
             yield from reader.every()
 
+    def count(self) -> int:
+        """How many rows there are; none of them is converted."""
+        files = enumerate(zip(self._found[0], self._kinds, strict=True))
+        return sum(
+            sum(1 for _ in self._numbered(index, file, kind, kind.reading(self.layout)))
+            for index, (file, kind) in files
+        )
+
     def report(self) -> Report:
         return self._report
 
