@@ -25,9 +25,11 @@ from sft.config.day import on_its_day, with_day
 from sft.config.saved import completed, from_train
 from sft.config.secrets import without_secrets
 from sft.config.training import Config
+from sft.data.mixing.dataset import of_streams
 from sft.errors import BadInput
 from sft.hooks import Hook, Run, RunResult, Stop
 from sft.record import rundir
+from sft.rendering.report import Report
 from sft.run import effects
 from sft.run.client import Connection, Service
 from sft.run.evaluations import NoSnapshots
@@ -109,8 +111,23 @@ async def _attempts(loop: Loop, api: Service) -> RunResult:
         loop.state.log.error("the run failed", exc_info=failure)
     finally:
         if error is not None or loop.started:
+            _say_what_streams_held(loop)
             result = loop.finish(error, time.monotonic() - started)
     return result
+
+
+def _say_what_streams_held(loop: Loop) -> None:
+    """Record what of streams was not trained on: it is known only once they have been read."""
+    read = of_streams(loop.plan.data)
+    if read is None:
+        return
+    whole = Report()
+    if (statistics := loop.plan.facts()["data"]) is not None:
+        whole = statistics.report
+    whole.add(read)
+    loop.state.record(rows=whole.to_json())
+    for sentence in read.lines():
+        loop.progress.tell(f"data, as far as it was read: {sentence}")
 
 
 async def _train_until_done(loop: Loop, api: Service) -> None:

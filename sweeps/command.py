@@ -78,13 +78,15 @@ async def _run(
     assert this is not None
     async with AsyncExitStack() as stack:
         stack.enter_context(signals.told(this.cancel, this.cancel))
-        known = await preflight.preflight(stack, options, composer, settings)
+        began = await asyncio.to_thread(storage.day_of, options.study_name, options.storage, folder)
+        day = began or base.date or date.today().isoformat()
+        known = await preflight.preflight(stack, options, composer, settings, day)
         study = _open(options, searched, base, folder, known.facts)
         alive = liveness.make(study, folder, options.storage is None)
         ledger = Ledger(study, alive, searched.distributions, options.n_trials)
         stack.callback(ledger.close)
         _enqueue(options, study)
-        day = study.user_attrs.get("date") or base.date or date.today().isoformat()
+        day = study.user_attrs.get("date") or day  # another process may have begun it by now
         study.set_user_attr("date", day)
         study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]

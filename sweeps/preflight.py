@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,11 @@ class Preflight:
 
 
 async def preflight(
-    stack: AsyncExitStack, options: Settled, composer: Composer, settings: list[Settings]
+    stack: AsyncExitStack, options: Settled, composer: Composer, settings: list[Settings], day: str
 ) -> Preflight:
     """Read the data of all `settings` and ask the services once for each. Raises `BadInput`.
+
+    `day` is the study's: its trials read the data as of it.
 
     In the order of a single run: a missing key is said before minutes of reading, and the local
     service, which `stack` ends, starts after them.
@@ -104,7 +106,7 @@ async def preflight(
     judged = False
     questions: list[tuple[Settings, int | None]] = []
     for other in reversed(settings):  # the base comes last, and is what is meant below
-        config = to_train(other, str(storage.ROOT))
+        config = to_train(replace(other, date=other.date or day), str(storage.ROOT))
         plan = await Plan.make(config)
         said += effects.check(config, plan)
         check_metrics(options, other, plan)

@@ -19,6 +19,7 @@ from sft.files import read_yaml
 from sft.hooks import BaseHook, Hook, Run, RunResult, Status
 from sft.record import metrics
 from sft.tracking import trackers
+from sft.tracking.hook import PARENT_RUN
 from sweeps.display import Display
 from sweeps.study.endings import Ending, Outcome, judge, value_of
 from sweeps.study.ledger import DIVERGED, ERROR, Ledger
@@ -142,7 +143,7 @@ class TrialRun:
         if self.common.repeats > 1:
             tags["sweep.repeat"] = str(repeat)
         if self.common.parent_run_id is not None:
-            tags["mlflow.parentRunId"] = self.common.parent_run_id
+            tags[PARENT_RUN] = self.common.parent_run_id
         hooks += trackers.hooks(settings, tags)
         base_url = self.common.base_url if settings.service.kind == "local" else None
         return await launch.train(settings, directory, hooks, base_url=base_url)

@@ -192,6 +192,9 @@ def test_every_shipped_yaml_composes(choice):
         (["lr=1e-4", "dataset.path=data/*.jsonl.gz", "dataset.on_bad_line=skip"], "file"),
         (["dataset.path=chats.csv", "dataset=jsonl"], "jsonl"),
         (["dataset=hf_chat", "dataset.path=chats.csv"], "hf_chat"),
+        (["dataset.parts.math.path=chats.csv"], "mix"),
+        (["dataset.parts={math: {path: chats.csv}}"], "mix"),
+        (["dataset.parts.my-math.path=a=b.csv"], "mix"),
         ([], "faq"),
     ],
 )

@@ -190,6 +190,8 @@ def test_a_part_of_a_local_file_is_taken_by_its_rows(common, chats):
     assert part("train[:10%]") == whole[:3]
     assert part("train[-4:]") == whole[-4:]
     assert part("train[:2]+train[4:6]") == whole[:2] + whole[4:6]
+    assert part("train[-6:-4]+train[-1:]") == whole[-6:-4] + whole[-1:]
+    assert part("train[9:12]+train[28:999]") == whole[9:12] + whole[28:]
     with pytest.raises(
         BadInput, match="dataset.split: .* has no split 'tset': a file is the split"
     ):

@@ -245,6 +245,10 @@ HOSTILE = {
     "tokenizer folder": {"model": {"name": "a/b", "tokenizer": "~/mine"}},
     "data file": {"dataset": {"kind": "jsonl", "path": "/etc/passwd"}},
     "data file beside": {"dataset": {"kind": "jsonl", "path": "private.jsonl"}},
+    "data by a pattern": {"dataset": {"kind": "jsonl", "path": "note*"}},
+    "data by letters": {"dataset": {"kind": "jsonl", "path": "[a-z]otes"}},
+    "data in capitals": {"dataset": {"kind": "jsonl", "path": "private.JSONL"}},
+    "data packed in capitals": {"dataset": {"kind": "jsonl", "path": "private.Zst"}},
     "data above": {"dataset": {"kind": "hf_chat", "path": "a/../../b"}},
     "data by URL": {"dataset": {"kind": "hf_chat", "path": "https://evil.example/x"}},
     "data by file URL": {"dataset": {"kind": "hf_chat", "path": "file:/etc/passwd"}},
@@ -280,6 +284,23 @@ def test_yaml_that_is_no_plain_mapping_is_refused_and_runs_nothing(
     assert "theirs.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "theirs, said",
+    [
+        ("x", "evaluators"),
+        ({"further": [1]}, "evaluators.further[0]: expected"),
+        ({"further": {"a": 1}}, "evaluators.further"),
+        ({"builder": ["a:B"]}, "evaluators.builder"),
+    ],
+)
+def test_evaluators_from_elsewhere_that_are_none_are_bad_input(tmp_path, capsys, theirs, said):
+    config = to_saved(compose(["tracking.uri=null"]))
+    file = tmp_path / "theirs.yaml"
+    file.write_text(yaml.safe_dump(config | {"evaluators": theirs}))
+    assert reproduce.main([str(file)]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_trusted_or_not_a_reference_is_only_text(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     file = tmp_path / "theirs.yaml"
@@ -302,6 +323,11 @@ def test_an_ordinary_config_from_elsewhere_needs_no_trust():
         "theirs",
         store="sqlite:////data/mlflow.db",
     )
+
+
+def test_a_part_of_a_split_from_elsewhere_needs_no_trust():
+    dataset = {"kind": "hf_chat", "path": "a/b", "split": "train[:9%]", "eval_split": "test[:9]"}
+    check_untrusted({"version": 1, "dataset": dataset}, "theirs")
 
 
 def test_a_store_cannot_pass_off_a_folder_as_a_runs_directory(place, tmp_path):

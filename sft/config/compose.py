@@ -1,4 +1,4 @@
-"""Composing a config with Hydra, with errors that a person can act on, and the `--help` text."""
+"""Composing a config with Hydra, with errors that a person can act on."""
 
 from __future__ import annotations
 
@@ -176,9 +176,9 @@ def with_kind_of_data(words: list[str]) -> list[str]:
     names = [word.partition("=")[0].lstrip("+") for word in words]
     if not CHOOSE_DATA.isdisjoint(names):
         return words
-    for start, kind in (("dataset.parts.", "mix"), ("dataset.path", "file")):
+    for key, kind in (("dataset.parts", "mix"), ("dataset.path", "file")):
         for index, name in enumerate(names):
-            if name == start or start.endswith(".") and name.startswith(start):
+            if name == key or name.startswith(f"{key}."):
                 return [*words[:index], f"dataset={kind}", *words[index:]]
     return words
 
@@ -186,7 +186,7 @@ def with_kind_of_data(words: list[str]) -> list[str]:
 def _with_quoted_path(word: str) -> str:
     """A `dataset.path=FILE` whose FILE Hydra could not read, or would read as something else."""
     name, _, path = word.partition("=")
-    if not re.fullmatch(r"\+*dataset\.(?:\w+\.)*path", name) or path[:1] in ("'", '"', ""):
+    if not re.fullmatch(r"\+*dataset\.(?:[\w-]+\.)*path", name) or path[:1] in ("'", '"', ""):
         return word
     if not Path(path).expanduser().exists():
         try:

@@ -8,9 +8,10 @@ from typing import Any
 
 from sft.config.data_kinds import INNER, NOT_INSIDE
 from sft.config.evaluators import is_plain
-from sft.data.import_path import NOT_IMPORTABLE
+from sft.data.import_path import NOT_IMPORTABLE, load_class
 from sft.datasets import BUILDERS, custom_builder, import_path
-from sft.types import ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
+from sft.errors import BadInput
+from sft.types import ChatDatasetBuilder, ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
 
 
 def to_builder(
@@ -28,6 +29,13 @@ def to_builder(
         return BUILDERS[kind](common_config=common, **values)
     args = values["args"]
     if values.get("eval_sets"):
+        made = load_class(path, values["builder"], SupervisedDatasetBuilder)
+        if not issubclass(made, ChatDatasetBuilder):
+            raise BadInput(
+                f"{path}.eval_sets: {values['builder']} is no subclass of "
+                "sft.types.ChatDatasetBuilder, which alone takes further held-out sets; leave them "
+                "out, or make it one"
+            )
         args = {**args, "eval_sets": values["eval_sets"]}
     return custom_builder(values["builder"], args, common, path)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 from sft.data.mixing.builder import Part
 from sft.datasets import BUILDERS
 from sft.errors import BadInput, nearest
-from sft.keys import key
+from sft.keys import Key, key, keys_of
 from sft.types import ChatDatasetBuilder, EvalSet
 
 INNER: dict[str, type] = {"parts": Part, "eval_sets": EvalSet}
@@ -32,9 +31,9 @@ NOT_INSIDE = {
 def dataset_schema(kind: str) -> type:
     """The dataclass of the keys under `dataset` for a kind of data. Raises `BadInput`."""
     if kind == "custom":
-        own = _fields(ChatDatasetBuilder, only=("eval_sets",))
+        own = [item for item in keys_of(ChatDatasetBuilder) if item[0] == "eval_sets"]
     elif kind in BUILDERS:
-        own = _fields(BUILDERS[kind])
+        own = _keys_of_builder(kind)
     else:
         raise _no_such_kind(kind, "dataset", [*BUILDERS, "custom"])
     return _made(kind, own)
@@ -43,9 +42,9 @@ def dataset_schema(kind: str) -> type:
 @functools.cache
 def _inner(group: str, kind: str) -> type:
     """The same for data that has a name under `group`."""
-    own = [] if kind == "custom" else _fields(BUILDERS[kind])
+    own = [] if kind == "custom" else _keys_of_builder(kind)
     own = [item for item in own if item[0] not in NOT_INSIDE[group]]
-    beside = [item for item in _fields(INNER[group]) if item[0] != "builder"]
+    beside = [item for item in keys_of(INNER[group]) if item[0] != "builder"]
     return _made(kind, [*beside, *own])
 
 
@@ -66,34 +65,19 @@ def inner_schema(group: str, entry: Mapping[str, Any], path: str) -> tuple[type,
     return _inner(group, str(kind)), str(kind)
 
 
+def _keys_of_builder(kind: str) -> list[Key]:
+    return [item for item in keys_of(BUILDERS[kind]) if item[0] != "common_config"]
+
+
 def _no_such_kind(kind: str, path: str, known: list[str]) -> BadInput:
     return BadInput(f"{path}.kind: '{kind}' is not one of {', '.join(known)}{nearest(kind, known)}")
 
 
-def _made(kind: str, own: list[tuple[str, Any, Any]]) -> type:
-    fields: list[tuple[str, Any, Any]] = [("kind", str, key(kind, "kind of data"))]
+def _made(kind: str, own: list[Key]) -> type:
+    fields: list[Key] = [("kind", str, key(kind, "kind of data"))]
     if kind == "custom":
         fields += [
             ("builder", str, key("???", "my_module:MyBuilder, a SupervisedDatasetBuilder")),
             ("args", dict[str, Any], key({}, "the builder's own fields")),
         ]
     return dataclasses.make_dataclass(f"Dataset_{kind}", [*fields, *own])
-
-
-def _fields(keys: type, only: tuple[str, ...] = ()) -> list[tuple[str, Any, Any]]:
-    """Names, types and copies of the fields that are keys."""
-    hints = typing.get_type_hints(keys)
-    return [
-        (item.name, hints[item.name], _copy_field(item))
-        for item in dataclasses.fields(keys)
-        if item.name != "common_config" and (not only or item.name in only)
-    ]
-
-
-def _copy_field(item: dataclasses.Field[Any]) -> Any:
-    metadata = {"help": "", **item.metadata}
-    if item.default is not dataclasses.MISSING:
-        return dataclasses.field(default=item.default, metadata=metadata)
-    if item.default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=item.default_factory, metadata=metadata)
-    return dataclasses.field(default="???", metadata=metadata)

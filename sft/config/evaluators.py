@@ -131,6 +131,8 @@ def is_plain(value: Any) -> bool:
 
 def named_builders(saved: Mapping[str, Any]) -> list[str]:
     """The import paths of evaluators that a saved config names."""
-    evaluators = saved.get("evaluators") or {}
-    entries = [evaluators, *(evaluators.get("further") or [])]
-    return [entry["builder"] for entry in entries if entry.get("builder")]
+    first = saved.get("evaluators")
+    further = first.get("further") if isinstance(first, Mapping) else None
+    entries = [first, *(further if isinstance(further, list) else [])]
+    named = [entry.get("builder") for entry in entries if isinstance(entry, Mapping)]
+    return [str(path) for path in named if path]

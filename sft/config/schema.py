@@ -6,10 +6,10 @@ The YAML files under conf/ choose among these; a key that is not here does not e
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from sft.keys import group, key
+from sft.keys import group, key, keys_of
 from sft.losses import LOSSES
 from sft.rendering.conversations import TRAIN_ON_WHAT
 from sft.schedules import SCHEDULES
@@ -117,9 +117,7 @@ class GuardSettings:
 
 def _of_kind(kind: str, keys: type, help: str) -> type:
     """The dataclass `keys` with its `kind` in front, as a group of the config."""
-    own: list[Any] = [("kind", str, key(kind, help))]
-    for item in dataclasses.fields(keys):
-        own.append((item.name, item.type, field(default=item.default, metadata=item.metadata)))
+    own = [("kind", str, key(kind, help)), *keys_of(keys)]
     return dataclasses.make_dataclass(keys.__name__, own)
 
 

@@ -65,7 +65,8 @@ class FaqBuilder(ChatDatasetBuilder):
 class FromConversationFileBuilder(ChatDatasetBuilder):
     """A file of chats, a folder or a pattern of files: JSONL, JSON, CSV, TSV, Parquet or Arrow.
 
-    What a file is, its content says and not its name. It may be packed with gzip or zstd.
+    What a file is, its content says and not its name. It may be packed with gzip, zstd, bzip2
+    or xz.
     """
 
     path: str = key("???", "file of chats, a folder of them or a pattern such as 'data/*.jsonl'")
@@ -87,9 +88,9 @@ class FromConversationFileBuilder(ChatDatasetBuilder):
 
 @dataclass
 class HubData(ChatDatasetBuilder):
-    """What names a dataset that the library `datasets` reads."""
+    """What names a dataset of the Hub, a folder that `datasets` reads, or a local file."""
 
-    path: str = key("???", "Hub id, or a local folder or file (JSONL, CSV, Parquet)")
+    path: str = key("???", "Hub id, a local folder, or a file or pattern as dataset=file has it")
     name: str | None = key(None, "configuration of the dataset, where it has several")
     split: str = key("train", "split to train on, such as train or train[:10%]")
     eval_split: str | None = key(None, "split to evaluate on; null: hold out of `split`")
@@ -98,7 +99,8 @@ class HubData(ChatDatasetBuilder):
 
 @dataclass
 class HFChatBuilder(HubData):
-    """Anything that `datasets` reads: a dataset of the Hub, a local folder or file."""
+    """A dataset of the Hub or a local folder, read with `datasets`; or a file, as
+    `FromConversationFileBuilder` reads it."""
 
     eval_size: int = key(
         0, "conversations to hold out; with eval_split: of it, 0: all of it", minimum=0

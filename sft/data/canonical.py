@@ -121,7 +121,7 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         raise BadInput(f"{where}: has reasoning both in its content and beside it; keep one")
     # In the order of the file: some templates write a message as the JSON that it is.
     made = {**message, "role": role, "content": text}
-    for key in ("function_call", "tool_calls", *REASONING):
+    for key in ("function_call", "tool_calls", *REASONING, *weights_by_another_name(message)):
         made.pop(key, None)
     if thought or inside:
         made["reasoning_content"] = thought or inside
@@ -142,15 +142,17 @@ def _names(message: dict[str, Any]) -> str:
     return ", ".join(map(str, message)) or "nothing"
 
 
+def known_role(name: Any) -> str | None:
+    """The one of `ROLES` that a file calls `name`; None if it is no name of one."""
+    if not isinstance(name, str):
+        return None
+    small = name.strip().lower()  # "Assistant", "USER"
+    return small if small in ROLES else SPEAKERS.get(small)
+
+
 def _role(role: Any, where: str) -> str:
-    if isinstance(role, str):
-        if role in ROLES:
-            return role
-        small = role.strip().lower()  # "Assistant", "USER"
-        if small in ROLES:
-            return small
-        if small in SPEAKERS:
-            return SPEAKERS[small]
+    if (known := known_role(role)) is not None:
+        return known
     raise BadInput(
         f"{where}: the role {role!r} is not one of {', '.join(ROLES)}"
         f"{nearest(str(role), list(ROLES), cutoff=0.75)}"
@@ -204,15 +206,28 @@ def _reasoning(message: dict[str, Any], where: str) -> str:
 
 
 def _weight(message: dict[str, Any], where: str) -> int | None:
-    weight, trainable = message.get("weight"), message.get("trainable")
+    trainable = message.get("trainable")
     if trainable is not None and not isinstance(trainable, bool):
         raise BadInput(f"{where}: 'trainable' is {trainable!r}; expected true or false")
-    if weight is None:
-        # Other tools' names for a message that is context alone.
-        return 0 if any(message.get(name) is False for name in ("train", "loss")) else None
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-        raise BadInput(f"{where}: the weight is {weight!r}; expected 0 (context) or 1 (trained)")
-    return int(weight)
+    said: dict[str, int] = {}
+    if (weight := message.get("weight")) is not None:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
+            raise BadInput(
+                f"{where}: the weight is {weight!r}; expected 0 (context) or 1 (trained)"
+            )
+        said["weight"] = int(weight)
+    said |= {name: int(message[name]) for name in weights_by_another_name(message)}
+    if len(set(said.values())) > 1:
+        raise BadInput(
+            f"{where}: has {' and '.join(map(repr, said))}, which differ; keep the one that says "
+            "whether it is trained on"
+        )
+    return next(iter(said.values()), None)
+
+
+def weights_by_another_name(message: Mapping[str, Any]) -> list[str]:
+    """The fields of `message` that other tools call its weight: true or false, and no number."""
+    return [name for name in ("train", "loss") if isinstance(message.get(name), bool)]
 
 
 def _with_system(

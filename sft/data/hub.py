@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft.data.files.finding import is_pattern
+from sft.data.files.finding import is_pattern, named_as_file
 from sft.data.sources import ChatFiles, Rows
 from sft.errors import BadInput
 from sft.files import cache_folder, can_be_written
 from sft.tokens.cache import Source
 
-DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-"""What ends like this is a file, and no id of the Hub."""
+ENDLESS = 2**62
+"""More rows than any file has."""
 
 
 def source(path: str, name: str | None, split: str, layout: str, key: str = "split") -> Source:
@@ -53,7 +54,8 @@ def _spans(files: ChatFiles, split: str, key: str) -> tuple[tuple[int, int], ...
 
     try:
         read = datasets.ReadInstruction.from_spec(split)
-        count = sum(1 for _ in files.rows())
+        # Beyond the end there are no rows, so only shares and numbers from the end need it.
+        count = files.count() if re.search(r"%|[\[:]\s*-", split) else ENDLESS
         return tuple((part.from_, part.to) for part in read.to_absolute({"train": count}))
     except (ValueError, AssertionError) as error:
         raise BadInput(
@@ -72,7 +74,7 @@ def load(
     arguments: dict[str, Any] = {"path": path, "name": name}
     if file.is_dir():
         arguments["path"] = str(file)
-    elif path.startswith(("/", ".", "~")) or path.count("/") > 1 or file.suffix in DATA:
+    elif path.startswith(("/", ".", "~")) or path.count("/") > 1 or named_as_file(path):
         raise BadInput(f"dataset.path: there is no file or folder {path}")
     try:
         if file.is_dir() and (file / "state.json").exists():

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from sft.data.files import kinds
 from sft.data.files.finding import files_of
 from sft.data.files.kinds import Kind
+from sft.data.files.opening import as_it_is
+from sft.data.files.tables import ROWS_AT_ONCE
 from sft.data.other_data import MEDIA
 from sft.data.reading import Numbered, Reader, Reading
-from sft.errors import BadInput
 from sft.rendering.report import Report
 
 if TYPE_CHECKING:
     import datasets
 
-ROWS_AT_ONCE = 1000
 FILE_BITS = 40
 """A row's number holds in the bits from here on which of several files it is of."""
 
@@ -66,23 +66,32 @@ class ChatFiles:
     def key(self) -> str:
         digest = hashlib.sha256()
         for file in self._found[0]:
-            with _open(file) as stream:
+            with as_it_is(file) as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return f"{digest.hexdigest()} {self.layout} {self.on_bad_line} {self.spans}"
 
     def conversations(self) -> Iterator[Numbered]:
-        for reader in self._readers():
+        for reader in self.readers():
             yield from reader
 
     def rows(self) -> Iterator[Numbered]:
         """Every row, also those that `conversations` leaves out and counts."""
-        for reader in self._readers():
+        for reader in self.readers():
             yield from reader.every()
+
+    def count(self) -> int:
+        """How many rows there are; none of them is converted."""
+        files = enumerate(zip(self._found[0], self._kinds, strict=True))
+        return sum(
+            sum(1 for _ in self._numbered(index, file, kind, kind.reading(self.layout)))
+            for index, (file, kind) in files
+        )
 
     def report(self) -> Report:
         return self._report
 
-    def _readers(self) -> Iterator[Reader]:
+    def readers(self) -> Iterator[Reader]:
+        """That of each file, one after another."""
         self._report = Report()
         layouts: dict[str, None] = {}
         counted = itertools.count()
@@ -114,13 +123,6 @@ class ChatFiles:
         if "text" in layouts.split(", "):
             what += " (raw text: all tokens are trained)"
         return f"{what}; files not read: {', '.join(others)}" if others else what
-
-
-def _open(path: Path) -> Any:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise BadInput(f"dataset.path: {path} cannot be read: {error.strerror}") from None
 
 
 @dataclass

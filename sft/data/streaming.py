@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data.builders import Built, HubData, build_whole
 from sft.data.hub import is_local_file, load
-from sft.data.reading import Numbered, Reading
+from sft.data.reading import NO_MESSAGE, Numbered, Reading
 from sft.data.row_stream import RowStream
 from sft.data.sources import ChatFiles
 from sft.errors import BadInput
@@ -18,6 +18,7 @@ from sft.keys import key
 from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
 from sft.rendering.token_bytes import special_tokens
+from sft.tokens.chunks import CANNOT_BE_WRITTEN
 from sft.tokens.datums import datums_with_bytes
 from sft.tokens.digests import as_text, digest
 from sft.tokens.table import TokenisedDataset
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class HFStreamBuilder(HubData):
-    """Anything that `datasets` streams: a dataset of the Hub, a local folder or file."""
+    """A stream of a dataset of the Hub, of a local folder that `datasets` reads, or of a file."""
 
     split: str = key("train", "split to train on; of a stream no part")
     eval_size: int = key(
@@ -88,6 +89,7 @@ class ChatRows:
     def open(cls, path: str, name: str | None, split: str, layout: str, key: str) -> ChatRows:
         """The stream of a split. Raises `BadInput` if it is empty or its layout does not fit."""
         called = f"{path} ({split})"
+        files = None
         if not is_local_file(path):
             stream = load(path, name, split, streaming=True, key=key)
             rows = cls(called, stream, Reading(layout, filled=True))
@@ -101,7 +103,7 @@ class ChatRows:
         first = next(iter(rows.stream), None)
         if first is None:
             raise BadInput(f"dataset.path: {path} holds no row")
-        if rows.files is None:
+        if files is None:
             rows.reading.wanted(list(first), path)
         else:
             rows.conversation(first)
@@ -116,18 +118,26 @@ class ChatRows:
         try:
             return self.reading.conversation(row, self.name)
         except BadInput as error:
-            raise BadInput(f"{error} (in the row {str(row)[:100]} …)") from None
+            raise BadInput(f"{error}{_beginning(row)}") from None
+
+    def said_of(self, row: dict[str, Any], problem: object) -> str:
+        """`problem` with the line of the row or, if there is none, its beginning."""
+        if self.files is not None:
+            return f"{self.where(row[NUMBER])}: {problem}"
+        # Of a shuffled stream nobody knows the number of a row.
+        return f"{self.name}: {problem}{_beginning(row)}"
+
+    def reading_of(self, row: dict[str, Any]) -> Reading:
+        """What has read the row: it knows the columns that it did not read."""
+        return self.reading if self.files is None else row[READING]
 
     def where(self, number: int) -> str:
         return self.files.where(number) if self.files else f"{self.name} row {number}"
 
-    def key(self) -> str:
-        return self.files.key() if self.files else f"{self.name} {self.stream._fingerprint}"
-
-    def conversations(self) -> Iterator[Numbered]:
-        """Each row of the stream, in its own order."""
+    def rows(self) -> Iterator[Numbered]:
+        """Each row of the stream with its number, in its own order."""
         if self.files is not None:
-            yield from self.files.conversations()
+            yield from self.files.rows()
             return
         for number, row in enumerate(self.stream, start=1):
             try:
@@ -135,17 +145,13 @@ class ChatRows:
             except BadInput as error:
                 yield number, error
 
-    rows = conversations
 
-    def report(self) -> Report:
-        if self.files is not None:
-            return self.files.report()
-        reading = self.reading
-        found = f"read as a stream, layout {reading.layout}"
-        return Report(found=found, unused=list(reading.unused), fields=list(reading.fields))
+NUMBER, FOUND, READING = "number", "found", "reading"
+"""Columns of the stream of local files."""
 
 
-FOUND = "found"
+def _beginning(row: dict[str, Any]) -> str:
+    return f" (in the row {str(row)[:100]} …)"
 
 
 def _stream(files: ChatFiles) -> Any:
@@ -156,8 +162,9 @@ def _stream(files: ChatFiles) -> Any:
 
 
 def _found(files: ChatFiles) -> Iterator[dict[str, Any]]:
-    for _, found in files.conversations():
-        yield {FOUND: found}
+    for reader in files.readers():
+        for number, found in reader.every():
+            yield {NUMBER: number, FOUND: found, READING: reader.reading}
 
 
 @dataclass(frozen=True)
@@ -181,10 +188,17 @@ class Listed:
         return Report()
 
 
+NO_TOKEN = "no token to train on"
+HELD_OUT = "held out"
+"""Kinds of rows that are left out."""
+
+
 class ChatStream(SupervisedDataset):
     """A stream of conversations without those that are held out.
 
-    It knows the bytes of the batch that it gave last, and of no other.
+    It knows the bytes of the batch that it gave last, and of no other. Its `report` counts the rows
+    as they are read: the whole of it is known at the end, and a row that is read again, in another
+    epoch or behind a resumed checkpoint, counts again.
     """
 
     def __init__(self, rows: ChatRows, held_out: set[int], builder: HFStreamBuilder):
@@ -192,19 +206,34 @@ class ChatStream(SupervisedDataset):
         self.special_tokens = special_tokens(builder.tokenizer)
         self.held_out = held_out
         """Digests of the conversations that are passed over."""
+        self.report = Report(found="read as a stream")
 
         def convert(row: dict[str, Any]) -> list[tuple[tinker.Datum, int]]:
             found = rows.conversation(row)
+            reading = rows.reading_of(row)
+            self.report.add(Report(unused=list(reading.unused), fields=list(reading.fields)))
+            if _is_empty(found):
+                return leave_out(row, NO_MESSAGE, "holds no message")
             if _digest(found) in self.held_out:
-                return []
+                return leave_out(row, HELD_OUT, "is held out")
             try:
-                return datums_with_bytes(
+                datums = datums_with_bytes(
                     found, renderer, common.max_length, common.train_on_what, common.reduction
                 )
             except BadInput as error:
                 if builder.on_lost == "leave_out":
-                    return []
-                raise BadInput(f"{rows.name}: {error} (in the row {str(row)[:100]} …)") from None
+                    return leave_out(row, CANNOT_BE_WRITTEN, error)
+                raise BadInput(rows.said_of(row, error)) from None
+            for note in found.notes:
+                self.report.note(note)
+            if not datums:
+                limits = f"train_on_what={common.train_on_what}, max_length={common.max_length}"
+                return leave_out(row, NO_TOKEN, f"no token is trained with {limits}")
+            return datums
+
+        def leave_out(row: dict[str, Any], kind: str, why: object) -> list[Any]:
+            self.report.leave_out(kind, rows.said_of(row, why))
+            return []
 
         self._stream = RowStream(
             rows.stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert
@@ -250,11 +279,17 @@ def _digest(conversation: Conversation) -> int:
         return 0
 
 
+def _is_empty(conversation: Conversation) -> bool:
+    return not conversation.messages and conversation.text is None
+
+
 def _different(rows: ChatRows, size: int | None) -> list[Conversation]:
     """The first `size` different conversations of a stream; None: all of them."""
     found: dict[int, Conversation] = {}
     for row in rows.stream:
         conversation = rows.conversation(row)
+        if _is_empty(conversation):
+            continue
         found.setdefault(_digest(conversation), conversation)
         if len(found) == size:
             break

@@ -15,13 +15,15 @@ from sft.config.data import named
 from sft.config.evaluators import named_builders
 from sft.config.schema import DEFAULT_URI, ServiceSettings
 from sft.config.secrets import TEXTS, leaves
+from sft.data.files.finding import has_wildcard, named_as_file
 from sft.errors import BadInput
 from sft.secrets import identity
 from sft.tracking.store import absolute
 
 _PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|(?:^|[/\\])\.\.(?:[/\\]|$)")
-_FILE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|arrow|feather|gz|zstd?|bz2|xz)$")
 _URL = re.compile(r"^\w[\w+.-]*:/")
+_SPLIT = re.compile(r"\.(?:eval_)?split$")
+"""Keys that name a part of the data, such as train[:10%], and no place."""
 
 
 def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = None) -> None:
@@ -63,7 +65,9 @@ def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
                 yield f"{key} is {value!r}"
         elif "${" in value:
             yield f"{key} holds a reference, {value!r}"
-        elif not key.startswith(TEXTS) and _reaches(value):
+        elif not key.startswith(TEXTS) and (
+            _reaches(value) or (has_wildcard(value) and not _SPLIT.search(key))
+        ):
             yield f"{key} names a place, {value!r}"
 
 
@@ -71,7 +75,7 @@ def _reaches(value: str) -> bool:
     """Whether a text can lead to a file or a host: a path, a URL, or a name that exists here."""
     if value.startswith("tinker://"):
         return False
-    if _PATH.search(value) or _URL.match(value) or _FILE.search(value):
+    if _PATH.search(value) or _URL.match(value) or named_as_file(value):
         return True
     try:
         return bool(value) and Path(value).exists()

@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["MlflowHook", "check_uri", "flush", "sync"]
 
+PARENT_RUN = "sweep.parent_run"
+"""The tag that holds the id of the sweep's own run, for which MLflow has a tag of its own."""
+
 
 class MlflowHook(BaseHook):
     """Mirrors one run into the MLflow store at `uri`.
@@ -134,7 +137,13 @@ class Mlflow:
         chosen = settings.tracking
         if chosen.uri is None:
             return None
-        return MlflowHook(chosen.uri, chosen.experiment, settings.run_name, tags=tags)
+        return MlflowHook(
+            chosen.uri,
+            chosen.experiment,
+            settings.run_name,
+            parent_run_id=tags.get(PARENT_RUN),
+            tags={name: value for name, value in tags.items() if name != PARENT_RUN},
+        )
 
     def flush(self, timeout: float) -> list[str]:
         return flush(timeout)

@@ -149,6 +149,38 @@ def load_study(word: str, url: str | None = None, root: Path = ROOT) -> tuple[op
         raise BadInput(f"{word}: the storage {url or folder} holds no study '{name}'.") from error
 
 
+def day_of(name: str, url: str | None, folder: Path) -> str | None:
+    """The day on which the study called `name` began; None if it has not. Makes nothing.
+
+    What cannot be opened is said when the study is.
+    """
+    if not ((folder / JOURNAL).exists() if url is None else _holds_studies(url)):
+        return None
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(url, folder))
+    except KeyError:
+        return None
+    day: str | None = study.user_attrs.get("date")
+    return day
+
+
+def _holds_studies(url: str) -> bool:
+    """Whether the database at `url` has Optuna's tables."""
+    from sqlalchemy import create_engine, inspect
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = create_engine(fill(url, "hydra.sweeper.storage"))
+        if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
+            return False  # to look would make it
+        try:
+            return inspect(engine).has_table("studies")
+        finally:
+            engine.dispose()
+    except (ImportError, SQLAlchemyError):
+        return False
+
+
 def remember(study: optuna.Study, facts: dict[str, Any]) -> None:
     """Write down what the sweep is about, or refuse to go on if it was about something else.
 

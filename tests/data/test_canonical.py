@@ -90,7 +90,10 @@ MESSAGES = {
     "a refusal": ({"role": "assistant", "content": None, "refusal": "No."},
                   {"role": "assistant", "content": "No."}),
     "weight 0": ({**ANSWER, "weight": 0}, {**ANSWER, "weight": 0}),
-    "not to be trained on": ({**ANSWER, "train": False}, {**ANSWER, "train": False, "weight": 0}),
+    "not to be trained on": ({**ANSWER, "train": False}, {**ANSWER, "weight": 0}),
+    "without loss": ({**ANSWER, "loss": False, "weight": 0}, {**ANSWER, "weight": 0}),
+    "to be trained on": ({**ANSWER, "train": True, "loss": True}, {**ANSWER, "weight": 1}),
+    "a loss that is a number": ({**ANSWER, "loss": 0.5}, {**ANSWER, "loss": 0.5}),
     "weight 1.0, of a table": ({**ANSWER, "weight": 1.0}, {**ANSWER, "weight": 1}),
     "trainable": ({**ANSWER, "trainable": False}, {**ANSWER, "trainable": False}),
     "nulls": ({**ANSWER, "name": None, "weight": None, "tool_calls": None}, ANSWER),
@@ -290,9 +293,30 @@ def test_tools_of_a_system_message_are_the_rows(role):
 
 
 def test_answers_within_a_prompt_are_context_unless_they_say_otherwise():
-    prompt = [USER, ANSWER, {**ANSWER, "weight": 1}, USER]
+    prompt = [USER, ANSWER, {**ANSWER, "weight": 1}, {**ANSWER, "train": True}, USER]
     made = read({"prompt": prompt, "completion": [ANSWER, USER, ANSWER]}).messages
-    assert [message.get("weight") for message in made] == [None, 0, 1, None, None, None, None]
+    assert [message.get("weight") for message in made] == [None, 0, 1, 1, None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "User", "content": "a"},
+        {"from": "prompter", "value": "a"},
+        {"role": None, "from": "human", "value": "a"},
+        {"from": "observation", "value": "a"},
+        {"role": "SYSTEM", "content": "a"},
+    ],
+)
+def test_context_within_a_prompt_has_no_weight_whatever_its_role_is_called(message):
+    made = read({"prompt": [message], "completion": "b"}).messages
+    assert "weight" not in made[0]
+
+
+@pytest.mark.parametrize("name", ["GPT", " assistant ", "bot"])
+def test_an_answer_within_a_prompt_is_context_whatever_its_role_is_called(name):
+    made = read({"prompt": [{"role": name, "content": "a"}], "completion": "b"}).messages
+    assert made[0] == {"role": "assistant", "content": "a", "weight": 0}
 
 
 def test_the_first_row_decides_the_layout_and_others_may_lack_what_is_optional():

@@ -136,6 +136,16 @@ def test_a_class_of_a_script_or_a_function_is_marked_and_refused_later(common, m
             custom_builder(path, {}, common)
 
 
+def test_further_sets_beside_a_builder_that_is_none_of_chats_are_refused_plainly(my_data):
+    from sft.config.compose import compose
+    from sft.config.saved import dataset_builder
+
+    words = ["dataset=custom", "dataset.builder=my_data:MyBuilder", "dataset.args.path=words.txt"]
+    settings = compose([*words, "dataset.eval_sets.easy.path=easy.jsonl"])
+    with pytest.raises(BadInput, match=r"^dataset\.eval_sets: my_data:MyBuilder is no subclass of"):
+        dataset_builder(settings)
+
+
 def test_the_command_line_composes_a_builder_of_ones_own(my_data):
     from sft.config.compose import compose
     from sft.config.saved import dataset_builder

@@ -238,6 +238,45 @@ def test_a_bad_row_of_a_stream_is_named_by_its_line_or_its_beginning(
             train.get_batch(index)
 
 
+def rows_with_every_fate():
+    """Two rows that are trained, and one for each way not to be."""
+    lost = [*conversation(2), {"role": "tool", "content": "4"}, *conversation(3)]
+    lost[1]["tool_calls"] = [{"function": {"name": "f", "arguments": {}}}]
+    rows = [conversation(0), conversation(1), [], conversation(4)[:1], lost]
+    return [{"messages": messages, "id": 7} for messages in rows]
+
+
+@pytest.mark.parametrize("where", ["rows.json", "."])
+def test_a_stream_counts_every_row_that_it_does_not_train(where, common, tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    rows = rows_with_every_fate()
+    if where == ".":  # in a table every message has the same fields
+        rows = rows[:4]
+    (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    fields = {"shuffle_buffer": 1, "eval_size": 1, "on_lost": "leave_out", "steps_per_epoch": 1}
+    train, _ = streamed(common, folder / where, **fields)()
+    train.get_batch(0)  # its four sequences are the second row's, which is read four times
+    left = train.report.left_out
+    counts = {kind: found.count for kind, found in left.items()}
+    expected = {"held out": 4, "no message": 3, "no token to train on": 3}
+    if where != ".":
+        expected["the chat template cannot write them"] = 3
+    assert counts == expected
+    assert train.report.unused == ["id"]
+    place = f"{folder / where} line 3:" if where != "." else "(in the row {'messages': []"
+    assert place in left["no message"].first
+
+
+def test_words_that_a_stream_would_lose_are_said_with_their_line(common, tmp_path):
+    rows = rows_with_every_fate()
+    (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    train, _ = streamed(common, tmp_path / "rows.json", shuffle_buffer=1)()
+    with pytest.raises(BadInput, match=r"rows\.json line 5: ") as error:
+        train.get_batch(3)
+    assert "in the row" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

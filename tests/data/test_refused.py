@@ -100,6 +100,10 @@ LINES = {
     chat(user(), answer(), video="a.mp4"): "'video' holds a video; only text is trained on: "
     "leave the row out, or write in words what is shown or heard",
     # Loss
+    chat(user(), answer(weight=1, train=False)): "message 2: has 'weight' and 'train', which "
+    "differ; keep the one that says whether it is trained on",
+    chat(user(), answer(train=True, loss=False)): "message 2: has 'train' and 'loss', which "
+    "differ; keep the one that says whether it is trained on",
     chat(user(), answer(weight=2)): "message 2: the weight is 2; expected 0 (context) or 1 "
     "(trained)",
     chat(user(), answer(weight=0.5)): "message 2: the weight is 0.5; expected 0 (context) or 1 "

@@ -1,17 +1,22 @@
 """Sweeps from the command line to the answer, on the real local service."""
 
 import dataclasses
+import datetime
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from transformers import AutoTokenizer
 
 from sft import train
 from sft.__main__ import main
 from sft.command import launch
 from sft.config.saved import to_saved, to_train
+from sft.files import read_yaml
 from sft.record import checkpoints, metrics
 from sft.run.failures import ServiceLost
 from sweeps.findings.results import Results
@@ -86,6 +91,30 @@ def test_a_study_refuses_to_go_on_with_other_data(sweep, tmp_path, chats, capsys
     assert sweep("lr=1e-3,2e-2", "hydra.sweeper.study_name=s") == 2
     said = capsys.readouterr().err
     assert "digest was" in said and "steps was 4, now 3" in said and "space was" in said
+
+
+@pytest.mark.parametrize("storage_url", ["null", "sqlite:///studies.db"])
+def test_a_study_gone_on_with_on_another_day_reads_the_data_of_its_own(
+    sweep, tmp_path, monkeypatch, tiny_model, storage_url
+):
+    dated = tmp_path / "dated"
+    shutil.copytree(tiny_model, dated)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    today = "<|im_start|>system\n{{ strftime_now('%d %b %Y') }}<|im_end|>\n"
+    tokenizer.chat_template = today + tokenizer.chat_template
+    tokenizer.save_pretrained(dated)
+    monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
+    for day, n_trials in (("2026-03-01", 1), ("2026-03-09", 2)):
+        on_that_day = SimpleNamespace(today=lambda day=day: datetime.date.fromisoformat(day))
+        monkeypatch.setattr("sweeps.command.date", on_that_day)
+        assert sweep(
+            "lr=1e-3,1e-2", f"model.tokenizer={dated}", "hydra.sweeper.study_name=dated",
+            f"hydra.sweeper.n_trials={n_trials}", f"hydra.sweeper.storage={storage_url}",
+        ) == 0  # fmt: skip
+        assert len(list((tmp_path / "cache" / "tokens").glob("*.lock"))) == 1
+    for trial in (0, 1):
+        saved = read_yaml(storage.ROOT / "dated" / str(trial) / "config.yaml")
+        assert saved["date"] == "2026-03-01"
 
 
 class NotANumber:

@@ -15,6 +15,7 @@ from sft.hooks import BaseHook
 from sft.past.trust import check_untrusted
 from sft.record import metrics
 from sft.tracking import trackers
+from sft.tracking.hook import PARENT_RUN, MlflowHook
 from tests.sweeps.conftest import chats, on_service, overrides, sweep  # noqa: F401 - fixtures
 
 
@@ -111,6 +112,16 @@ def test_each_trial_of_a_sweep_is_told_with_its_number_and_the_sweep_flushes(swe
     assert sorted(end["tags"]["sweep.trial"] for end in ends) == ["0", "1"]
     assert {end["tags"]["sweep.study"] for end in ends} == {"s"}
     assert {end["end"] for end in ends} == {"FINISHED"}
+
+
+def test_a_trials_sweep_is_a_tag_of_mlflows_to_mlflow_alone(file, tmp_path):
+    settings = compose(["tracking.also={jsonl: {}}", f"tracking.uri=sqlite:///{tmp_path}/own.db"])
+    hooks = trackers.hooks(settings, {"sweep.trial": "3", PARENT_RUN: "abc"})
+    tags = {type(hook): hook.tags for hook in hooks}
+    assert tags == {
+        MlflowHook: {"sweep.trial": "3", "mlflow.parentRunId": "abc"},
+        JsonlHook: {"sweep.trial": "3", "sweep.parent_run": "abc"},
+    }
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,17 @@ HELD_OUT = re.compile(
 """In a file's name: data that is kept to evaluate on."""
 
 
+def has_wildcard(path: str) -> bool:
+    return any(character in path for character in "*?[")
+
+
 def is_pattern(path: str) -> bool:
-    return any(character in path for character in "*?[") and not Path(path).expanduser().exists()
+    return has_wildcard(path) and not Path(path).expanduser().exists()
+
+
+def named_as_file(path: str) -> bool:
+    """Whether `path` ends as the name of a file of data does: it is no id of the Hub."""
+    return path.lower().endswith((*SUFFIXES, *PACKED))
 
 
 def files_of(path: str) -> tuple[list[Path], list[str]]:

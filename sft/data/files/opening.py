@@ -45,7 +45,7 @@ HEAD = 1 << 16
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[io.BufferedReader, str | None]]:
     """The file's bytes, unpacked, and the name of its compression. Raises `BadInput`."""
-    with _raw(path) as raw:
+    with as_it_is(path) as raw:
         head = raw.peek(8)
         for magic, what in ARCHIVES.items():
             if head.startswith(magic):
@@ -67,7 +67,8 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, str | None]]:
             ) from None
 
 
-def _raw(path: Path) -> io.BufferedReader:
+def as_it_is(path: Path) -> io.BufferedReader:
+    """The file's bytes, packed or not. Raises `BadInput`."""
     try:
         return open(path, "rb")
     except FileNotFoundError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft.data.canonical import known_role, weights_by_another_name
 from sft.data.layouts.base import Layout, Row, text
 from sft.data.layouts.history import history
 from sft.data.other_data import refuse_history
@@ -31,14 +32,18 @@ def _messages(row: Row, column: str, role: str, where: str) -> list[Any]:
         return value
     return [
         {"weight": 0, **{key: item for key, item in message.items() if item is not None}}
-        if isinstance(message, dict) and message.get("role", message.get("from")) not in CONTEXT
+        if isinstance(message, dict)
+        and _may_answer(message)
+        and not weights_by_another_name(message)
         else message
         for message in value
     ]
 
 
-CONTEXT = ("system", "developer", "user", "human", "tool", "function")
-"""Roles that are not trained on anyway."""
+def _may_answer(message: Row) -> bool:
+    """Whether it is the assistant's, or of a role that stands for a call of it."""
+    return known_role(message.get("role") or message.get("from")) in ("assistant", None)
+
 
 PROMPT_COMPLETION = Layout(
     frozenset({"prompt", "completion"}),

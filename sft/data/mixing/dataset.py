@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sft.data.mixing.order import counts, order, seed_of
 from sft.data.mixing.supplies import Drawn, FromBatches, Supply
+from sft.data.streaming import ChatStream
 from sft.errors import BadInput
 from sft.rendering.report import Report
 from sft.types import DataStatistics, SupervisedDataset
@@ -133,6 +134,23 @@ class MixedDataset(SupervisedDataset):
             f"{supply.used(self.counts[name])}"
             for name, supply in self.supplies.items()
         ]
+
+
+def of_streams(dataset: SupervisedDataset) -> Report | None:
+    """What became of the rows that were read as streams so far; None if nothing is a stream."""
+    if isinstance(dataset, ChatStream):
+        return dataset.report
+    if not isinstance(dataset, MixedDataset):
+        return None
+    streams = {
+        name: supply.dataset.report
+        for name, supply in dataset.supplies.items()
+        if isinstance(supply.dataset, ChatStream)
+    }
+    report = Report()
+    for name, read in streams.items():
+        report.add(_of_part(read, name))
+    return report if streams else None
 
 
 def merged(parts: Mapping[str, DataStatistics | None], report: Report) -> DataStatistics:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from sft.data.files.finding import named_as_file
 from sft.errors import BadInput
 from sft.types import ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
 
@@ -59,10 +60,22 @@ def with_common(
 
 
 def named(key: str, build: Callable[[], Made]) -> Made:
-    """What `build` returns; its `BadInput` says that it is of the data under `key`."""
+    """What `build` returns; its `BadInput` names the keys of the data under `key`."""
     try:
         return build()
     except BadInput as error:
-        text = str(error)
-        own = text.removeprefix("dataset.")
-        raise BadInput(f"{key}.{own}" if own != text else f"{key}: {text}") from error
+        text = _with_whole_keys(str(error), key)
+        raise BadInput(text if text.startswith(key) else f"{key}: {text}") from error
+
+
+def _with_whole_keys(text: str, key: str) -> str:
+    """`text`, which speaks of `dataset.path` and `dataset=KIND`, of the data under `key`."""
+
+    def whole(word: re.Match[str]) -> str:
+        if named_as_file(word[0]):  # a file that is called so
+            return word[0]
+        return f"{key}.kind=" if word[0] == "dataset=" else key + word[0].removeprefix("dataset")
+
+    if text.startswith(("cap: ", "train_on_what: ")):
+        return f"{key}.{text}"
+    return re.sub(r"(?<![\w./-])dataset(?:=(?=\w)|\.[\w.]+)", whole, text)

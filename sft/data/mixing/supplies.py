@@ -6,6 +6,7 @@ does not depend on what was asked before. A part that has no more begins again, 
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -143,15 +144,11 @@ class FromBatches:
         turn = 0
         while True:
             self.dataset.set_epoch(seed_of(self.seed, turn))
-            given = 0
-            for index in range(len(self.dataset)):
-                for datum in self.dataset.get_batch(index):
-                    if self.cap is not None and given == self.cap:
-                        break
-                    given += 1
-                    yield datum
-                if given == self.cap:
-                    break
+            batches = map(self.dataset.get_batch, range(len(self.dataset)))
+            given = False
+            for datum in itertools.islice(itertools.chain.from_iterable(batches), self.cap):
+                given = True
+                yield datum
             if not given:
                 raise BadInput("its batches hold no sequence to train on")
             turn += 1

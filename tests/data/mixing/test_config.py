@@ -6,6 +6,7 @@ import pytest
 
 from sft.config.compose import compose
 from sft.config.saved import from_saved, from_train, to_saved, to_train
+from sft.data.mixing.named_sets import named
 from sft.errors import BadInput
 from sft.files import dump_yaml, read_yaml
 from sft.past.trust import check_untrusted
@@ -84,6 +85,34 @@ def test_a_mixture_without_parts_or_weights_is_refused(settings):
 def test_what_a_part_cannot_give_is_said_with_its_key(mixed, word, words):
     with pytest.raises(BadInput, match=words):
         mixed(word)
+
+
+@pytest.mark.parametrize(
+    ("said", "whole"),
+    [
+        (
+            "dataset.path: there is no file a/b; for a dataset of the Hub add dataset=hf_chat",
+            "KEY.path: there is no file a/b; for a dataset of the Hub add KEY.kind=hf_chat",
+        ),
+        ("dataset=faq: its package is not installed", "KEY.kind=faq: its package is not installed"),
+        ("set dataset.on_lost=train, or more", "KEY: set KEY.on_lost=train, or more"),
+        (
+            "dataset.path: there is no file dataset.jsonl",
+            "KEY.path: there is no file dataset.jsonl",
+        ),
+        ("the dataset.json.gz and /a/dataset.d", "KEY: the dataset.json.gz and /a/dataset.d"),
+        ("cap: X gives batches", "KEY.cap: X gives batches"),
+        ("train_on_what: X has no", "KEY.train_on_what: X has no"),
+        ("batch_size: 9 is more", "KEY: batch_size: 9 is more"),
+    ],
+)
+def test_a_message_of_a_part_names_its_keys_whole(said, whole):
+    def fail():
+        raise BadInput(said)
+
+    with pytest.raises(BadInput) as error:
+        named("dataset.parts.math", fail)
+    assert str(error.value) == whole.replace("KEY", "dataset.parts.math")
 
 
 def test_a_mixture_from_elsewhere_needs_trust_as_any_data_does(settings):

@@ -1,5 +1,6 @@
 """Runs on mixtures: what is measured, resumed, swept and compared."""
 
+import json
 import math
 
 import pytest
@@ -83,6 +84,20 @@ def test_a_run_resumed_in_the_middle_of_a_mixture_trains_the_same_batches(train_
     ]
     assert batches[0] == batches[1] and len(set(batches[0])) == done.steps
     assert resumed.last["eval/math/nll"] == done.last["eval/math/nll"]
+
+
+def test_what_a_run_read_of_a_stream_is_in_its_record_at_the_end(train_mix, chat):
+    from pathlib import Path
+
+    lines = chat.read_text().splitlines()
+    chat.write_text("\n".join([*lines, '{"messages": []}', ""]))
+    config, done = train_mix("streamed", *stream())
+    assert done.status == "FINISHED", done.error
+    rows = json.loads((Path(config.log_path) / "run.json").read_text())["rows"]
+    left = rows["left_out"]["chat: no message"]
+    assert left["count"] >= 1 and left["first"].endswith("chat.jsonl line 13: holds no message")
+    assert "a mixture of" in rows["found"]
+    assert "data, as far as it was read: " in (Path(config.log_path) / "run.log").read_text()
 
 
 def test_a_run_is_not_resumed_with_other_weights(train_mix):
