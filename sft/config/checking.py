@@ -13,7 +13,7 @@ from sft.config.schema import KINDS, LARGEST_LOCAL_RANK, Settings
 from sft.config.secrets import refuse
 from sft.data.mixing.builder import check_parts
 from sft.data.mixing.named_sets import check_names
-from sft.errors import BadInput, nearest
+from sft.errors import BadInput, nearest, not_one_of
 
 
 def schema_of(group: str, kind: Any) -> type:
@@ -24,10 +24,7 @@ def schema_of(group: str, kind: Any) -> type:
     if kind is None:
         return next(iter(kinds.values()))
     if kind not in kinds:
-        known = list(kinds)
-        raise BadInput(
-            f"{group}.kind: '{kind}' is not one of {', '.join(known)}{nearest(str(kind), known)}"
-        )
+        raise not_one_of(f"{group}.kind", kind, kinds)
     return kinds[kind]
 
 
@@ -191,12 +188,8 @@ def _convert(value: Any, hint: Any, item: dataclasses.Field, path: str) -> Any:
     )
     if outside:
         raise bad
-    if choices := bounds.get("choices"):
-        if value not in choices:
-            raise BadInput(
-                f"{path}: '{value}' is not one of {', '.join(choices)}"
-                f"{nearest(str(value), list(choices))}"
-            )
+    if (choices := bounds.get("choices")) and value not in choices:
+        raise not_one_of(path, value, choices)
     return value
 
 

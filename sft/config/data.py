@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sft.config.data_kinds import INNER, NOT_INSIDE
-from sft.config.evaluators import is_plain
-from sft.data.import_path import NOT_IMPORTABLE, load_class
-from sft.datasets import BUILDERS, custom_builder, import_path
+from sft.data.import_path import load_class, own_fields
+from sft.data.import_path import saved as saved_builder
+from sft.datasets import BUILDERS, custom_builder
 from sft.errors import BadInput
 from sft.types import ChatDatasetBuilder, ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
 
@@ -55,22 +55,15 @@ def to_saved(builder: SupervisedDatasetBuilder) -> dict[str, Any]:
 
     One that is not registered is named by its import path.
     """
-    values = {
-        item.name: getattr(builder, item.name)
-        for item in dataclasses.fields(builder)
-        if item.name != "common_config"
-    }
     inner = {
-        group: {name: _inner_to_saved(group, entry) for name, entry in values.pop(group).items()}
-        for group in INNER.keys() & values.keys()
+        group: {name: _inner_to_saved(group, entry) for name, entry in entries.items()}
+        for group in INNER
+        if isinstance(entries := getattr(builder, group, None), Mapping)
     }
     kinds: dict[type, str] = {known: kind for kind, known in BUILDERS.items()}
     if kind := kinds.get(type(builder)):
-        return {"kind": kind, **values, **inner}
-    path = import_path(type(builder))
-    if not is_plain(values):
-        return {"kind": "custom", "builder": NOT_IMPORTABLE + path, "args": {}}
-    return {"kind": "custom", "builder": path, "args": values, **inner}
+        return {"kind": kind, **own_fields(builder, inner), **inner}
+    return {"kind": "custom", **saved_builder(builder, inner), **inner}
 
 
 def _inner_to_saved(group: str, entry: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sft.data.mixing.builder import Part
 from sft.datasets import BUILDERS
-from sft.errors import BadInput, nearest
+from sft.errors import BadInput, not_one_of
 from sft.keys import Key, key, keys_of
 from sft.types import ChatDatasetBuilder, EvalSet
 
@@ -35,7 +35,7 @@ def dataset_schema(kind: str) -> type:
     elif kind in BUILDERS:
         own = _keys_of_builder(kind)
     else:
-        raise _no_such_kind(kind, "dataset", [*BUILDERS, "custom"])
+        raise not_one_of("dataset.kind", kind, [*BUILDERS, "custom"])
     return _made(kind, own)
 
 
@@ -61,16 +61,12 @@ def inner_schema(group: str, entry: Mapping[str, Any], path: str) -> tuple[type,
             f"one of {', '.join(known)}"
         )
     if kind not in known:
-        raise _no_such_kind(str(kind), path, known)
+        raise not_one_of(f"{path}.kind", kind, known)
     return _inner(group, str(kind)), str(kind)
 
 
 def _keys_of_builder(kind: str) -> list[Key]:
     return [item for item in keys_of(BUILDERS[kind]) if item[0] != "common_config"]
-
-
-def _no_such_kind(kind: str, path: str, known: list[str]) -> BadInput:
-    return BadInput(f"{path}.kind: '{kind}' is not one of {', '.join(known)}{nearest(kind, known)}")
 
 
 def _made(kind: str, own: list[Key]) -> type:

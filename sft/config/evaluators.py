@@ -7,11 +7,11 @@ held-out NLL (`eval_every`) or with the answers (`evaluators.every`).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sft.data.import_path import NOT_IMPORTABLE, build, import_path
+from sft.data.import_path import build
+from sft.data.import_path import saved as saved_builder
 from sft.errors import BadInput, nearest
 from sft.evaluators import EvaluatorBuilder, SamplingEvaluatorBuilder
 from sft.types import ChatDatasetBuilderCommonConfig
@@ -82,7 +82,7 @@ def to_saved(config: Config) -> dict[str, Any]:
                 shown = ("prompts", "references", "temperature")
                 saved |= {name: getattr(builder, name) for name in shown}
             else:
-                own.append(_named(builder) | {"often": often})
+                own.append(saved_builder(builder) | {"often": often})
     if own:
         saved |= own[0] | {"further": own[1:]}
     return saved
@@ -102,31 +102,6 @@ def _is_of_prompts(builder: Any, config: Config) -> bool:
         chat_template_kwargs=getattr(common, "chat_template_kwargs", {}),
         date=getattr(common, "date", None),
     )
-
-
-def _named(builder: Any) -> dict[str, Any]:
-    """A builder by import path and plain values; one that cannot be is named all the same."""
-    if not isinstance(builder, EvaluatorBuilder):
-        path = import_path(builder if hasattr(builder, "__qualname__") else type(builder))
-        return {"builder": NOT_IMPORTABLE + path.removeprefix(NOT_IMPORTABLE), "args": {}}
-    args = {
-        item.name: getattr(builder, item.name)
-        for item in dataclasses.fields(builder)
-        if item.init and item.name != "common_config"
-    }
-    path = import_path(type(builder))
-    if not is_plain(args):
-        return {"builder": NOT_IMPORTABLE + path.removeprefix(NOT_IMPORTABLE), "args": {}}
-    return {"builder": path, "args": args}
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value comes out of YAML as it went in."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and is_plain(inner) for key, inner in value.items())
-    if isinstance(value, list):
-        return all(is_plain(inner) for inner in value)
-    return value is None or type(value) in (str, int, float, bool)
 
 
 def named_builders(saved: Mapping[str, Any]) -> list[str]:

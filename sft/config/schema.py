@@ -13,6 +13,7 @@ from sft.keys import group, key, keys_of
 from sft.losses import LOSSES
 from sft.rendering.conversations import TRAIN_ON_WHAT
 from sft.schedules import SCHEDULES
+from sft.tokens.datums import REDUCTIONS
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "sft"
@@ -146,7 +147,7 @@ class Settings:
     )
     loss: str = key("cross_entropy", "what a step minimises", choices=tuple(LOSSES))
     reduction: str = key(
-        "mean", "mean: every sequence counts the same; none: every token", choices=("mean", "none")
+        "mean", "mean: every sequence counts the same; none: every token", choices=REDUCTIONS
     )
     seed: int = key(0, "order of the data", minimum=0)
     date: str | None = key(

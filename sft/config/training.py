@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sft.config.schema import default
-from sft.errors import BadInput, nearest
+from sft.errors import BadInput, nearest, not_one_of
 from sft.losses import LOSSES
 from sft.schedules import SCHEDULES
 
@@ -124,10 +124,7 @@ class Config:
     def __post_init__(self) -> None:
         for name, registered in (("lr_schedule", SCHEDULES), ("loss_fn", LOSSES)):
             if (value := getattr(self, name)) not in registered:
-                known = list(registered)
-                raise BadInput(
-                    f"{name}: '{value}' is not one of {', '.join(known)}{nearest(value, known)}"
-                )
+                raise not_one_of(name, value, registered)
         schedule = SCHEDULES[self.lr_schedule]
         takes = [item.name for item in dataclasses.fields(schedule) if item.name != "warmup_steps"]
         for name in self.lr_schedule_args:

@@ -38,7 +38,24 @@ def layout() -> Any:
 
 
 @dataclass
-class FaqBuilder(ChatDatasetBuilder):
+class ChatRowsBuilder(ChatDatasetBuilder):
+    """Base class for chats that are read row by row: each row's fate can be shown."""
+
+    def source(self) -> Any:
+        """The rows to train on, in their own order: a `Source`, or a stream. Both have `rows()`.
+
+        Raises `BadInput`.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def measured(self, cap: int | None) -> TokenisedDataset:
+        """All conversations as held-out data, or `cap` of them. Raises `BadInput`."""
+        whole = build_whole(self, self.source())
+        return whole if cap is None else whole.at_most(cap)
+
+
+@dataclass
+class FaqBuilder(ChatRowsBuilder):
     """The demo: 503 questions and answers about building in Zaragoza, in English (CC-BY-4.0)."""
 
     eval_size: int = eval_size(48)
@@ -48,7 +65,6 @@ class FaqBuilder(ChatDatasetBuilder):
         return build(self, self.source(), self.eval_size, self.split_seed)
 
     def source(self) -> Source:
-        """The rows to train on. Raises `BadInput` if the package is not installed."""
         spec = importlib.util.find_spec("zaragoza_construction_faq")
         folders = (spec and spec.submodule_search_locations) or []
         files = [Path(folder) / "data" / "faq-en-sharegpt.jsonl" for folder in folders]
@@ -62,7 +78,7 @@ class FaqBuilder(ChatDatasetBuilder):
 
 
 @dataclass
-class FromConversationFileBuilder(ChatDatasetBuilder):
+class FromConversationFileBuilder(ChatRowsBuilder):
     """A file of chats, a folder or a pattern of files: JSONL, JSON, CSV, TSV, Parquet or Arrow.
 
     What a file is, its content says and not its name. It may be packed with gzip, zstd, bzip2
@@ -82,12 +98,11 @@ class FromConversationFileBuilder(ChatDatasetBuilder):
         return build(self, self.source(), self.eval_size, self.split_seed)
 
     def source(self) -> Source:
-        """The rows to train on. Raises `BadInput`."""
         return hub.saved_or_files(self.path, self.layout, self.on_bad_line)
 
 
 @dataclass
-class HubData(ChatDatasetBuilder):
+class HubData(ChatRowsBuilder):
     """What names a dataset of the Hub, a folder that `datasets` reads, or a local file."""
 
     path: str = key("???", "Hub id, a local folder, or a file or pattern as dataset=file has it")
@@ -115,7 +130,6 @@ class HFChatBuilder(HubData):
         return build(self, train, self.eval_size, self.split_seed, evaluation)
 
     def source(self) -> Source:
-        """The rows to train on. Raises `BadInput`."""
         return hub.source(self.path, self.name, self.split, self.layout)
 
 

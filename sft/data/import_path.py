@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sft.errors import BadInput, nearest
@@ -104,3 +104,35 @@ def import_path(builder: Any) -> str:
     module = sys.modules.get(builder.__module__)
     importable = builder.__module__ != "__main__" and getattr(module, name, None) is builder
     return path if importable else NOT_IMPORTABLE + path
+
+
+def saved(builder: Any, beside: Collection[str] = ()) -> dict[str, Any]:
+    """The keys `builder` and `args` that make `builder` again, by `build`.
+
+    `args` are its own fields without those of `beside`. One that is no dataclass, or whose fields
+    are no plain values, is named all the same and said to be not importable.
+    """
+    path = import_path(builder if hasattr(builder, "__qualname__") else type(builder))
+    if dataclasses.is_dataclass(builder) and not isinstance(builder, type):
+        args = own_fields(builder, beside)
+        if is_plain(args):
+            return {"builder": path, "args": args}
+    return {"builder": NOT_IMPORTABLE + path.removeprefix(NOT_IMPORTABLE), "args": {}}
+
+
+def own_fields(builder: Any, beside: Collection[str] = ()) -> dict[str, Any]:
+    """The values of a builder's fields without `common_config` and those of `beside`."""
+    return {
+        item.name: getattr(builder, item.name)
+        for item in dataclasses.fields(builder)
+        if item.init and item.name != "common_config" and item.name not in beside
+    }
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value comes out of YAML as it went in."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(is_plain(inner) for inner in value)
+    return value is None or type(value) in (str, int, float, bool)

@@ -61,7 +61,6 @@ class HFStreamBuilder(HubData):
         return held
 
     def source(self) -> ChatRows:
-        """The rows to train on, in their own order. Raises `BadInput`."""
         return self._rows(self.split, "split")
 
     def measured(self, cap: int | None) -> TokenisedDataset:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sft.data.builders import ChatRowsBuilder
 from sft.errors import BadInput
 from sft.rendering.base import Rendered
 from sft.rendering.conversations import Conversation
@@ -39,7 +40,7 @@ class ExampleRows:
     """Whether a run would train on one of them."""
 
     def __post_init__(self) -> None:
-        if not hasattr(self.builder, "source"):
+        if not isinstance(self.builder, ChatRowsBuilder):
             raise BadInput(
                 f"--json: {type(self.builder).__name__} names no rows of chats; without --json "
                 "the sequences of any data are shown"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft.errors import BadInput, nearest
+from sft.errors import BadInput, nearest, not_one_of
 
 Messages = list[dict[str, Any]]
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -116,7 +116,4 @@ def carries_loss(messages: list[dict[str, Any]], train_on_what: str) -> list[boo
                 "true or false in every message"
             )
         return [bool(message["trainable"]) for message in messages]
-    raise BadInput(
-        f"train_on_what: '{train_on_what}' is not one of {', '.join(TRAIN_ON_WHAT)}"
-        f"{nearest(train_on_what, list(TRAIN_ON_WHAT))}"
-    )
+    raise not_one_of("train_on_what", train_on_what, TRAIN_ON_WHAT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sft.errors import BadInput
+from sft.errors import BadInput, not_one_of
 from sft.rendering.base import Renderer
 from sft.rendering.conversations import Conversation, Messages, check_conversation
 
@@ -28,7 +28,7 @@ def datum(tokens: Any, weights: Any, reduction: str = "mean") -> tinker.Datum:
     import tinker
 
     if reduction not in REDUCTIONS:
-        raise BadInput(f"reduction: '{reduction}' is not one of {', '.join(REDUCTIONS)}")
+        raise not_one_of("reduction", reduction, REDUCTIONS)
     tokens = np.asarray(tokens, dtype=np.int64)
     weights = np.asarray(weights, dtype=np.float32)
     if tokens.shape != weights.shape or tokens.ndim != 1 or len(tokens) < 2:

@@ -299,6 +299,7 @@ def test_data_of_another_kind_is_refused_by_what_it_is(line, tmp_path):
 
 
 SOUND = chat(user(), answer())
+PACKED = gzip.compress(SOUND.encode() * 9, mtime=0)
 CSV = "prompt,completion\nhi,ho\n"
 
 FILES = {
@@ -310,8 +311,8 @@ FILES = {
     "CSV or JSON lines",
     b"PAR1 and no more": "dataset.path: FILE cannot be read as Parquet: Parquet magic bytes not "
     "found in footer. Either the file is corrupted or this is not a parquet file.",
-    gzip.compress(b"PAR1"): "dataset.path: FILE is Parquet in gzip; unpack it first",
-    gzip.compress(SOUND.encode() * 9)[:-20]: "dataset.path: FILE is damaged or cut off: as gzip: "
+    gzip.compress(b"PAR1", mtime=0): "dataset.path: FILE is Parquet in gzip; unpack it first",
+    PACKED[:-20]: "dataset.path: FILE is damaged or cut off: as gzip: "
     "Compressed file ended before the end-of-stream marker was reached",
     b"\xff\xfe\x00": "dataset.path: FILE is not UTF-16, as its byte order mark says: "
     "truncated data",
@@ -332,7 +333,7 @@ FILES = {
     CSV.encode() + b"hi\n": "FILE line 3: has 1 cell; the first line names 2 columns",
     CSV.encode() + b'"hi" there,ho\n': "FILE line 3: not CSV: ',' expected after '\"'; put the "
     "cell in quotes and write each quote in it twice",
-    CSV.encode() + b'hi,"ho\n\n': "FILE line 3: not CSV: a quote is opened and never closed",
+    CSV.encode() + b'hi,"ho\n\n': "FILE line 3 to 4: not CSV: a quote is opened and never closed",
     CSV.encode() + b"hi\rhi,ho\n": "FILE line 3: not CSV: a carriage return within a cell that is "
     "not in quotes",
     CSV.encode()

@@ -102,7 +102,8 @@ def rows(
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, BadInput(f"{where(number)}: not CSV: {_reason(error)}")
+            through = f" to {reader.line_num}" if reader.line_num > number else ""
+            yield number, BadInput(f"{where(number)}{through}: not CSV: {_reason(error)}")
             continue
         if lines.error:
             wrong = BadInput(f"{where(number)}: not UTF-8: {lines.error.reason}{CONVERT}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from sft.data.mixing import together
 from sft.data.mixing.order import counts, order, seed_of
 from sft.data.mixing.supplies import Drawn, FromBatches, Supply
 from sft.data.streaming import ChatStream
@@ -47,12 +46,10 @@ class MixedDataset(SupervisedDataset):
         self.weights = {name: weights[name] for name in self.supplies}
         self.exhausted = exhausted
         self.batch_size = batch_size
-        datasets = [supply.dataset for supply in self.supplies.values()]
-        self.special_tokens: frozenset[int] = frozenset().union(
-            *(getattr(dataset, "special_tokens", ()) for dataset in datasets)
-        )
-        knows = not any(isinstance(supply, FromBatches) for supply in self.supplies.values())
-        self.num_bytes: Callable[[int], int] | None = self._num_bytes if knows else None
+        self.special_tokens = together.special_tokens(self._datasets.values())
+        # Batches of a dataset of the user's own are taken apart: what it knows is of the whole.
+        apart = any(isinstance(supply, FromBatches) for supply in self.supplies.values())
+        self.num_bytes: Callable[[int], int] | None = None if apart else self._num_bytes
         """UTF-8 bytes of the trained text of a batch; None if a part does not know them."""
         self._lay_out()
 
@@ -67,6 +64,11 @@ class MixedDataset(SupervisedDataset):
             )
         self._seed: int | None = None
         self._last: tuple[int, int] | None = None
+
+    @property
+    def _datasets(self) -> dict[str, SupervisedDataset]:
+        # Of a part that leaves something out or has a cap, the dataset becomes another.
+        return {name: supply.dataset for name, supply in self.supplies.items()}
 
     def leave_out(self, digests: np.ndarray) -> None:
         """Train on no conversation of these `digests` (uint64), before the first epoch."""
@@ -108,32 +110,29 @@ class MixedDataset(SupervisedDataset):
     @property
     def digest(self) -> str | None:
         """Of the parts' data and how they are mixed; None if a part has none."""
-        found = {}
-        for name, supply in self.supplies.items():
-            digest = getattr(supply.dataset, "digest", None)
-            if digest is None:
-                return None
-            found[name] = [self.counts[name], digest]
-        text = json.dumps(found)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return together.digest(self._datasets, self.counts)
 
     @property
     def statistics(self) -> DataStatistics:
         """Of the parts that count themselves; what an epoch holds of each is in the report."""
         return merged(
-            {
-                name: getattr(supply.dataset, "statistics", None)
-                for name, supply in self.supplies.items()
-            },
+            {name: getattr(own, "statistics", None) for name, own in self._datasets.items()},
             Report(found=f"a mixture of {', '.join(self.supplies)}", said=self._sentences()),
         )
 
     def _sentences(self) -> list[str]:
         return [
-            f"part {name}: {self.counts[name] / self.length:.1%} of the sequences; "
-            f"{supply.used(self.counts[name])}"
+            f"part {name}{_found(supply.dataset)}: {self.counts[name] / self.length:.1%} of the "
+            f"sequences; {supply.used(self.counts[name])}"
             for name, supply in self.supplies.items()
         ]
+
+
+def _found(dataset: SupervisedDataset) -> str:
+    """What the data of a part is, in brackets."""
+    counted = getattr(dataset, "statistics", None)
+    report = counted.report if counted else getattr(dataset, "report", None)
+    return f" ({report.found})" if report and report.found else ""
 
 
 def of_streams(dataset: SupervisedDataset) -> Report | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sft.data.builders import build_whole
+from sft.data.builders import ChatRowsBuilder
+from sft.data.mixing import together
 from sft.data.mixing.dataset import merged
 from sft.data.mixing.named_sets import check_names, named, with_common
-from sft.data.streaming import HFStreamBuilder
 from sft.errors import BadInput
 from sft.rendering.report import Report
 from sft.tokens.table import TokenisedDataset
@@ -30,14 +28,13 @@ class SeveralHeldOut(SupervisedDataset):
         self._batches = [
             (part, index) for part in self.parts.values() for index in range(len(part))
         ]
-        knows = all(getattr(part, "num_bytes", None) for part in self.parts.values())
-        self.num_bytes: Callable[[int], int] | None = self._num_bytes if knows else None
-        self.special_tokens: frozenset[int] = frozenset().union(
-            *(getattr(part, "special_tokens", ()) for part in self.parts.values())
+        self.num_bytes: Callable[[int], int] | None = (
+            self._num_bytes if together.know_bytes(self.parts.values()) else None
         )
+        self.special_tokens = together.special_tokens(self.parts.values())
         counted = {name: getattr(part, "statistics", None) for name, part in self.parts.items()}
         self.statistics = None if None in counted.values() else merged(counted, Report())
-        self.digest = _digest_of(self.parts)
+        self.digest = together.digest(self.parts)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -50,13 +47,6 @@ class SeveralHeldOut(SupervisedDataset):
         part, inner = self._batches[index]
         num_bytes: int = part.num_bytes(inner)  # type: ignore[attr-defined]  # all have it
         return num_bytes
-
-
-def _digest_of(parts: Mapping[str, SupervisedDataset]) -> str | None:
-    digests = {name: getattr(part, "digest", None) for name, part in parts.items()}
-    if None in digests.values():
-        return None
-    return hashlib.blake2b(json.dumps(digests).encode(), digest_size=16).hexdigest()
 
 
 @dataclass
@@ -110,11 +100,8 @@ def keep_apart(train: SupervisedDataset, held_out: Iterable[SupervisedDataset]) 
 def _whole(owner: ChatDatasetBuilder, one: EvalSet) -> SupervisedDataset:
     """All that a set names, or `cap` of it."""
     builder = with_common(one.builder, owner.common_config, one.train_on_what)
-    if isinstance(builder, HFStreamBuilder):
+    if isinstance(builder, ChatRowsBuilder):
         return builder.measured(one.cap)
-    if isinstance(builder, ChatDatasetBuilder) and hasattr(builder, "source"):
-        whole = build_whole(builder, builder.source())
-        return whole if one.cap is None else whole.at_most(one.cap)
     dataset, _ = builder()
     if one.cap is not None:
         if not isinstance(dataset, TokenisedDataset):

@@ -61,9 +61,10 @@ def test_the_banner_says_how_often_parts_repeat_and_how_much_of_them_is_used(mix
     repeated = mixed("dataset.parts.math.weight=3").train.statistics.report
     assert "a mixture of code, math" in repeated.found
     assert repeated.lines()[:2] == [
-        "part code: 50.0% of the sequences; 20 of its 30 sequences (66.7%) are trained an "
-        "epoch, drawn anew for each",
-        "part math: 50.0% of the sequences; its 10 sequences are trained 2 times an epoch",
+        "part code (JSONL, layout messages): 50.0% of the sequences; 20 of its 30 sequences "
+        "(66.7%) are trained an epoch, drawn anew for each",
+        "part math (JSONL, layout messages): 50.0% of the sequences; its 10 sequences are "
+        "trained 2 times an epoch",
     ]
 
 
