@@ -28,7 +28,9 @@ class Evaluator(Protocol):
     - a `name`, which no other of the run may have; else it goes by that of its class or function;
     - `metrics`, the names of what it measures: a sweep looks there, before it starts, for the
       metric that it compares;
-    - a `table` after a call, rows as plain dicts, which is logged under its name.
+    - a `table` after a call, rows as plain dicts, which is logged under its name;
+    - `examples` after a call, a mapping of metrics to the `Examples` that each is made of: they are
+      kept, `METRIC_stderr` is logged beside the metric, and runs are compared with how sure it is.
     """
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
