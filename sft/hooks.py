@@ -76,7 +76,7 @@ class RunResult:
     last: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
     best: CheckpointRecord | None = None
-    """The checkpoint with the lowest `eval/nll`; None if none was evaluated."""
+    """The checkpoint that is best in the run's `metric`; None if none was evaluated."""
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Last rows of each evaluator's table by name, and those of step 0 under `NAME@start`."""

@@ -58,6 +58,7 @@ def run(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
     settled = options.settle(searched)
     composer = Composer(context, config, searched)
     settings = preflight.check_space(composer)
+    settled = settled.of_runs(settings[0])
     # Optuna tells what it does on its own account; the display does that here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("tinker").setLevel(logging.WARNING)

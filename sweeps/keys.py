@@ -36,8 +36,10 @@ class SweeperKeys:
     repeats: int = key(
         1, "runs of each configuration, with different seeds; their mean counts", above=0
     )
-    metric: Any = key("eval/nll", "what is compared: one metric, or a list of them")
-    direction: Any = key("minimize", "minimize or maximize: one for all metrics, or a list")
+    metric: Any = key(None, "what is compared: one metric, or a list; null: the runs' own `metric`")
+    direction: Any = key(
+        None, "minimize or maximize: one for all metrics, or a list; null: the runs' `direction`"
+    )
     pruner: str = key("none", "what ends trials early, by their evaluations on the way")
     pruner_min_steps: int | None = key(None, "steps of a trial before it may be pruned")
     pruner_reduction: int = key(3, "one in so many trials goes on from a rung to the next")

@@ -2,18 +2,18 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sft.errors import BadInput, nearest
+from sft.config.schema import Settings
+from sft.errors import BadInput, nearest, not_one_of
+from sft.record.checkpoints import DIRECTIONS
 from sweeps import pruners, samplers
 from sweeps.keys import SweeperKeys
 from sweeps.parameters import MOST_POINTS, is_endless
 from sweeps.prior.published import PACKAGED
 from sweeps.space import SearchSpace
-
-DIRECTIONS = ("minimize", "maximize")
 
 
 @dataclass
@@ -37,12 +37,12 @@ class Options(SweeperKeys):
     @property
     def metrics(self) -> list[str]:
         """What is compared; the first one is what a single best trial is best in."""
-        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
+        return self.metric if isinstance(self.metric, list) else [self.metric]
 
     @property
     def directions(self) -> list[str]:
         """minimize or maximize, for each metric."""
-        given = [self.direction] if isinstance(self.direction, str) else list(self.direction)
+        given = self.direction if isinstance(self.direction, list) else [self.direction]
         return given * len(self.metrics) if len(given) == 1 else given
 
     def _check(self) -> None:
@@ -51,11 +51,8 @@ class Options(SweeperKeys):
             if above is not None and value is not None and value <= above:
                 raise BadInput(f"hydra.sweeper.{item.name}={value}: expected more than {above}.")
         for direction in self.directions:
-            if direction not in DIRECTIONS:
-                raise BadInput(
-                    f"hydra.sweeper.direction={direction}: expected minimize or maximize"
-                    f"{nearest(str(direction), list(DIRECTIONS))}."
-                )
+            if direction is not None and direction not in DIRECTIONS:
+                raise not_one_of("hydra.sweeper.direction", direction, DIRECTIONS)
         if len(self.directions) != len(self.metrics) or not self.metrics:
             raise BadInput(
                 f"hydra.sweeper.direction: {len(self.directions)} directions for "
@@ -148,6 +145,12 @@ class Settled(Options):
     n_trials: int
     beyond: int
     """Trials that were asked for and have no point of the space left."""
+
+    def of_runs(self, base: Settings) -> "Settled":
+        """With what the runs say themselves if the sweep does not: what is compared."""
+        metric = base.metric if self.metric is None else self.metric
+        direction = base.direction if self.direction is None else self.direction
+        return replace(self, metric=metric, direction=direction)
 
 
 def default_name(space: SearchSpace) -> str:

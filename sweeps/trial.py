@@ -255,19 +255,20 @@ class TrialRun:
     def _of_run(self, repeat: int, outcome: Outcome) -> dict[str, Any]:
         """Seeds of one repeat and its last checkpoint, whose value counts.
 
-        And, if there is one, an earlier checkpoint with a lower held-out NLL.
+        And, if there is one, an earlier checkpoint that is better in the run's `metric`.
         """
         settings = self._settings_of(repeat, self.directory(repeat))
         facts: dict[str, Any] = {"seed": settings.seed, "lora.seed": settings.lora.seed}
         if not isinstance(outcome, RunResult) or not outcome.checkpoints:
             return facts
-        last, lowest = outcome.checkpoints[-1], outcome.best
+        last, best = outcome.checkpoints[-1], outcome.best
         facts |= {"state": last.state_path, "sampler": last.sampler_path}
-        if lowest is not None and lowest.step != last.step:
-            facts["lowest"] = {
-                "step": lowest.step,
-                "sampler": lowest.sampler_path,
-                "eval/nll": (lowest.evaluation or {})["eval/nll"],
+        if best is not None and best.step != last.step:
+            facts["best"] = {
+                "step": best.step,
+                "sampler": best.sampler_path,
+                "metric": settings.metric,
+                "value": (best.evaluation or {})[settings.metric],
             }
         return facts
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sft.keys import group, key, keys_of
 from sft.losses import LOSSES
+from sft.record.checkpoints import DIRECTIONS
 from sft.rendering.conversations import TRAIN_ON_WHAT
 from sft.schedules import SCHEDULES
 from sft.tokens.datums import REDUCTIONS
@@ -155,6 +156,11 @@ class Settings:
     )
     eval_every: int = key(0, "steps between evaluations; 0: before and after", minimum=0)
     save_every: int = key(0, "steps between checkpoints; 0: only at the end", minimum=0)
+    metric: str = key(
+        "eval/nll",
+        "what the best checkpoint is best in, early stopping waits for, a sweep compares",
+    )
+    direction: str = key("minimize", "what is better: less or more of it", choices=DIRECTIONS)
     submit_ahead: int = key(1, "steps queued before the oldest is awaited", minimum=0)
     run_name: str | None = key(None, "null: made from what differs from the defaults")
     run_dir: str | None = key(None, "null: outputs/DATE/TIME-NAME")

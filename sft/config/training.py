@@ -93,6 +93,11 @@ class Config:
     held_out_answer_tokens: int = of("evaluators.max_tokens")
     """Tokens of the longest such answer."""
 
+    metric: str = of("metric")
+    """What the best checkpoint is best in and early stopping waits for; of evaluators."""
+    direction: str = of("direction")
+    """Whether less of `metric` is better or more: `minimize` or `maximize`."""
+
     save_every: int = of("save_every")
     """Steps between checkpoints; 0: only after the last."""
     save_every_tokens: int = of("checkpoint.every_tokens")
@@ -115,7 +120,7 @@ class Config:
     submit_ahead: int = of("submit_ahead")
     """Steps that are submitted before the oldest one is awaited."""
     early_stopping_patience: int = of("early_stopping.patience")
-    """End after this many evaluations without a lower `eval/nll`; 0: never."""
+    """End after this many evaluations without a better `metric`; 0: never."""
     guard_rise: float = of("guard.rise")
     """End when `train/nll` is this many nats above the first step's for `guard_steps` steps."""
     guard_steps: int = of("guard.steps")

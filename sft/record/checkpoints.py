@@ -7,11 +7,15 @@ their losses are finite, and `next_batch` of `epoch` is the batch that a resumed
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sft.files import json_lines, replace_durably
+
+DIRECTIONS = ("minimize", "maximize")
+"""What is better of a metric: less of it, or more."""
 
 
 @dataclass
@@ -72,14 +76,14 @@ def read(path: Path) -> list[CheckpointRecord]:
     return [CheckpointRecord(**record) for record in json_lines(path)]
 
 
-def best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
-    """The record with the lowest `eval/nll`; of two equal ones the earlier; None without any."""
-    scored = [
-        (r.evaluation["eval/nll"], r)
-        for r in records
-        if r.evaluation and "eval/nll" in r.evaluation
-    ]
-    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+def best(
+    records: list[CheckpointRecord], metric: str = "eval/nll", direction: str = "minimize"
+) -> CheckpointRecord | None:
+    """The record that is best in `metric`; of two equal ones the earlier; None without any."""
+    values = [((r.evaluation or {}).get(metric, math.nan), r) for r in records]
+    scored = [(value, record) for value, record in values if math.isfinite(value)]
+    choose = min if direction == "minimize" else max
+    return choose(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
 @dataclass

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sft.errors import BadInput
+from sft.config.schema import default
+from sft.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -27,11 +28,7 @@ def check(config: Config, plan: Plan) -> list[str]:
             f"schedule.warmup_steps: {config.warmup_steps} is more than the {steps} steps of this "
             "run, which would never reach its peak learning rate; use fewer, or more epochs"
         )
-    if config.early_stopping_patience and plan.held_out is None:
-        raise BadInput(
-            f"early_stopping.patience: {config.early_stopping_patience} evaluations cannot be "
-            "waited for, since nothing is held out; set dataset.eval_size, or patience=0"
-        )
+    _check_metric(config, plan)
     return [*_of_length(config, plan), *_of_evaluations(config, plan), *_of_saves(config, steps)]
 
 
@@ -40,6 +37,25 @@ def check_adapter(train_attn: bool, train_mlp: bool, train_unembed: bool) -> Non
     if not (train_attn or train_mlp or train_unembed):
         raise BadInput(
             "lora: trains nothing; set lora.train_attn, lora.train_mlp or lora.train_unembed"
+        )
+
+
+def _check_metric(config: Config, plan: Plan) -> None:
+    """Refuse a metric that no evaluation will measure, unless it is the default and not needed."""
+    measured = plan.evaluated()
+    if measured is None or config.metric in measured:
+        return
+    if config.metric != default("metric"):
+        there = sorted(measured)
+        raise BadInput(
+            f"metric: no evaluation measures '{config.metric}'{nearest(config.metric, there)}; "
+            f"there will be {', '.join(there) or 'none: set dataset.eval_size, or evaluators'} "
+            "(what a sweep alone compares is hydra.sweeper.metric)"
+        )
+    if config.early_stopping_patience:
+        raise BadInput(
+            f"early_stopping.patience: {config.early_stopping_patience} evaluations cannot be "
+            "waited for, since nothing is held out; set dataset.eval_size, or patience=0"
         )
 
 
@@ -77,14 +93,17 @@ def _of_evaluations(config: Config, plan: Plan) -> Iterator[str]:
             f"evaluators.held_out_answers={config.held_out_answers}: {held_out or 'nothing'} "
             "is held out"
         )
-    patience = config.early_stopping_patience
-    every = config.eval_every
+    patience, often = config.early_stopping_patience, plan.evaluators
+    frequent = any(
+        config.metric in getattr(evaluator, "metrics", [config.metric]) for evaluator in often
+    )
+    every = config.eval_every if frequent else config.infrequent_eval_every
     evaluations = 1 + ((steps - 1) // every if every else 0)
     if patience and evaluations <= patience:
         yield (
             f"early_stopping.patience={patience}: the run has {evaluations} evaluation"
             f"{'s' * (evaluations > 1)} before its end, too few to stop early by; set a smaller "
-            "eval_every"
+            f"{'eval_every' if frequent else 'evaluators.every'}"
         )
 
 

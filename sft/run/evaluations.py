@@ -139,11 +139,15 @@ class Evaluations:
         self.progress.state.record(failed_evaluations=[asdict(f) for f in self.measured.failed])
 
     def _stop_early(self) -> None:
-        patience = self.progress.run.config.early_stopping_patience
-        values = [value for _, value in self.progress.state.metrics.series("eval/nll")]
+        config = self.progress.run.config
+        patience, sign = config.early_stopping_patience, 1 if config.direction == "minimize" else -1
+        values = [sign * value for _, value in self.progress.state.metrics.series(config.metric)]
         if (
             patience
             and len(values) > patience
             and min(values[-patience:]) >= min(values[:-patience])
         ):
-            self.progress.run.stop(f"early stopping: eval/nll no lower for {patience} evaluations")
+            better = "lower" if sign == 1 else "higher"
+            self.progress.run.stop(
+                f"early stopping: {config.metric} no {better} for {patience} evaluations"
+            )

@@ -124,7 +124,7 @@ class Loop:
             diverged=self.progress.diverged,
             first=first,
             last=last,
-            best=best(records),
+            best=best(records, self.run.config.metric, self.run.config.direction),
             checkpoints=list(records),
             tables=self.measured.tables,
             failed_evaluations=list(self.measured.failed),

@@ -123,7 +123,12 @@ class Plan:
 
     def metrics(self) -> set[str] | None:
         """What the run will measure; None if an evaluator does not say what it does."""
-        found = set(TRAINING_METRICS)
+        evaluated = self.evaluated()
+        return None if evaluated is None else evaluated | set(TRAINING_METRICS)
+
+    def evaluated(self) -> set[str] | None:
+        """What its evaluators will measure; None if one of them does not say what it does."""
+        found: set[str] = set()
         for evaluator in [*self.evaluators, *self.infrequent]:
             if (names := getattr(evaluator, "metrics", None)) is None:
                 return None

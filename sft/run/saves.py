@@ -118,15 +118,14 @@ class Saves:
 
     async def _drop_replaced(self, record: CheckpointRecord) -> None:
         """Delete what `record` replaces: earlier rolling saves, and periodic ones beyond `keep`."""
-        records, keep = (
-            self.progress.state.checkpoints.records,
-            self.progress.run.config.keep_checkpoints,
-        )
+        records = self.progress.state.checkpoints.records
+        config = self.progress.run.config
+        kept = best(records, config.metric, config.direction)
         replaced = [
             old for old in records if old.kind in ("rolling", "interrupted") and old is not record
         ]
-        periodic = [old for old in records if old.kind == "periodic" and old is not best(records)]
-        replaced += periodic[:-keep] if keep else []
+        periodic = [old for old in records if old.kind == "periodic" and old is not kept]
+        replaced += periodic[: -config.keep_checkpoints] if config.keep_checkpoints else []
         for old in replaced:
             self.progress.state.checkpoints.remove(old)
         for old in replaced:

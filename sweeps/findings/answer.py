@@ -46,10 +46,10 @@ def _described(results: Results, trial: Result, what: str) -> list[str]:
     whose = f" (repeat {repeat}: {metric} {trial.repeats[repeat]:.4f})" if count else ""
     if run.get("sampler"):
         lines.append(f"  checkpoint:  {run['sampler']}{whose}")
-    if lower := run.get("lowest"):
+    if better := run.get("best"):
         lines.append(
-            f"  on the way:  {lower['sampler']} (step {lower['step']}: eval/nll "
-            f"{lower['eval/nll']:.4f}, its lowest)"
+            f"  on the way:  {better['sampler']} (step {better['step']}: {better['metric']} "
+            f"{better['value']:.4f}, its best)"
         )
     lines.append(f"  train again: {train_again(trial, repeat if count else None)}{whose}")
     return lines

@@ -21,6 +21,8 @@ CHANGED = {
     "reduction": "none",
     "seed": 11,
     "eval_every": 2,
+    "metric": "eval/quiz/accuracy",
+    "direction": "maximize",
     "save_every": 4,
     "submit_ahead": 3,
     "model.name": "some/model",

@@ -264,6 +264,17 @@ def test_repeats_differ_by_seed_and_their_mean_counts(sweep):
     assert result.repeats == finals and result.seeds == [(0, 0), (1, 1), (2, 2)]
 
 
+def test_the_runs_metric_and_direction_are_the_sweeps(sweep):
+    code = sweep(
+        "lr=1e-4,1e-2", "metric=eval/bpb", "direction=maximize", "hydra.sweeper.study_name=s",
+    )  # fmt: skip
+    assert code == 0
+    study = study_of("s")
+    assert study.direction.name == "MAXIMIZE"
+    assert [t.value for t in study.trials] == [rows_of("s", i)[-1]["eval/bpb"] for i in (0, 1)]
+    assert study.best_trial.params["lr"] == 1e-4
+
+
 def test_several_metrics_give_a_pareto_front(sweep, capsys):
     code = sweep(
         "lora.rank=2,8", "lr=1e-2", "hydra.sweeper.metric=[eval/nll,lora.rank]",

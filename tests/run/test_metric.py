@@ -1,0 +1,76 @@
+"""`metric` and `direction`: one choice for the best checkpoint, early stopping and sweeps."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from sft.errors import BadInput
+from sft.evaluators import EvaluatorBuilder
+from sft.record import metrics
+from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures
+
+FIRST = "eval/quiz/first"
+
+
+@dataclass
+class Quiz(EvaluatorBuilder):
+    """How likely a token is behind another; or, with `always`, a number that never changes."""
+
+    always: float | None = None
+
+    def __call__(self):
+        return Answers(self.always)
+
+
+@dataclass
+class Answers:
+    always: float | None
+    name: str = "quiz"
+    metrics: tuple[str, ...] = (FIRST,)
+
+    async def __call__(self, sampling_client):
+        import tinker
+
+        logprobs = await sampling_client.compute_logprobs(tinker.ModelInput.from_ints([65, 66]))
+        return {FIRST: logprobs[1] if self.always is None else self.always}
+
+
+@pytest.fixture
+def quizzed(make_config):  # noqa: F811 - the fixture
+    def make(always=None, **changes):
+        fields = {"metric": FIRST, "eval_every": 1, "save_every": 1} | changes
+        return make_config(evaluator_builders=[Quiz(always)], **fields)
+
+    return make
+
+
+@pytest.mark.parametrize("direction, choose", [("maximize", max), ("minimize", min)])
+def test_the_best_checkpoint_is_the_best_in_the_metric_that_is_named(quizzed, direction, choose):
+    result = run(quizzed(direction=direction))
+    rows = metrics.read(result.directory / "metrics.jsonl")
+    values = {row["step"]: row[FIRST] for row in rows if row["step"] > 0 and FIRST in row}
+    assert len(set(values.values())) == 5
+    assert result.best.step == choose(values, key=values.__getitem__)
+
+
+@pytest.mark.parametrize("direction, choose", [("maximize", max), ("minimize", min)])
+def test_the_best_in_the_metric_stays_when_older_checkpoints_go(quizzed, direction, choose):
+    result = run(quizzed(direction=direction, keep_checkpoints=1, num_epochs=2))
+    rows = metrics.read(result.directory / "metrics.jsonl")
+    values = {row["step"]: row[FIRST] for row in rows if row["step"] > 0 and FIRST in row}
+    assert choose(values, key=values.__getitem__) in [r.step for r in result.checkpoints]
+    assert len(result.checkpoints) <= 4
+
+
+@pytest.mark.parametrize("direction, word", [("maximize", "higher"), ("minimize", "lower")])
+def test_early_stopping_waits_for_the_metric(quizzed, direction, word):
+    config = quizzed(0.5, direction=direction, early_stopping_patience=2, num_epochs=8)
+    result = run(config)
+    assert result.reason == f"early stopping: {FIRST} no {word} for 2 evaluations"
+    assert result.steps < 40
+
+
+def test_a_metric_that_nothing_measures_is_refused_with_the_nearest(quizzed, tmp_path):
+    with pytest.raises(BadInput, match="metric: no evaluation measures 'eval/quiz/frist'; did "):
+        run(quizzed(metric="eval/quiz/frist"))
+    assert not (tmp_path / "run").exists()
