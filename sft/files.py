@@ -26,14 +26,14 @@ from sft.errors import BadInput
 logger = logging.getLogger(__name__)
 
 
-def replace_durably(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`. A crash leaves the old or the new one, whole.
+def replace_durably(path: Path, content: str | bytes) -> None:
+    """Replace the file at `path` by `content`. A crash leaves the old or the new one, whole.
 
     Threads and processes may do so at the same time: the last one to end wins.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -4,6 +4,7 @@ config.yaml         the resolved config: enough to run again
 metrics.jsonl       one object a step
 batches.jsonl       one object a step: a digest of what was trained on
 checkpoints.jsonl   one object a checkpoint
+examples/           what evaluations are made of, a file each
 run.json            provenance, state and end of the run
 run.log             what was said
 run.lock            held by the process that trains; free if none does
@@ -26,6 +27,7 @@ from sft.errors import BadInput
 from sft.files import dump_yaml, read_yaml, replace_durably
 from sft.record import provenance
 from sft.record.checkpoints import CheckpointFile
+from sft.record.examples import ExamplesFolder
 from sft.record.metrics import MetricsFile
 from sft.secrets import differing, mask_urls
 
@@ -53,6 +55,7 @@ class RunDirectory:
     metrics: MetricsFile
     batches: MetricsFile
     checkpoints: CheckpointFile
+    examples: ExamplesFolder
     log: logging.Logger
     facts: dict[str, Any]
 
@@ -128,6 +131,7 @@ def hold(
                 metrics=MetricsFile(path / "metrics.jsonl"),
                 batches=MetricsFile(path / BATCHES_FILE),
                 checkpoints=CheckpointFile(path / "checkpoints.jsonl"),
+                examples=ExamplesFolder(path),
                 log=log,
                 facts=read_facts(path),
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sft.errors import BadInput, Sentence
 from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
 from sft.hooks import FailedEvaluation
+from sft.record.examples import Examples, standard_errors
 from sft.run.failures import first_error, is_from, status_of
 from sft.run.progress import Progress, describe
 from sft.run.training_queue import Request, TrainingQueue
@@ -84,9 +86,12 @@ class Evaluations:
             await self._not_measured(step, evaluators, error)
             return
         metrics: dict[str, float] = {}
+        examples: dict[str, Examples] = {}
         for evaluator in evaluators:
             try:
                 measured = numbers(await evaluator(sampling_client))
+                found: Mapping[str, Examples] = getattr(evaluator, "examples", {})
+                measured |= standard_errors(found)
             except Exception as error:
                 await self._not_measured(step, [evaluator], error)
                 continue
@@ -98,6 +103,7 @@ class Evaluations:
                 await self._not_measured(step, [evaluator], error)
                 continue
             metrics |= measured
+            examples |= found
             self.progress.worked.add("evaluation")
             if table := getattr(evaluator, "table", None):
                 name = name_of(evaluator)
@@ -114,6 +120,15 @@ class Evaluations:
                 self.progress.attach(record)
         if step < self.progress.plan.total_steps:
             self._stop_early()
+        if examples:
+            await asyncio.to_thread(self.progress.state.examples.add, step, examples, self._best())
+
+    def _best(self) -> list[int]:
+        """The step of the best evaluation so far."""
+        config = self.progress.run.config
+        series = dict(self.progress.state.metrics.series(config.metric))
+        choose = min if config.direction == "minimize" else max
+        return [choose(series, key=series.__getitem__)] if series else []
 
     async def _not_measured(self, step: int, evaluators: list[Evaluator], error: Exception) -> None:
         """Say and record that an evaluation failed; training goes on.

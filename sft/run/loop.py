@@ -75,6 +75,7 @@ class Loop:
         pauses.follow(client, self.progress.tell)
         self.state.metrics.truncate(start)
         self.state.batches.truncate(start)
+        self.state.examples.truncate(start)
         self.progress.applied = self.run.start_step = start
         before = self.measured.failed or [
             FailedEvaluation(**failed) for failed in self.state.facts.get("failed_evaluations", [])

@@ -1,0 +1,138 @@
+"""`examples/STEP.parquet`: what the metrics of an evaluation are made of, example by example.
+
+A metric with its examples can be compared with that of another run, and its uncertainty follows
+from them. The first, the last and the best evaluation of a run are kept.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sft.files import replace_durably
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FOLDER = "examples"
+STDERR = "_stderr"
+"""What the name of a metric's standard error ends with."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of a metric, which is the sum of `totals` divided by the sum of `weights`.
+
+    For NLL these are the nats and the trained tokens of each held-out sequence; for a share of
+    right answers they are 1 or 0, and 1.
+    """
+
+    totals: Sequence[float] | np.ndarray
+    weights: Sequence[float] | np.ndarray
+    digest: str
+    """Equal for the same examples in the same order: only then two evaluations are of one set."""
+
+    @property
+    def value(self) -> float:
+        """The metric; NaN without examples."""
+        weight = float(sum(self.weights))
+        return float(sum(self.totals)) / weight if weight else math.nan
+
+    def standard_error(self) -> float:
+        """How far the metric may be from that of all such examples; NaN for fewer than two.
+
+        Of a ratio of two sums over n examples drawn at random (Cochran, Sampling Techniques,
+        1977, chapter 6): with r the metric, sqrt(n / (n - 1) * sum((total - r * weight)^2)) /
+        sum(weights).
+
+        >>> Examples([1, 0, 1, 1], [1, 1, 1, 1], "").standard_error()
+        0.25
+        """
+        import numpy as np
+
+        totals = np.asarray(self.totals, dtype=np.float64)
+        weights = np.asarray(self.weights, dtype=np.float64)
+        count, weight = len(totals), weights.sum()
+        if count < 2 or not weight:
+            return math.nan
+        rest = totals - totals.sum() / weight * weights
+        return float(np.sqrt(count / (count - 1) * (rest @ rest)) / weight)
+
+
+def standard_errors(examples: Mapping[str, Examples]) -> dict[str, float]:
+    """`METRIC_stderr` of each metric that has one."""
+    found = {name + STDERR: one.standard_error() for name, one in examples.items()}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+class ExamplesFolder:
+    """The evaluations of one run directory whose examples are kept, a file each."""
+
+    def __init__(self, run_directory: Path):
+        self.path = run_directory / FOLDER
+        self._lock = threading.Lock()
+
+    def steps(self) -> list[int]:
+        """The steps of the evaluations that are kept."""
+        return sorted(int(file.stem) for file in self.path.glob("[0-9]*.parquet"))
+
+    def read(self, step: int) -> dict[str, Examples]:
+        """The examples of the evaluation at `step`, by metric; none if it is not kept."""
+        import pyarrow.parquet as pq
+
+        file = self._file(step)
+        if not file.exists():
+            return {}
+        table = pq.read_table(file)
+        digests = json.loads(table.schema.metadata[b"digests"])
+        names = table["metric"].to_numpy(zero_copy_only=False)
+        totals, weights = table["total"].to_numpy(), table["weight"].to_numpy()
+        return {
+            name: Examples(totals[names == name], weights[names == name], digest)
+            for name, digest in digests.items()
+        }
+
+    def add(self, step: int, examples: Mapping[str, Examples], keep: Collection[int]) -> None:
+        """Keep these of `step`, beside others of that step; of other steps those of `keep`, the
+        first and the last."""
+        with self._lock:
+            self.path.mkdir(exist_ok=True)
+            self._write(step, {**self.read(step), **examples})
+            steps = self.steps()
+            for other in set(steps) - {*keep, steps[0], steps[-1]}:
+                self._file(other).unlink()
+
+    def truncate(self, step: int) -> None:
+        """Forget what was measured beyond `step`: a run resumes there."""
+        for other in self.steps():
+            if other > step:
+                self._file(other).unlink()
+
+    def _file(self, step: int) -> Path:
+        return self.path / f"{step:06d}.parquet"
+
+    def _write(self, step: int, examples: Mapping[str, Examples]) -> None:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        counts = [len(one.totals) for one in examples.values()]
+        digests = json.dumps({name: one.digest for name, one in examples.items()})
+        columns = {
+            "metric": np.repeat(list(examples), counts),
+            "example": np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+            "total": np.concatenate([np.asarray(e.totals, np.float64) for e in examples.values()]),
+            "weight": np.concatenate(
+                [np.asarray(e.weights, np.float64) for e in examples.values()]
+            ),
+        }
+        table = pa.table(columns).replace_schema_metadata({"digests": digests})
+        content = io.BytesIO()
+        pq.write_table(table, content, compression="zstd")
+        replace_durably(self._file(step), content.getvalue())
