@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.findings.uncertainty import Interval, of_difference, of_mean
+from sft.past.uncertainty import Interval, of_difference, of_mean
 from sweeps.prior.warm_start import RANK, TOLERANCE
 from sweeps.study.ledger import DIVERGED, ERROR, SURPLUS
 

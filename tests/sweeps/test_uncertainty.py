@@ -5,8 +5,9 @@ import math
 import optuna
 import pytest
 
+from sft.past import uncertainty
 from sweeps import report
-from sweeps.findings import figures, uncertainty
+from sweeps.findings import figures
 from sweeps.findings.importance import Importance, importance
 from sweeps.findings.results import Results
 from sweeps.findings.variation import of_grid
