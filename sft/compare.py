@@ -1,4 +1,4 @@
-"""`python -m sft.compare RUN RUN…`: what differs between runs, and nothing else.
+"""`python -m sft.compare RUN RUN…`: what differs between runs, and how sure that is.
 
 python -m sft.compare RUN RUN                 # any two or more runs
 python -m sft.compare --last 5                # the newest under outputs/
@@ -20,6 +20,7 @@ from sft.display.text_chart import chart
 from sft.errors import BadInput
 from sft.past.comparison import CHARTED, Compared, figures, read_run, tell_apart, varying
 from sft.past.find import SWEEPS, WORDS, Found, find, find_trials
+from sft.past.verdicts import verdicts
 from sft.record.metrics import unit_of
 from sft.record.rundir import read_facts
 from sft.runs import FOLDER, find_runs
@@ -83,6 +84,9 @@ def print_comparison(runs: Sequence[Compared]) -> None:
     _print_table(letters, rows or {"settings": ["the same"] * len(runs)})
     print()
     _print_table(letters, figures(runs) or {"figures": ["the same"] * len(runs)})
+
+    if lines := verdicts(runs, letters):
+        print("\n" + "\n".join(lines))
 
     for metric in CHARTED:
         series = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sft.past.find import Found
 from sft.record.durations import duration
+from sft.record.examples import Examples
 from sft.record.metrics import compared
 from sft.secrets import mask_urls
 from sft.tracking.values import flatten, text
@@ -25,6 +26,8 @@ class Compared:
     settings: dict[str, str]
     facts: dict[str, Any]
     rows: list[dict[str, Any]]
+    examples: dict[str, Examples] = field(default_factory=dict)
+    """What the last value of a metric is made of, if its examples are kept."""
 
     def series(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of `metric`, by step."""
@@ -52,7 +55,7 @@ def read_run(found: Found) -> Compared:
     facts = found.facts()
     settings = {key: mask_urls(text(value)) for key, value in flatten(found.saved())}
     name = facts.get("name") or (found.directory or Path(found.word)).name
-    return Compared(str(name), settings, facts, found.rows())
+    return Compared(str(name), settings, facts, found.rows(), found.examples())
 
 
 def tell_apart(runs: Sequence[Compared]) -> None:

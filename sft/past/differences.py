@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sft.past import bootstrap
 from sft.past.uncertainty import Interval
 from sft.past.uncertainty import of_difference as over_seeds
 from sft.record.examples import Examples
-
-OF_ONE_RUN = ("seed", "lora.seed", "run_name", "run_dir", "version")
-"""Settings that runs of one configuration may differ in."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,3 @@ def why_not(ours: Measured, theirs: Measured) -> str | None:
     if len(ours.runs[0].totals) < 2:
         return "not compared: one example says nothing of others"
     return None
-
-
-def configuration(settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What runs that are repeats of each other have in common."""
-    return tuple(sorted((k, v) for k, v in settings.items() if k not in OF_ONE_RUN))

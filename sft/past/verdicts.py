@@ -1,0 +1,108 @@
+"""What a comparison of runs says of each metric: which is better, and how sure that is.
+
+Runs that differ in their seeds alone are repeats of one configuration, and count together. Of two
+configurations the second is compared with the first, of more each with the best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sft.past.comparison import Compared
+from sft.past.differences import Difference, Measured, why_not
+from sft.record.metrics import compared
+
+OF_ONE_RUN = ("seed", "lora.seed", "date", "run_name", "version", "service.", "tracking.")
+"""Settings that repeats of one configuration may differ in."""
+SEEDS_ALONE = "they differ in their seeds alone, so that this is chance between seeds"
+NOT_OF_SEEDS = (
+    "(95% intervals: they count which examples were held out, and not chance between seeds, which "
+    "runs with other seeds would show)"
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Repeats of one configuration, by their letters."""
+
+    letters: tuple[str, ...]
+    runs: tuple[Compared, ...]
+
+    @property
+    def label(self) -> str:
+        return ", ".join(self.letters)
+
+    def measured(self, metric: str) -> Measured | None:
+        """Its runs in `metric`; None if one of them keeps no examples of it."""
+        found = [run.examples.get(metric) for run in self.runs]
+        known = [examples for examples in found if examples is not None]
+        if len(known) < len(found):
+            return None
+        seeds = [
+            (run.settings.get("seed", ""), run.settings.get("lora.seed", "")) for run in self.runs
+        ]
+        return Measured(self.label, known, seeds)
+
+
+def verdicts(runs: Sequence[Compared], letters: Sequence[str]) -> list[str]:
+    """A line for each metric and two configurations that are compared in it."""
+    groups = _groups(runs, letters)
+    repeats_alone = len(groups) == 1
+    if repeats_alone:
+        groups = [Group((letter,), (run,)) for letter, run in zip(letters, runs, strict=True)]
+    names = {name for run in runs for name in run.examples}
+    metrics = [*compared(names), *sorted(names - set(compared(names)))]
+    if not metrics:
+        return []
+    lines, of_seeds = [], True
+    reference = groups[0] if len(groups) == 2 else _best(groups, runs[0])
+    for metric in metrics:
+        for line, difference in _against(reference, groups, metric):
+            lines.append(line)
+            of_seeds = of_seeds and (difference is None or difference.of_seeds)
+    if repeats_alone:
+        lines.append(f"({SEEDS_ALONE})")
+    elif not of_seeds:
+        lines.append(NOT_OF_SEEDS)
+    return lines
+
+
+def _groups(runs: Sequence[Compared], letters: Sequence[str]) -> list[Group]:
+    found: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for index, run in enumerate(runs):
+        settings = {k: v for k, v in run.settings.items() if not k.startswith(OF_ONE_RUN)}
+        found.setdefault(tuple(sorted(settings.items())), []).append(index)
+    return [
+        Group(tuple(letters[i] for i in chosen), tuple(runs[i] for i in chosen))
+        for chosen in found.values()
+    ]
+
+
+def _best(groups: Sequence[Group], first: Compared) -> Group:
+    """The group that is best in the metric that the first run goes by."""
+    metric = first.settings.get("metric", "eval/nll")
+    sign = -1 if first.settings.get("direction") == "maximize" else 1
+    measured = [(group.measured(metric), group) for group in groups]
+    values = [(sign * found.value, group) for found, group in measured if found is not None]
+    return min(values, key=lambda pair: pair[0])[1] if values else groups[0]
+
+
+def _against(
+    reference: Group, groups: Sequence[Group], metric: str
+) -> Iterator[tuple[str, Difference | None]]:
+    """Each group against `reference`: a line, and the difference if there is one."""
+    theirs = reference.measured(metric)
+    for group in groups:
+        if group is reference:
+            continue
+        what = f"{metric}: {group.label} against {reference.label}:"
+        ours = group.measured(metric)
+        if ours is None or theirs is None:
+            lacking = [one.label for one in (group, reference) if one.measured(metric) is None]
+            yield f"{what} not compared: no examples are kept of {' and '.join(lacking)}", None
+        elif problem := why_not(ours, theirs):
+            yield f"{what} {problem}", None
+        else:
+            difference = Difference.between(ours, theirs)
+            yield f"{what} {difference.words()}", difference
