@@ -1,0 +1,109 @@
+"""Which of two runs is better, and how sure that is: the words, and what is not compared."""
+
+import numpy as np
+import pytest
+
+from sft.past.bootstrap import needed, of_difference
+from sft.past.comparison import Compared
+from sft.past.differences import Difference, Measured
+from sft.past.uncertainty import Interval
+from sft.past.verdicts import verdicts
+from sft.record.examples import Examples
+
+TOKENS = np.random.default_rng(0).integers(5, 90, 48).astype(float)
+HARD = np.random.default_rng(1).gamma(4, 0.5, 48)
+OTHER = np.random.default_rng(2).normal(0, 0.05, 48)
+
+
+def nll(shift=0.0, noise=0.0, digest="d"):
+    """48 sequences whose NLL is higher by `shift`, and by chance."""
+    return Examples((HARD + shift + noise * OTHER) * TOKENS, TOKENS, digest)
+
+
+def run(name, examples, **settings):
+    settings = {"lr": "1e-4", "seed": "0", "lora.seed": "0"} | settings
+    return Compared(name, settings, {}, [], {"eval/nll": examples})
+
+
+def between(ours, theirs):
+    return Difference.between(Measured("B", ours), Measured("A", theirs))
+
+
+def test_a_small_difference_that_every_example_shares_is_real():
+    found = between([nll(-0.03, 0.5)], [nll()])
+    assert found.is_real
+    assert found.words().startswith("lower by 0.029 (") and found.words().endswith("): real")
+
+
+def test_the_same_difference_within_the_noise_is_not():
+    found = between([nll(-0.003, 1.0)], [nll()])
+    assert found.words().startswith("no difference that 48 examples can show (")
+    assert found.words().endswith("would be needed for this one")
+
+
+def test_identical_runs_are_said_to_be_the_same():
+    assert between([nll()], [nll()]).words() == "the same on each of 48 examples"
+
+
+def test_the_interval_is_of_the_ratio_of_sums_and_the_same_each_time():
+    ours, theirs = nll(-0.02, 1.0), nll()
+    found = of_difference([ours], [theirs])
+    assert found.middle == pytest.approx(ours.value - theirs.value)
+    assert found == of_difference([ours], [theirs])
+    assert found.low < found.middle < found.high
+
+
+def test_so_many_examples_as_are_said_to_be_needed_show_the_difference_mostly():
+    generator = np.random.default_rng(0)
+    count = needed(Interval(0.1, 0.1 - 0.28, 0.1 + 0.28), 48)
+    shown = 0
+    for _ in range(200):
+        change = generator.normal(0.1, 1.0, count)
+        ones = np.ones(count)
+        shown += of_difference([Examples(change, ones, "")], [Examples(0 * ones, ones, "")]).low > 0
+    assert 0.7 < shown / 200 < 0.9
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_said_to_show_chance():
+    lines = verdicts([run("a", nll()), run("b", nll(0.02, 1), seed="1")], "AB")
+    assert lines[0].startswith("eval/nll: B against A: ")
+    assert lines[-1] == "(they differ in their seeds alone, so that this is chance between seeds)"
+
+
+def test_repeats_of_a_configuration_count_together_with_the_spread_between_seeds():
+    slow = [run(f"a{i}", nll(0.002 * i), seed=str(i)) for i in range(3)]
+    fast = [run(f"b{i}", nll(0.1 + 0.002 * i), seed=str(i), lr="1e-3") for i in range(3)]
+    (line,) = verdicts([*slow, *fast], "ABCDEF")
+    assert line.startswith("eval/nll: D, E, F against A, B, C: higher by 0.1")
+    far = [run(f"c{i}", nll(0.1 + spread), seed=str(i), lr="1e-3")
+           for i, spread in enumerate((-0.3, 0.0, 0.3))]  # fmt: skip
+    (line,) = verdicts([*slow, *far], "ABCDEF")
+    assert "no difference that 48 examples and these seeds can show" in line
+
+
+def test_of_more_than_two_each_is_compared_with_the_best():
+    runs = [run(n, nll(s, 1), lr=n) for n, s in (("1", 0.3), ("2", 0.0), ("3", 0.1))]
+    lines = verdicts(runs, "ABC")
+    assert [line.partition(": lower")[0].partition(": higher")[0] for line in lines[:2]] == [
+        "eval/nll: A against B",
+        "eval/nll: C against B",
+    ]
+    runs = [
+        Compared(r.name, r.settings | {"direction": "maximize"}, {}, [], r.examples) for r in runs
+    ]
+    assert verdicts(runs, "ABC")[0].startswith("eval/nll: B against A: lower")
+
+
+def test_runs_measured_on_different_examples_are_not_compared():
+    lines = verdicts([run("a", nll(digest="4f3a0011"), lr="1"), run("b", nll(digest="91bc"))], "AB")
+    assert lines[0] == (
+        "eval/nll: B against A: not compared: they were measured on different examples "
+        "(4f3a0011 and 91bc)"
+    )
+
+
+def test_a_run_that_keeps_no_examples_is_not_compared():
+    old = Compared("old", {"lr": "1"}, {}, [])
+    lines = verdicts([run("a", nll()), old], "AB")
+    assert lines[0] == "eval/nll: B against A: not compared: no examples are kept of B"
+    assert verdicts([old, old], "AB") == []
