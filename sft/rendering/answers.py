@@ -9,10 +9,12 @@ import re
 from sft.errors import BadInput
 from sft.rendering.ends import Ends
 from sft.rendering.habits import QUESTION
+from sft.rendering.missing.lost_words import Lost
 from sft.rendering.prepared import Prepared
 from sft.rendering.template_text import STAND_IN, TemplateText
 
 OPENS = re.compile(r"<think>\n*\Z")
+CLOSED = re.compile(r"<think>\s*</think>\s*\Z")
 NO_REASONING = (
     "message {}: the prompt opens a block of thinking, and the message has no reasoning; set "
     "model.chat_template_kwargs to what turns thinking off, or dataset.on_lost=train to train an "
@@ -38,9 +40,11 @@ class Answers:
             header = self.text.write([], chat.variables, prompt=True)
         except BadInput:
             header = ""
-        if header and whole.startswith(header):
+        before = self.text.place(chat.messages[:1], 0, chat.variables)[0]
+        if header and whole.startswith(header) and header.endswith(self._asked):
             return header
-        return self.text.place(chat.messages[:1], 0, chat.variables)[0]
+        at = before.rfind(self._asked) if self._asked else -1
+        return before if at < 0 else before[: at + len(self._asked)]
 
     def answer(self, chat: Prepared, index: int, prompt: str) -> str:
         """What the model is to write behind `prompt`: the words of message `index`, end of turn.
@@ -54,6 +58,9 @@ class Answers:
         opened = OPENS.search(prompt)
         if whole.startswith(prompt):
             written = self.ends.whole(whole[len(prompt) :], message, following)
+            if CLOSED.search(prompt) and written.lstrip().startswith("<think>"):
+                if not self.empty_blocks:
+                    raise Lost(f"message {index + 1}", "its reasoning", chat.reasoning(index))
             if not opened or chat.reasoning(index).strip() in written:
                 return written
         if opened:
@@ -68,6 +75,18 @@ class Answers:
             return False
         before, found, _ = words.partition(said["content"].strip())
         return bool(found) and before.strip() != self._usual_header.strip()
+
+    @functools.cached_property
+    def _asked(self) -> str:
+        """What the template writes behind a question to ask for an answer, up to a block that it
+        opens or closes; "" if that cannot be told."""
+        try:
+            said = self.text.write([QUESTION])
+            asked = self.text.write([QUESTION], prompt=True)
+        except BadInput:
+            return ""
+        header = asked.removeprefix(said) if asked.startswith(said) else ""
+        return header.partition("<think>")[0]
 
     @functools.cached_property
     def _usual_header(self) -> str:
@@ -117,8 +136,7 @@ class Answers:
         before, _ = self.text.place(messages, index, chat.variables)
         history = self.text.write(messages[:index], chat.variables) if index else ""
         header = prompt.removeprefix(history)
-        words_before = chat.said[index - 1]["content"].strip() if index else ""
-        if words_before and (behind := _behind_end(prompt, whole, words_before)):
+        if behind := self._behind_the_last(chat, index, whole):
             return behind
         start = len(history) if before.startswith(history) else _start_of_header(header, before)
         turn = whole[start:]
@@ -139,6 +157,21 @@ class Answers:
             f"message {index + 1}: the chat template does not write it behind its own generation "
             f"prompt (which ends with {prompt[-40:]!r}); model.chat_template_kwargs may change that"
         )
+
+    def _behind_the_last(self, chat: Prepared, index: int, whole: str) -> str:
+        """The answer, if both it and the prompt go on alike behind the message before; else "".
+
+        For templates that write what comes first (tools, earlier thinking) elsewhere or not at all
+        later on.
+        """
+        if not index or not chat.said[index - 1]["content"].strip():
+            return ""
+        messages = chat.messages
+        _, asked = self.text.place(messages[:index], index - 1, chat.variables, prompt=True)
+        _, behind = self.text.place(messages[: index + 1], index - 1, chat.variables)
+        if not asked or not behind.startswith(asked) or not whole.endswith(behind):
+            return ""
+        return behind[len(asked) :]
 
     def _begins_before(self, chat: Prepared, index: int, start: int) -> bool:
         """Whether the turn at `start` holds the message before too: some templates join two."""
@@ -170,20 +203,6 @@ class Answers:
         if refusal is not None and not written:
             raise refusal
         return None
-
-
-def _behind_end(prompt: str, whole: str, least: str) -> str:
-    """What stands in `whole` behind as much of the prompt's end as it holds, once and no more.
-
-    For templates that write what comes first (tools, earlier thinking) elsewhere or not at all
-    later on. "" if that end has not the words `least`, those of the message before.
-    """
-    low, high = 0, len(prompt)
-    while low < high:  # the longest end of the prompt that stands in `whole`
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if prompt[-middle:] in whole else (low, middle - 1)
-    end = prompt[len(prompt) - low :]
-    return whole.partition(end)[2] if least in end and whole.count(end) == 1 else ""
 
 
 def _start_of_header(header: str, text: str) -> int:

@@ -8,6 +8,7 @@ there as ordinary text.
 from __future__ import annotations
 
 import re
+import string
 from typing import Any
 
 from sft.errors import BadInput
@@ -21,6 +22,8 @@ Tags of thinking that an answer quotes are text in any case: the template would 
 BREAK = "\ufdd0"
 """A code point that Unicode keeps free for use within a program."""
 
+SPACES = f"{string.whitespace}\u2581"
+"""White space, and how SentencePiece writes it."""
 _TAG = re.compile(r"</?[\w-]+>")
 
 
@@ -28,13 +31,14 @@ def control_tokens(tokenizer: Any) -> list[str]:
     """The tokens that structure a chat, longest first.
 
     These are the special ones, and those of the others that are no white space and no tag: some
-    tokenizers have `<｜User｜>` as an ordinary token, others have line feeds and tags of HTML.
+    tokenizers have `<｜User｜>` as an ordinary token, others have line feeds, rows of spaces and
+    tags of HTML.
     """
     special = {str(token) for token in tokenizer.all_special_tokens}
     found = set()
     for added in tokenizer.added_tokens_decoder.values():
         text = added.content
-        if added.special or text in special or (text.strip() and not _TAG.fullmatch(text)):
+        if added.special or text in special or (text.strip(SPACES) and not _TAG.fullmatch(text)):
             found.add(text)
     return sorted((found | special) - {""}, key=len, reverse=True)
 

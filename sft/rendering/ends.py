@@ -106,10 +106,34 @@ class Ends:
             return rest[: len(rest) - len(end.written)] + end.text
         if (found := rest.rfind(end.text)) >= 0:
             return rest[: found + len(end.text)]
-        # A turn that ends in another way than the ones that were tried: at its last marker.
-        if markers := list(self.marker.finditer(rest)):
+        # A turn that ends in another way than the ones that were tried: where sampling stops.
+        markers = [found for found in self.marker.finditer(rest) if found[0] in self.stops()]
+        if markers:
             return rest[: markers[-1].end()]
-        raise BadInput(f"the chat template does not end the turn with {end.text!r}")
+        raise BadInput(
+            f"the chat template does not end the turn with {end.text!r}, where sampling stops; "
+            "change the row, or set dataset.on_lost=leave_out"
+        )
+
+    def check_once(self, turn: str) -> None:
+        """Raises `BadInput` if sampling would stop before the end of `turn`."""
+        for found in self.marker.finditer(turn):
+            if found[0] in self.stops() and turn[found.end() :].strip():
+                raise BadInput(
+                    f"the chat template writes {found[0]!r} within the turn, where sampling would "
+                    "stop before its end; take another model.renderer"
+                )
+
+    def closed(self, text: str, last: dict[str, Any]) -> str:
+        """A whole conversation whose last turn has its end, if that is the next one's marker."""
+        if last["role"] != "assistant":
+            return text
+        usual = "tool" if last.get("tool_calls") else "user"
+        kinds = self.of_calls if last.get("tool_calls") else self.of_answers
+        end = kinds.get(usual) or kinds["user"]
+        if end.text == end.written or not text.endswith(end.written):
+            return text
+        return text[: len(text) - len(end.written)] + end.text
 
     def stops(self) -> list[str]:
         """What sampling stops at: for each end its last marker, or the whole text without one."""

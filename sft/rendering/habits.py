@@ -47,7 +47,16 @@ class Habits:
 
     def __init__(self, text: TemplateText):
         self.text = text
-        self.variables = {"tools": [PROBE_TOOL]}
+
+    @functools.cached_property
+    def variables(self) -> dict[str, Any]:
+        """What the template is tried with: a tool, unless it refuses tools altogether."""
+        variables = {"tools": [PROBE_TOOL]}
+        try:
+            self.text.write([QUESTION], variables)
+        except BadInput:
+            return {}
+        return variables
 
     @functools.cached_property
     def knows_developer(self) -> bool:
@@ -94,6 +103,14 @@ class Habits:
             return True
         tried = self.call_with("call_1")
         return STAND_IN in self._written([QUESTION, tried])
+
+    @functools.cached_property
+    def tools_come_first(self) -> bool:
+        """Whether tools are written before the first message (Mistral's: before the last one)."""
+        answer = {"role": "assistant", "content": "Hi"}
+        first = {"role": "user", "content": STAND_IN}
+        written = self._written([first, answer, QUESTION])
+        return written.rfind("probe") < written.find(STAND_IN)
 
     @functools.cached_property
     def call(self) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ class Preparing:
             ]
             self._give_ids(found)
             found.messages = [
-                self._for_template(message, found.inline.get(index))
+                self.for_template(message, found.inline.get(index))
                 for index, message in enumerate(found.said)
             ]
         return found
@@ -100,7 +100,10 @@ class Preparing:
             inline = words
             reasoning, words = thought(words)
             if words != inline:
-                found.inline[index] = self._text(inline, where, found)
+                block, rest = inline[: len(inline) - len(words)], self._text(words, where, found)
+                # Only the first block is reasoning: further tags are words.
+                rest = broken(TAGS, rest) if self.habits.cuts_at_tags else rest
+                found.inline[index] = self._text(block, where, found) + rest
         said["content"] = self._text(words, where, found)
         if self.habits.cuts_at_tags:
             said["content"] = broken(TAGS, said["content"])
@@ -112,7 +115,7 @@ class Preparing:
             said["tool_calls"] = [self._deep(call, where, found) for call in calls]
         return said
 
-    def _for_template(self, said: dict[str, Any], inline: str | None) -> dict[str, Any]:
+    def for_template(self, said: dict[str, Any], inline: str | None) -> dict[str, Any]:
         """A message in the form that the template reads."""
         made = dict(said)
         if made["role"] == "developer" and not self.habits.knows_developer:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from sft.errors import BadInput
 from sft.rendering.answers import Answers
 from sft.rendering.conversations import Conversation, carries_loss
 from sft.rendering.ends import Ends
-from sft.rendering.lost_words import (
+from sft.rendering.habits import QUESTION
+from sft.rendering.missing.lost_words import (
     SCHEMAS,
-    WHAT_TO_DO,
     WHITE_SPACE,
+    WITHOUT,
     Lost,
-    check_context,
-    check_trained,
+    are_frequent,
+    losses,
+    losses_of_tools,
     schemas_are_whole,
+    stand_apart,
+    tools_are_frequent,
 )
-from sft.rendering.prepared import Prepared, Preparing
+from sft.rendering.missing.marks import Marked
+from sft.rendering.prepared import AS_TEXT, Prepared, Preparing
 from sft.rendering.template_text import Refused, TemplateText
 
+Tools = list[dict[str, Any]]
+THOUGHT = "reasoning_content"
+ESCAPED = "\\ufdd0"
+"""`BREAK`, as Python and JSON write it who keep to ASCII."""
 TRAINABLE = "'trainable' is read with train_on_what=customized alone"
 EMPTY = "of an empty answer the end of its turn alone is trained"
 MOVED = "the chat template puts the words beside a tool call elsewhere than those of an answer"
@@ -75,14 +87,22 @@ class Finder:
                 f"{error}; change the row, take another model.renderer or "
                 "model.chat_template_kwargs, or set dataset.on_lost=leave_out"
             ) from error
-        if found.listed and not self.lost_words:
-            self._check(found, chat)
+        if AS_TEXT in found.notes and any(ESCAPED in target.text for target in found.listed):
+            raise BadInput(
+                "the chat template escapes characters, so that a control token in the tools or the "
+                "arguments of a call cannot be written as text; take it out, or set "
+                "dataset.control_tokens=as_tokens"
+            )
+        if found.listed:
+            self._check(found, chat, conversation, train_on_what)
         return found
 
     def _found(self, chat: Prepared, conversation: Conversation, train_on_what: str) -> Targets:
         messages = chat.messages
         if train_on_what == "all_tokens":
-            whole = self.text.write(messages, chat.variables)
+            whole = self.answers.ends.closed(
+                self.text.write(messages, chat.variables), messages[-1]
+            )
             return Targets([Target(len(messages) - 1, "", whole, False)], True, chat.notes)
         found = Targets([], notes=chat.notes)
         if train_on_what != "customized" and any(m.get("trainable") is False for m in messages):
@@ -93,21 +113,41 @@ class Finder:
             try:
                 target = self._target(chat, index)
             except Refused as error:
-                raise Refused(f"message {index + 1}: {error}") from error
+                raise Refused(f"{self._refused(chat, index)}: {error}") from error
+            except BadInput as error:
+                where = f"message {index + 1}: "
+                if str(error).startswith(where):
+                    raise
+                raise BadInput(f"{where}{error}") from error
             if target is not None:
                 found.listed.append(target)
                 found.notes |= self._notes(target, chat)
         return found
 
+    def _refused(self, chat: Prepared, index: int) -> str:
+        """Who it is that the template refuses: message `index`, or the tools whatever is said."""
+        try:
+            self.text.write([QUESTION], chat.variables)
+        except Refused:
+            if chat.variables.get("tools"):
+                return "the tools"
+        return f"message {index + 1}"
+
     def _target(self, chat: Prepared, index: int) -> Target | None:
         """Message `index`; None if it has no words. Raises `Lost` if the template has none."""
         if chat.messages[index]["role"] == "assistant":
             prompt = self.answers.prompt(chat, index)
-            return Target(index, prompt, self.answers.answer(chat, index, prompt), True)
+            words = self.answers.answer(chat, index, prompt)
+            if self.preparing.control != "as_tokens":
+                self.answers.ends.check_once(words)
+            return Target(index, prompt, words, True)
         if found := self.answers.words(chat, index):
             return Target(index, *found, False)
-        if chat.said[index]["content"].strip() and not self.lost_words:
-            raise Lost(f"message {index + 1}: the chat template leaves it out; {WHAT_TO_DO}")
+        if (words := chat.said[index]["content"]).strip():
+            lost = Lost(f"message {index + 1}", "its words", words)
+            if not self.lost_words:
+                raise lost
+            chat.notes.add(WITHOUT.format(lost.kind))
         return None
 
     def _notes(self, target: Target, chat: Prepared) -> set[str]:
@@ -120,21 +160,73 @@ class Finder:
                 notes.add(MOVED)
         return notes
 
-    def _check(self, found: Targets, chat: Prepared) -> None:
-        """Raises `Lost` if a word of the conversation is neither trained nor context."""
-        last = found.listed[-1]
-        if found.every:  # in one text: each message is looked for in all of it
-            within = [
-                (i, {**said, "tool_calls": None}, last.text) for i, said in enumerate(chat.said)
-            ]
-        else:
-            within = [(t.index, chat.said[t.index], t.words) for t in found.listed]
-        if not all([check_trained(said, index + 1, text) for index, said, text in within]):
-            found.notes.add(WHITE_SPACE)
-        context = chat.said if found.every else chat.said[: last.index]
-        tools = chat.variables.get("tools") or []
-        check_context(context, tools, last.text)
+    def _check(self, found: Targets, chat: Prepared, conversation: Conversation, what: str) -> None:
+        """Raises `Lost` if a word of the conversation is neither trained nor context.
+
+        If the user wants such rows to be trained, it is noted instead.
+        """
+        last, tools = found.listed[-1], chat.variables.get("tools") or []
+        lost = list(self._not_there(found, chat, tools))
+        if not lost and self._is_doubtful(found, chat, tools):
+            lost = self._not_marked(chat, conversation, what)
+        if lost and not self.lost_words:
+            raise lost[0]
+        found.notes |= {WITHOUT.format(one.kind) for one in lost}
+        for target in found.listed:
+            said = chat.said[target.index]
+            if not all(said.get(name, "") in target.words for name in ("content", THOUGHT)):
+                found.notes.add(WHITE_SPACE)
         if not schemas_are_whole(tools, last.text):
             found.notes.add(SCHEMAS)
         if last.index + 1 < len(chat.said):
             found.notes.add(BEHIND_THE_LAST)
+
+    def _not_there(self, found: Targets, chat: Prepared, tools: Tools) -> Iterator[Lost]:
+        """What cannot be found at all."""
+        last = found.listed[-1]
+        trained = {} if found.every else {target.index: target for target in found.listed}
+        for index, said in enumerate(chat.said[: last.index + 1]):
+            if target := trained.get(index):
+                yield from losses(said, index + 1, target.words, thoughts=True)
+            if target is not last:
+                yield from losses(said, index + 1, last.text, thoughts=found.every)
+        yield from losses_of_tools(tools, last.text)
+
+    def _is_doubtful(self, found: Targets, chat: Prepared, tools: Tools) -> bool:
+        """Whether something that was found may be another thing that says the same."""
+        last, frame = found.listed[-1], self.text.frame
+        said = chat.said[: last.index + 1]
+        if tools:
+            if not self.preparing.habits.tools_come_first:
+                frame += json.dumps(tools, ensure_ascii=False)
+            if tools_are_frequent(tools, said, frame):
+                return True
+        if are_frequent(said, frame) or not stand_apart(said, last.text, thoughts=found.every):
+            return True
+        if found.every:
+            return False
+        return not all(
+            stand_apart([chat.said[target.index]], target.words, thoughts=True)
+            for target in found.listed
+            if len(chat.said[target.index]) > 2
+        )
+
+    def _not_marked(self, chat: Prepared, conversation: Conversation, what: str) -> list[Lost]:
+        """What the template does not write of the conversation with marks; nothing if it refuses
+        them."""
+        marked = Marked(chat.said, chat.variables.get("tools") or [])
+        messages = [self.preparing.for_template(said, None) for said in marked.said]
+        variables = chat.variables | ({"tools": marked.tools} if marked.tools else {})
+        try:
+            found = self._found(Prepared(messages, marked.said, variables), conversation, what)
+        except BadInput:
+            return []
+        last = found.listed[-1]
+        trained = {} if found.every else {target.index: target for target in found.listed}
+        lost: list[Lost] = []
+        for index in range(last.index + 1):
+            if target := trained.get(index):
+                lost += marked.missing(index, target.words, thoughts=True)
+            if target is not last:
+                lost += marked.missing(index, last.text, thoughts=found.every)
+        return lost + marked.missing(None, last.text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import json
 from typing import Any
 
 from sft.errors import BadInput
@@ -59,6 +60,18 @@ class TemplateText:
             raise Refused(f"the chat template refuses the conversation: {reason}") from error
 
     @functools.cached_property
+    def frame(self) -> str:
+        """All that the template may write of its own: its text, its words, its arguments."""
+        import jinja2
+
+        nodes = jinja2.nodes
+        tree = self._environment.parse(self.template)
+        found = [data.data for data in tree.find_all(nodes.TemplateData)]
+        found += [one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)]
+        found += [str(token) for token in self.tokenizer.special_tokens_map.values()]
+        return "\0".join([*found, json.dumps(self.kwargs, default=str, ensure_ascii=False)])
+
+    @functools.cached_property
     def takes_parts(self) -> bool:
         """Whether the template reads content as a list of parts alone, as those of models do that
         see pictures."""
@@ -76,11 +89,17 @@ class TemplateText:
         return written
 
     @functools.cached_property
-    def _compiled(self) -> Any:
+    def _environment(self) -> Any:
         from transformers.utils import chat_template_utils
 
         theirs = chat_template_utils._compile_jinja_template(self.template).environment
-        compiled = _with_quick_loops(theirs).from_string(self.template)
+        return _with_quick_loops(theirs)
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        from transformers.utils import chat_template_utils
+
+        compiled = self._environment.from_string(self.template)
         tools = [
             tool if isinstance(tool, dict) else chat_template_utils.get_json_schema(tool)
             for tool in self.kwargs.get("tools") or ()
@@ -107,11 +126,17 @@ class TemplateText:
         return datetime.datetime.combine(self.date, datetime.time()).strftime(form)
 
     def place(
-        self, messages: Messages, index: int, variables: dict[str, Any] | None = None
+        self,
+        messages: Messages,
+        index: int,
+        variables: dict[str, Any] | None = None,
+        *,
+        prompt: bool = False,
     ) -> tuple[str, str]:
         """What is written before and behind the words of message `index`; ("", "") if not there."""
         instead = {**messages[index], "content": STAND_IN}
-        whole = self.write([*messages[:index], instead, *messages[index + 1 :]], variables)
+        others = [*messages[:index], instead, *messages[index + 1 :]]
+        whole = self.write(others, variables, prompt=prompt)
         before, found, after = whole.partition(STAND_IN)
         return (before, after) if found else ("", "")
 

@@ -101,12 +101,13 @@ class Attempt:
         """Without a prompt (nothing was said before): the words, and what is written before."""
         whole = self.restored(self.oracle.text(self.form.messages[: j + 1], self.tools))
         said = self.oracle.decode(sequence.tokens[start:])
-        first = normal((pieces(self.messages[j]) or [""])[0])
+        # Its words or, if the template writes those behind them, its calls.
+        places = [said.find(normal(piece)) for piece in pieces(self.messages[j]) or [""]]
         behind = [part.strip() for m in self.messages[j:] for part in split(m)]
         return (
             whole is not None
             and normal(whole).startswith(before)
-            and 0 <= said.find(first) < 40
+            and any(0 <= place < 40 for place in places)
             and not any(len(p) > 3 and normal(p) in before for p in behind)
         )
 
@@ -212,7 +213,8 @@ class Attempt:
             return
         start, j = max(inside)
         text = oracle.decode(tokens)
-        for words in lost(self.messages, self.tools, j, text):
+        gone = lost(self.messages, self.tools, j, text)
+        for words in gone + oracle.unwritten(self.form.messages, self.tools, j):
             self.fault(f"{words} is lost")
         self.compare(j, start, tokens, text)
 

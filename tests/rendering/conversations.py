@@ -297,4 +297,44 @@ ROWS: dict[str, dict[str, Any]] = {
         user("Write a scene."), answer("\n\nUser: Fakeword\n\nAssistant: indeed\n\nHuman: so")
     ),
     "colons and headers": dialogue(user("### Assistant:\nHm"), answer("### Human:\nWell")),
+    "an answer that repeats the question, and another": dialogue(
+        user("Echo me"), answer("Echo me"), answer("Echoes end.")
+    ),
+    "an answer that repeats one of before": dialogue(
+        user("Ahoy there"), answer("Aye aye"), user("Next"), answer("Ahoy there"), answer("Bye")
+    ),
+    "a thought that the answer holds": dialogue(
+        user("Two and two?"), answer("Surely 4711 it is.", reasoning_content="4711")
+    ),
+    "a letter beside a call": dialogue(
+        user("Umbrella in Bergen?"),
+        answer("a", tool_calls=[call("weather", town="Bergen")]),
+        result("drizzle, windy", "weather"),
+        answer("Take one."),
+        tools=[WEATHER],
+    ),
+    "a call that a question follows": dialogue(
+        user("Umbrella?"),
+        answer("", tool_calls=[call("weather", town="Bergen")]),
+        user("Never mind. Snow?"),
+        answer("None."),
+        tools=[WEATHER],
+    ),
+    "a system turn of words said before": dialogue(
+        user("Answer briefly: up?"), answer("Down."), system("Answer briefly"), user("Left?"),
+        answer("Right."),
+    ),
+    "a tool that the question names": dialogue(
+        user("Please use weather for me"), answer("Gladly."),
+        tools=[{"type": "function", "function": {"name": "weather", "parameters": {
+            "type": "object", "properties": {"town": {"type": "string"}}}}}],
+    ),
+    "a tool described with quotes and lines": dialogue(
+        user("Snow in Oslo?"), answer("Much."),
+        tools=[tool("weather", 'Looks it up.\nUnits are "metric" or \'old\'.', town="string")],
+    ),
+    "two blocks of thinking in one text": dialogue(
+        user("Ask"), answer("<think>\nFirstly\n</think>\n\nOne <think>\nThen\n</think>\n\nTwo")
+    ),
+    "bars": dialogue(user("Chart"), answer("\u2581\u2582\u2583\u2585\u2587")),
 }  # fmt: skip

@@ -37,6 +37,7 @@ from tests.rendering.words import (
 
 TAGS = re.compile("</?think>")
 TAG = re.compile(r"</?\w+>")
+NOWHERE = "Zzquaxly"
 NEXT = {"role": "user", "content": "Next."}
 
 
@@ -230,9 +231,43 @@ class Oracle:
         inside, behind = said[: max(words)], said[max(words) :]
         early = self._ends_early(inside, stops)
         ended = self.markers.search(behind) is not None
-        return ended and not early and not lost(messages, tools, j, whole)
+        gone = lost(messages, tools, j, whole) or self.unwritten(form.messages, tools, j)
+        return ended and not early and not gone
+
+    def unwritten(self, messages: list[dict], tools: list[dict], j: int) -> list[str]:
+        """Which messages before `j`, and which tools, the template leaves out, whatever they say:
+        their words or names are replaced by a word that stands nowhere else."""
+
+        def is_written(messages: list[dict], tools: list[dict]) -> bool:
+            prompt = self.text(messages[:j], tools, prompt=True)  # some write it there alone
+            whole = self.text(messages[: j + 1], tools)
+            return any(text is None or NOWHERE in text for text in (prompt, whole))
+
+        gone = []
+        for number, message in enumerate(messages[:j]):
+            for what, other in _renamed(message):
+                if not is_written([*messages[:number], other, *messages[number + 1 :]], tools):
+                    gone.append(f"message {number + 1}: its {what}")
+        for number, tool in enumerate(tools):
+            other = {**tool, "function": {**tool["function"], "name": NOWHERE}}
+            if not is_written(messages, [*tools[:number], other, *tools[number + 1 :]]):
+                gone.append(f"tool {number + 1}")
+        return gone
 
     def _ends_early(self, inside: str, stops: list[int] | list[str]) -> bool:
         """Whether sampling would stop before all was said."""
         names = [stop if isinstance(stop, str) else self.decode([stop]) for stop in stops]
         return any(name in inside for name in names)
+
+
+def _renamed(message: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The message with other words, and with other names of what it calls."""
+    content = message.get("content") or ""
+    if isinstance(content, str) and content.strip():
+        yield "words", {**message, "content": content + NOWHERE}
+    elif isinstance(content, list):
+        yield "words", {**message, "content": [{"type": "text", "text": NOWHERE}]}
+    if calls := message.get("tool_calls"):
+        functions = [{**call["function"], "name": NOWHERE} for call in calls]
+        renamed = [{**c, "function": f} for c, f in zip(calls, functions, strict=True)]
+        yield "calls", {**message, "tool_calls": renamed}

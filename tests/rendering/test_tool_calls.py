@@ -49,7 +49,7 @@ def test_arguments_with_indented_text_are_written_as_they_are():
 
 def test_a_second_call_that_says_the_same_is_missed_if_it_is_left_out():
     assert trained(AS_JSON, turn(call({"n": 1}), call({"n": 1}))).count("run") == 2
-    with pytest.raises(BadInput, match="message 2: .*each of its words and calls"):
+    with pytest.raises(BadInput, match="message 2: .*the call of a tool"):
         trained(FIRST_ALONE, turn(call({"n": 1}), call({"n": 1})))
 
 

@@ -51,8 +51,9 @@ def normal(text: str) -> str:
 
 
 def spellings(piece: str) -> list[str]:
-    """How a template may write it: as it is, or as one of the ways of JSON."""
+    """How a template may write it: as it is, or in one of the ways of JSON and Python."""
     found = [piece, *(json.dumps(piece, ensure_ascii=ascii)[1:-1] for ascii in (False, True))]
+    found.append(repr(piece)[1:-1])  # Python's own, of templates that write calls as its code
     found += {"true": ["True"], "false": ["False"], "null": ["None"]}.get(piece, [])
     # Jinja's own `tojson` writes the characters of HTML so.
     found.append(piece.replace("'", "\\u0027").replace("<", "\\u003c").replace(">", "\\u003e"))

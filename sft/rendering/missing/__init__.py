@@ -1,0 +1,1 @@
+"""What of a conversation a chat template leaves out: pieces, their places, and marks in doubt."""
