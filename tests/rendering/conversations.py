@@ -336,5 +336,4 @@ ROWS: dict[str, dict[str, Any]] = {
     "two blocks of thinking in one text": dialogue(
         user("Ask"), answer("<think>\nFirstly\n</think>\n\nOne <think>\nThen\n</think>\n\nTwo")
     ),
-    "bars": dialogue(user("Chart"), answer("\u2581\u2582\u2583\u2585\u2587")),
 }  # fmt: skip

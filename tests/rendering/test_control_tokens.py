@@ -6,6 +6,7 @@ import pytest
 
 from sft.errors import BadInput
 from sft.renderers import get_renderer
+from sft.rendering import control_tokens
 from sft.rendering.conversations import Conversation
 from tests.chat_templates import tokenizer_with
 
@@ -106,3 +107,11 @@ def test_raw_text_is_told_of_too_and_its_beginning_and_end_stand_once():
     (sequence,) = get_renderer(None, tokenizer).render(raw, "all_assistant_messages")
     assert sequence.tokens.count(tokenizer.eos_token_id) == 1 and all(sequence.trained)
     assert sequence.notes == ("control tokens within the words are trained as text",)
+
+
+def test_rows_of_spaces_that_are_one_token_are_no_control_token():
+    """SentencePiece writes a space as U+2581: Gemma has tokens of two and more of them."""
+    tokenizer = copy.deepcopy(tokenizer_with("smollm2"))
+    tokenizer.add_tokens(["\u2581\u2581", "  ", "<|note|>"])
+    known = control_tokens.control_tokens(tokenizer)
+    assert "<|note|>" in known and "\u2581\u2581" not in known and "  " not in known
