@@ -107,7 +107,7 @@ class Ends:
         if (found := rest.rfind(end.text)) >= 0:
             return rest[: found + len(end.text)]
         # A turn that ends in another way than the ones that were tried: where sampling stops.
-        markers = [found for found in self.marker.finditer(rest) if found[0] in self.stops()]
+        markers = [found for found in self.marker.finditer(rest) if found[0] in self.stops]
         if markers:
             return rest[: markers[-1].end()]
         raise BadInput(
@@ -118,7 +118,7 @@ class Ends:
     def check_once(self, turn: str) -> None:
         """Raises `BadInput` if sampling would stop before the end of `turn`."""
         for found in self.marker.finditer(turn):
-            if found[0] in self.stops() and turn[found.end() :].strip():
+            if found[0] in self.stops and turn[found.end() :].strip():
                 raise BadInput(
                     f"the chat template writes {found[0]!r} within the turn, where sampling would "
                     "stop before its end; take another model.renderer"
@@ -135,6 +135,7 @@ class Ends:
             return text
         return text[: len(text) - len(end.written)] + end.text
 
+    @functools.cached_property
     def stops(self) -> list[str]:
         """What sampling stops at: for each end its last marker, or the whole text without one."""
         found: dict[str, None] = {}

@@ -165,7 +165,7 @@ class Preparing:
         """An answer without the marker that ends its turn, if the data has it already."""
         if self.control == "as_tokens" or not self._tokens.search(content):
             return content
-        for stop in self.ends.stops():
+        for stop in self.ends.stops:
             if self._tokens.fullmatch(stop) and content.rstrip().endswith(stop):
                 found.notes.add(MARKER_TAKEN_OFF)
                 return content.rstrip().removesuffix(stop)

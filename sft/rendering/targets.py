@@ -18,6 +18,7 @@ from sft.rendering.missing.lost_words import (
     WITHOUT,
     Lost,
     are_frequent,
+    are_plain,
     losses,
     losses_of_tools,
     schemas_are_whole,
@@ -166,20 +167,26 @@ class Finder:
         If the user wants such rows to be trained, it is noted instead.
         """
         last, tools = found.listed[-1], chat.variables.get("tools") or []
+        if last.index + 1 < len(chat.said):
+            found.notes.add(BEHIND_THE_LAST)
+        exact = all(
+            said.get(name, "") in target.words
+            for target in found.listed
+            for said in [chat.said[target.index]]
+            for name in ("content", THOUGHT)
+        )
+        if not exact:
+            found.notes.add(WHITE_SPACE)
+        elif not tools and are_plain(chat.said[: last.index + 1], last.text, self.text.frame):
+            return
         lost = list(self._not_there(found, chat, tools))
         if not lost and self._is_doubtful(found, chat, tools):
             lost = self._not_marked(chat, conversation, what)
         if lost and not self.lost_words:
             raise lost[0]
         found.notes |= {WITHOUT.format(one.kind) for one in lost}
-        for target in found.listed:
-            said = chat.said[target.index]
-            if not all(said.get(name, "") in target.words for name in ("content", THOUGHT)):
-                found.notes.add(WHITE_SPACE)
         if not schemas_are_whole(tools, last.text):
             found.notes.add(SCHEMAS)
-        if last.index + 1 < len(chat.said):
-            found.notes.add(BEHIND_THE_LAST)
 
     def _not_there(self, found: Targets, chat: Prepared, tools: Tools) -> Iterator[Lost]:
         """What cannot be found at all."""

@@ -145,7 +145,7 @@ class TemplateRenderer:
         return self.encoder.encode([text])[0]
 
     def stop_sequences(self) -> list[int] | list[str]:
-        stops = self.ends.stops()
+        stops = self.ends.stops
         if texts := [stop for stop in stops if not self.ends.marker.fullmatch(stop)]:
             return texts
         ids = {self.tokenizer.eos_token_id, *self.tokenizer.convert_tokens_to_ids(stops)}

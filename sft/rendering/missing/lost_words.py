@@ -89,6 +89,20 @@ def stand_apart(messages: Messages, text: str, *, thoughts: bool = False) -> boo
     return in_order([orders(message, thoughts) for message in messages], text)
 
 
+def are_plain(messages: Messages, text: str, frame: str) -> bool:
+    """Whether `messages` are words alone that stand in `text` one behind another, as they are.
+
+    And none of them in what the template writes anyway: so that nothing is left to look for.
+    """
+    end = 0
+    for message in messages:
+        words = message["content"].strip()
+        if len(message) > 2 or (words and words in frame) or (at := text.find(words, end)) < 0:
+            return False
+        end = at + len(words)
+    return True
+
+
 def are_frequent(messages: Messages, frame: str) -> bool:
     """Whether a piece of `messages` stands in what the template writes anyway."""
     for message in messages:

@@ -111,6 +111,8 @@ def of_schema(schema: Any) -> Iterator[Any]:
 
 def is_spelled(value: Any, text: str) -> bool:
     """Whether a value stands in a text in one of its `forms`, or with other white space."""
+    if isinstance(value, str) and value in text:
+        return True
     if any(form in text for form in forms(value)):
         return True
     return isinstance(value, str) and (value.strip() in text or _flat(value) in _flat(text))
