@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,3 +51,20 @@ class Examples:
             return math.nan
         rest = totals - totals.sum() / weight * weights
         return float(np.sqrt(count / (count - 1) * (rest @ rest)) / weight)
+
+
+def digest_of(examples: Iterable[object]) -> str:
+    """A digest of `examples`, each of plain values, in their order.
+
+    >>> digest_of([["1 + 1?", "2"]]) == digest_of([["1 + 1?", "3"]])
+    False
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for example in examples:
+        digest.update(json.dumps(example, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def share_of(right: Sequence[bool], digest: str) -> Examples:
+    """The examples of a share of right answers."""
+    return Examples([float(one) for one in right], [1.0] * len(right), digest)
