@@ -15,6 +15,8 @@ from sft.evaluation.answers import (
     answer_text,
     held_out_prompts,
 )
+from sft.evaluation.choice import ChoiceBuilder, ChoiceEvaluator
+from sft.evaluation.examples import Examples
 from sft.evaluation.interface import (
     CONCURRENT_REQUESTS,
     Evaluator,
@@ -28,9 +30,13 @@ from sft.evaluation.interface import (
 from sft.evaluation.nll import NLLEvaluator, full_sequence
 
 __all__ = [
+    "BUILDERS",
     "CONCURRENT_REQUESTS",
+    "ChoiceBuilder",
+    "ChoiceEvaluator",
     "Evaluator",
     "EvaluatorBuilder",
+    "Examples",
     "NLLEvaluator",
     "Prompt",
     "SamplingEvaluator",
@@ -44,3 +50,6 @@ __all__ = [
     "name_of",
     "numbers",
 ]
+
+BUILDERS: dict[str, type[EvaluatorBuilder]] = {"choice": ChoiceBuilder}
+"""Those that come with the product, as `evaluators=NAME` chooses them."""

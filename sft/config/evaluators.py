@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sft.data.import_path import build
+from sft.config.checking import check_fields
+from sft.data.import_path import build, load_class
 from sft.data.import_path import saved as saved_builder
 from sft.errors import BadInput, nearest
 from sft.evaluators import EvaluatorBuilder, SamplingEvaluatorBuilder
@@ -50,7 +51,9 @@ def of_settings(
         entry = _checked(entry, key)
         if entry["builder"] is None:
             continue
-        builder = build(key, entry["builder"], entry["args"], EvaluatorBuilder, common)
+        made = load_class(key, entry["builder"], EvaluatorBuilder)
+        args = check_fields(made, entry["args"], f"{key}.args.")
+        builder = build(key, entry["builder"], args, EvaluatorBuilder, common)
         (often if entry["often"] else seldom).append(builder)
     return {"evaluator_builders": often, "infrequent_evaluator_builders": seldom}
 
@@ -62,7 +65,8 @@ def _checked(entry: Any, key: str) -> dict[str, Any]:
         if name not in OWN:
             raise BadInput(f"{key}.{name}: there is no such key{nearest(name, list(OWN))}")
     entry = OWN | entry
-    if entry["builder"] is None and (entry["args"] or key != "evaluators"):
+    wanted = entry["args"] or key != "evaluators" or entry["builder"] == ""
+    if not entry["builder"] and wanted:
         raise BadInput(f"{key}.builder: is missing; name it: my_module:MyBuilder")
     if not isinstance(entry["args"], dict):
         raise BadInput(f"{key}.args: {entry['args']!r} is not a group of keys")
