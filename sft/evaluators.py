@@ -27,6 +27,7 @@ from sft.evaluation.interface import (
     name_of,
     numbers,
 )
+from sft.evaluation.match import MatchBuilder, MatchEvaluator
 from sft.evaluation.nll import NLLEvaluator, full_sequence
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "Evaluator",
     "EvaluatorBuilder",
     "Examples",
+    "MatchBuilder",
+    "MatchEvaluator",
     "NLLEvaluator",
     "Prompt",
     "SamplingEvaluator",
@@ -51,5 +54,5 @@ __all__ = [
     "numbers",
 ]
 
-BUILDERS: dict[str, type[EvaluatorBuilder]] = {"choice": ChoiceBuilder}
+BUILDERS: dict[str, type[EvaluatorBuilder]] = {"choice": ChoiceBuilder, "match": MatchBuilder}
 """Those that come with the product, as `evaluators=NAME` chooses them."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sft.data.mixing.named_sets import check_names
-from sft.errors import BadInput
+from sft.errors import BadInput, not_one_of
 from sft.evaluation import questions
 from sft.evaluation.choice_rows import Question, question
 from sft.evaluation.examples import Examples, digest_of, share_of
@@ -110,6 +110,8 @@ class ChoiceBuilder(EvaluatorBuilder):
 
     def __call__(self) -> ChoiceEvaluator:
         check_names([self.name], "evaluators.args.name")
+        if self.normalise not in NORMALISE:
+            raise not_one_of("evaluators.args.normalise", self.normalise, NORMALISE)
         tokenizer, renderer = questions.tokenizer_and_renderer(self.common_config)
         asked = [question(row, where) for where, row in questions.rows(self.path)]
         choices = [_choices(one, renderer, tokenizer) for one in asked]
