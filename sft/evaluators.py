@@ -1,4 +1,4 @@
-"""What a run measures beside training: held-out NLL and sampled answers.
+"""What a run measures beside training: held-out NLL, sampled answers, questions, tasks.
 
 An evaluator is given a sampling client that holds the weights at one step and returns metrics.
 It runs beside training, on a snapshot, and never stands between two steps. Each has a name of its
@@ -17,6 +17,7 @@ from sft.evaluation.answers import (
 )
 from sft.evaluation.choice import ChoiceBuilder, ChoiceEvaluator
 from sft.evaluation.examples import Examples
+from sft.evaluation.inspect import InspectBuilder, InspectEvaluator
 from sft.evaluation.interface import (
     CONCURRENT_REQUESTS,
     Evaluator,
@@ -38,6 +39,8 @@ __all__ = [
     "Evaluator",
     "EvaluatorBuilder",
     "Examples",
+    "InspectBuilder",
+    "InspectEvaluator",
     "MatchBuilder",
     "MatchEvaluator",
     "NLLEvaluator",
@@ -54,5 +57,9 @@ __all__ = [
     "numbers",
 ]
 
-BUILDERS: dict[str, type[EvaluatorBuilder]] = {"choice": ChoiceBuilder, "match": MatchBuilder}
+BUILDERS: dict[str, type[EvaluatorBuilder]] = {
+    "choice": ChoiceBuilder,
+    "match": MatchBuilder,
+    "inspect": InspectBuilder,
+}
 """Those that come with the product, as `evaluators=NAME` chooses them."""

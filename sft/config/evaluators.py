@@ -7,7 +7,7 @@ held-out NLL (`eval_every`) or with the answers (`evaluators.every`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sft.config.checking import check_fields
@@ -108,10 +108,16 @@ def _is_of_prompts(builder: Any, config: Config) -> bool:
     )
 
 
-def named_builders(saved: Mapping[str, Any]) -> list[str]:
-    """The import paths of evaluators that a saved config names."""
+def named(saved: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The import path of each builder that a saved config names, and its arguments."""
     first = saved.get("evaluators")
     further = first.get("further") if isinstance(first, Mapping) else None
-    entries = [first, *(further if isinstance(further, list) else [])]
-    named = [entry.get("builder") for entry in entries if isinstance(entry, Mapping)]
-    return [str(path) for path in named if path]
+    for entry in [first, *(further if isinstance(further, list) else [])]:
+        if isinstance(entry, Mapping) and entry.get("builder"):
+            args = entry.get("args")
+            yield str(entry["builder"]), args if isinstance(args, Mapping) else {}
+
+
+def named_builders(saved: Mapping[str, Any]) -> list[str]:
+    """The import paths of evaluators that a saved config names."""
+    return [path for path, _ in named(saved)]
