@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sft.config.checking import check_fields
-from sft.data.import_path import build, load_class
+from sft.data.import_path import NOT_IMPORTABLE, build, load_class
 from sft.data.import_path import saved as saved_builder
 from sft.errors import BadInput, nearest
 from sft.evaluators import EvaluatorBuilder, SamplingEvaluatorBuilder
@@ -86,10 +86,24 @@ def to_saved(config: Config) -> dict[str, Any]:
                 shown = ("prompts", "references", "temperature")
                 saved |= {name: getattr(builder, name) for name in shown}
             else:
-                own.append(saved_builder(builder) | {"often": often})
+                own.append(_own_to_saved(builder, config) | {"often": often})
     if own:
         saved |= own[0] | {"further": own[1:]}
     return saved
+
+
+def _own_to_saved(builder: Any, config: Config) -> dict[str, Any]:
+    """`saved_builder`, but for a builder whose `common_config` is not that of the run: its keys
+    would make another one."""
+    saved = saved_builder(builder)
+    own = getattr(builder, "common_config", None)
+    runs = getattr(config.dataset_builder, "common_config", None)
+    runs = runs or ChatDatasetBuilderCommonConfig(config.model_name)
+    decide = ("model_name_for_tokenizer", "renderer_name", "chat_template_kwargs", "date")
+    if own is None or all(getattr(own, name, None) == getattr(runs, name) for name in decide):
+        return saved
+    path = saved["builder"].removeprefix(NOT_IMPORTABLE)
+    return {"builder": f"{NOT_IMPORTABLE}{path} (with its own common_config)", "args": {}}
 
 
 def _is_of_prompts(builder: Any, config: Config) -> bool:
