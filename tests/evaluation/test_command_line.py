@@ -91,6 +91,12 @@ def test_a_common_config_that_is_not_the_datas_cannot_be_made_again(tmp_path):
     assert not is_reproducible(from_train(config))
 
 
+@pytest.mark.parametrize("name", ["my questions (1).jsonl", "a=b,c.jsonl", "7.jsonl"])
+def test_any_name_of_a_file_is_taken_as_it_is(name):
+    settings = compose(["evaluators=choice", f"evaluators.args.path={name}"])
+    assert settings.evaluators.args == {"path": name}
+
+
 ARGS = {"choice": "path", "match": "path", "inspect": "task"}
 
 
