@@ -11,8 +11,10 @@ from sft.errors import BadInput, Sentence
 from sft.evaluation import inspect_log
 from sft.evaluators import InspectBuilder
 from sft.models.tokenizers import load_tokenizer
+from sft.past.find import find
 from sft.types import ChatDatasetBuilderCommonConfig
 from tests.evaluation.test_choice import run
+from tests.finished_run import finished_run
 
 needs_inspect = pytest.mark.skipif(
     importlib.util.find_spec("inspect_ai") is None,
@@ -204,6 +206,43 @@ def test_a_task_that_is_none_is_refused_before_anything_is_made(
     monkeypatch.chdir(file.parent)
     with pytest.raises(BadInput, match=f"evaluators.args.task: .*(?i:{words})"):
         builder(tiny_model, task)()
+
+
+@needs_inspect
+def test_several_trials_of_one_process_run_tasks_side_by_side(tiny_model, file):
+    client = Says("It is 2.", load_tokenizer(str(tiny_model)))
+    evaluators = [builder(tiny_model, f"{file}@sums", name=name)() for name in ("one", "two")]
+
+    async def both():
+        return await asyncio.gather(*(evaluator(client) for evaluator in evaluators))
+
+    one, two = asyncio.run(both())
+    assert one["eval/one/accuracy"] == two["eval/two/accuracy"] == 0.5
+
+
+@needs_inspect
+def test_a_run_that_ends_early_ends_the_process_of_its_task(tiny_model, file):
+    class Waits:
+        async def sample(self, **given):
+            asked.set()
+            await asyncio.sleep(600)
+
+    async def cancelled():
+        task = asyncio.create_task(builder(tiny_model, f"{file}@sums")()(Waits()))
+        await asyncio.wait_for(asked.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 30)
+
+    asked = asyncio.Event()
+    asyncio.run(cancelled())
+
+
+@needs_inspect
+def test_a_run_from_the_command_line_measures_a_task_before_and_after(tiny_model, file):
+    chosen = ["evaluators=inspect", f"evaluators.args.task={file.name}@sums"]
+    rows = find(str(finished_run(file.parent, tiny_model, *chosen))).rows()
+    assert len([row for row in rows if "eval/inspect/accuracy" in row]) == 2
 
 
 @needs_inspect
