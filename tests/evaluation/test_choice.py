@@ -11,6 +11,7 @@ from sft.evaluators import ChoiceBuilder
 from sft.models.tokenizers import load_tokenizer
 from sft.types import ChatDatasetBuilderCommonConfig
 from tests.conftest import TINY_MODEL
+from tests.more_chat_templates import NAMES, arguments_of, tokenizer_with
 
 QUESTIONS = [
     {"question": "What is red?", "choices": ["blood", "a leaf", "the sky"], "answer": 0},
@@ -95,6 +96,23 @@ def test_it_picks_the_choice_that_a_direct_computation_finds_likeliest(
     assert [row["right"] for row in evaluator.table] == right
     assert measured == {"eval/choice/accuracy": sum(right) / 3}
     assert evaluator.examples["eval/choice/accuracy"].value == measured["eval/choice/accuracy"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "deepseek-r1"])
+def test_what_is_scored_are_a_choices_own_words_whatever_the_template_writes_around_them(
+    name, tmp_path, monkeypatch
+):
+    tokenizer = tokenizer_with(name)
+    monkeypatch.setattr("sft.evaluation.questions.load_tokenizer", lambda name: tokenizer)
+    choices = ["The sky.", "ett löv, über all", " a sea "]
+    path = written(tmp_path, {"question": "What is blå?", "choices": choices, "answer": 0})
+    renderer = "role_colon" if name == "role_colon" else None
+    common = ChatDatasetBuilderCommonConfig(
+        "x", renderer, chat_template_kwargs=arguments_of(name), date="2026-11-26"
+    )
+    [found] = ChoiceBuilder(common, path)().choices
+    words = [tokenizer.decode(choice.tokens[choice.start :]).strip() for choice in found]
+    assert words == [choice.strip() for choice in choices]
 
 
 MEANT = [
