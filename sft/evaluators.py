@@ -1,4 +1,4 @@
-"""What a run measures beside training: held-out NLL and sampled answers.
+"""What a run measures beside training: held-out NLL, sampled answers, questions, tasks.
 
 An evaluator is given a sampling client that holds the weights at one step and returns metrics.
 It runs beside training, on a snapshot, and never stands between two steps. Each has a name of its
@@ -15,6 +15,9 @@ from sft.evaluation.answers import (
     answer_text,
     held_out_prompts,
 )
+from sft.evaluation.choice import ChoiceBuilder, ChoiceEvaluator
+from sft.evaluation.examples import Examples
+from sft.evaluation.inspect import InspectBuilder, InspectEvaluator
 from sft.evaluation.interface import (
     CONCURRENT_REQUESTS,
     Evaluator,
@@ -25,12 +28,21 @@ from sft.evaluation.interface import (
     name_of,
     numbers,
 )
+from sft.evaluation.match import MatchBuilder, MatchEvaluator
 from sft.evaluation.nll import NLLEvaluator, full_sequence
 
 __all__ = [
+    "BUILDERS",
     "CONCURRENT_REQUESTS",
+    "ChoiceBuilder",
+    "ChoiceEvaluator",
     "Evaluator",
     "EvaluatorBuilder",
+    "Examples",
+    "InspectBuilder",
+    "InspectEvaluator",
+    "MatchBuilder",
+    "MatchEvaluator",
     "NLLEvaluator",
     "Prompt",
     "SamplingEvaluator",
@@ -44,3 +56,10 @@ __all__ = [
     "name_of",
     "numbers",
 ]
+
+BUILDERS: dict[str, type[EvaluatorBuilder]] = {
+    "choice": ChoiceBuilder,
+    "match": MatchBuilder,
+    "inspect": InspectBuilder,
+}
+"""Those that come with the product, as `evaluators=NAME` chooses them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OURS = ("sft", "sweeps", "hydra_plugins")
+EXTRA = "inspect"  # evaluators=inspect imports it, and says how to install it
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -30,14 +31,16 @@ def imported(file):
 def test_every_package_that_is_imported_is_declared():
     files = [file for folder in OURS for file in (ROOT / folder).rglob("*.py")]
     found = {name for file in files for name in imported(file)}
-    declared, packages = names(PROJECT["dependencies"]), packages_distributions()
+    packages = packages_distributions()
+    declared = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"][EXTRA])
     foreign = found - sys.stdlib_module_names - set(OURS)
     assert len(foreign) > 20
-    missing = {n for n in foreign if not names(packages.get(n, [n])) & declared}
+    missing = {n for n in foreign if not names(packages.get(n, [n.replace("_", "-")])) & declared}
     assert missing == set()
 
 
 def test_every_package_that_is_declared_has_a_version_in_the_constraints():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = names(line for line in lines if "==" in line and not line.startswith("#"))
-    assert names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]) == pinned
+    extras = [line for name in ("dev", EXTRA) for line in PROJECT["optional-dependencies"][name]]
+    assert names(PROJECT["dependencies"] + extras) == pinned

@@ -70,6 +70,26 @@ def test_the_readmes_own_builder_trains_on_the_answers(tiny_model, tmp_path, mon
     assert trained == ["Un.<|im_end|>", "Deux.<|im_end|>"]
 
 
+def test_the_readmes_own_evaluator_wants_short_answers(tiny_model, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (code,) = [block for block in blocks if "class Judge" in block]
+    (tmp_path / "my_eval.py").write_text(code)
+    (tmp_path / "sums.jsonl").write_text('{"question": "What are 1 and 2?", "answer": "3"}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.delitem(sys.modules, "my_eval", raising=False)
+    chosen = "evaluators=custom evaluators.builder=my_eval:Judge evaluators.args.path=sums.jsonl"
+    overrides = ["model=folder", f"model.name={tiny_model}", *chosen.split()]
+    config = saved.to_train(
+        compose([*overrides, "evaluators.args.how=number", "evaluators.args.longest=3"]), "here"
+    )
+    [build] = config.infrequent_evaluator_builders
+    [task] = build().tasks
+    sys.modules.pop("my_eval")
+    answers = ("It is 3", "It is surely 3", "It is 4")
+    assert [task.matches(answer) for answer in answers] == [True, False, False]
+
+
 def commands(module):
     text = (ROOT / "README.md").read_text()
     return re.findall(rf"^(?:\$ )?python -m {module} ?([^#\n]*)", text, flags=re.MULTILINE)

@@ -100,6 +100,17 @@ def _build(schema: type, raw: dict[str, Any], prefix: str = "") -> Any:
     return schema(**values)
 
 
+def check_fields(made: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """`values` with those of the fields of `made` that are keys (`sft.keys.key`) checked: of their
+    type and within their bounds. Raises `BadInput`."""
+    keys = {item.name: item for item in dataclasses.fields(made) if "help" in item.metadata}
+    hints = typing.get_type_hints(made) if keys else {}
+    return {
+        name: _convert(value, hints[name], keys[name], f"{prefix}{name}") if name in keys else value
+        for name, value in values.items()
+    }
+
+
 def unknown_key(name: str, known: list[str]) -> BadInput:
     """The error for a key that does not exist, with the nearest of all keys."""
     valid = [*known, *(path for path, _ in dotted_values())]

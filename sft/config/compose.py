@@ -184,9 +184,14 @@ def with_kind_of_data(words: list[str]) -> list[str]:
 
 
 def _with_quoted_path(word: str) -> str:
-    """A `dataset.path=FILE` whose FILE Hydra could not read, or would read as something else."""
+    """A `dataset.path=FILE` (or an evaluator's) whose FILE Hydra could not read, or would read as
+    something else."""
     name, _, path = word.partition("=")
-    if not re.fullmatch(r"\+*dataset\.(?:[\w-]+\.)*path", name) or path[:1] in ("'", '"', ""):
+    if not re.fullmatch(r"\+*(?:dataset|evaluators)\.(?:[\w-]+\.)*path", name) or path[:1] in (
+        "'",
+        '"',
+        "",
+    ):
         return word
     if not Path(path).expanduser().exists():
         try:

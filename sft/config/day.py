@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.evaluators import SamplingEvaluatorBuilder
 from sft.files import read_yaml
+from sft.types import ChatDatasetBuilderCommonConfig
 
 if TYPE_CHECKING:
     from sft.config.training import Config
@@ -28,8 +29,13 @@ def on_its_day(config: Config) -> Config:
     builder.common_config = dataclasses.replace(common, date=day)
 
     def dated(made: Any) -> Any:
-        of_prompts = isinstance(made, SamplingEvaluatorBuilder) and made.date is None
-        return dataclasses.replace(made, date=day) if of_prompts else made
+        if isinstance(made, SamplingEvaluatorBuilder) and made.date is None:
+            return dataclasses.replace(made, date=day)
+        own = getattr(made, "common_config", None)
+        if isinstance(own, ChatDatasetBuilderCommonConfig) and own.date is None:
+            made = copy.copy(made)
+            made.common_config = dataclasses.replace(own, date=day)
+        return made
 
     return dataclasses.replace(
         config,

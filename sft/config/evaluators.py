@@ -7,10 +7,11 @@ held-out NLL (`eval_every`) or with the answers (`evaluators.every`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sft.data.import_path import build
+from sft.config.checking import check_fields
+from sft.data.import_path import NOT_IMPORTABLE, build, load_class
 from sft.data.import_path import saved as saved_builder
 from sft.errors import BadInput, nearest
 from sft.evaluators import EvaluatorBuilder, SamplingEvaluatorBuilder
@@ -50,7 +51,9 @@ def of_settings(
         entry = _checked(entry, key)
         if entry["builder"] is None:
             continue
-        builder = build(key, entry["builder"], entry["args"], EvaluatorBuilder, common)
+        made = load_class(key, entry["builder"], EvaluatorBuilder)
+        args = check_fields(made, entry["args"], f"{key}.args.")
+        builder = build(key, entry["builder"], args, EvaluatorBuilder, common)
         (often if entry["often"] else seldom).append(builder)
     return {"evaluator_builders": often, "infrequent_evaluator_builders": seldom}
 
@@ -62,7 +65,8 @@ def _checked(entry: Any, key: str) -> dict[str, Any]:
         if name not in OWN:
             raise BadInput(f"{key}.{name}: there is no such key{nearest(name, list(OWN))}")
     entry = OWN | entry
-    if entry["builder"] is None and (entry["args"] or key != "evaluators"):
+    wanted = entry["args"] or key != "evaluators" or entry["builder"] == ""
+    if not entry["builder"] and wanted:
         raise BadInput(f"{key}.builder: is missing; name it: my_module:MyBuilder")
     if not isinstance(entry["args"], dict):
         raise BadInput(f"{key}.args: {entry['args']!r} is not a group of keys")
@@ -82,10 +86,24 @@ def to_saved(config: Config) -> dict[str, Any]:
                 shown = ("prompts", "references", "temperature")
                 saved |= {name: getattr(builder, name) for name in shown}
             else:
-                own.append(saved_builder(builder) | {"often": often})
+                own.append(_own_to_saved(builder, config) | {"often": often})
     if own:
         saved |= own[0] | {"further": own[1:]}
     return saved
+
+
+def _own_to_saved(builder: Any, config: Config) -> dict[str, Any]:
+    """`saved_builder`, but for a builder whose `common_config` is not that of the run: its keys
+    would make another one."""
+    saved = saved_builder(builder)
+    own = getattr(builder, "common_config", None)
+    runs = getattr(config.dataset_builder, "common_config", None)
+    runs = runs or ChatDatasetBuilderCommonConfig(config.model_name)
+    decide = ("model_name_for_tokenizer", "renderer_name", "chat_template_kwargs", "date")
+    if own is None or all(getattr(own, name, None) == getattr(runs, name) for name in decide):
+        return saved
+    path = saved["builder"].removeprefix(NOT_IMPORTABLE)
+    return {"builder": f"{NOT_IMPORTABLE}{path} (with its own common_config)", "args": {}}
 
 
 def _is_of_prompts(builder: Any, config: Config) -> bool:
@@ -104,10 +122,16 @@ def _is_of_prompts(builder: Any, config: Config) -> bool:
     )
 
 
-def named_builders(saved: Mapping[str, Any]) -> list[str]:
-    """The import paths of evaluators that a saved config names."""
+def named(saved: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The import path of each builder that a saved config names, and its arguments."""
     first = saved.get("evaluators")
     further = first.get("further") if isinstance(first, Mapping) else None
-    entries = [first, *(further if isinstance(further, list) else [])]
-    named = [entry.get("builder") for entry in entries if isinstance(entry, Mapping)]
-    return [str(path) for path in named if path]
+    for entry in [first, *(further if isinstance(further, list) else [])]:
+        if isinstance(entry, Mapping) and entry.get("builder"):
+            args = entry.get("args")
+            yield str(entry["builder"]), args if isinstance(args, Mapping) else {}
+
+
+def named_builders(saved: Mapping[str, Any]) -> list[str]:
+    """The import paths of evaluators that a saved config names."""
+    return [path for path, _ in named(saved)]

@@ -8,6 +8,8 @@ from typing import Any
 
 from sft.config.compose import groups, kinds_of_groups
 from sft.config.schema import Settings
+from sft.evaluators import BUILDERS
+from sft.keys import keys_of
 
 HELP = """Fine-tune a language model with LoRA through the Tinker API.
 
@@ -26,6 +28,9 @@ Keys (KEY=VALUE), with their defaults:
 Keys of a kind, with the kinds that have them:
 {kinds}
 
+Fields of the evaluators that come with the product, with the choices of evaluators= that have them:
+{evaluators}
+
   --cfg job        print the composed config and stop
   --multirun, -m   run a sweep
   --config-dir     a folder of config files of your own
@@ -34,12 +39,17 @@ Keys of a kind, with the kinds that have them:
 
 def help_text() -> str:
     """The whole text. Nothing heavy is imported for it."""
+    evaluators = {
+        name: dataclasses.make_dataclass(name, [k for k in keys_of(made) if k[2].metadata["help"]])
+        for name, made in BUILDERS.items()
+    }
     return HELP.format(
         groups="\n".join(
             f"  {name:<12} {', '.join(options)}" for name, options in groups().items()
         ),
         keys="\n".join(_keys(Settings(), "")),
         kinds="\n".join(_keys_of_kinds()),
+        evaluators="\n".join(_shared("evaluators.args", evaluators)),
     )
 
 
@@ -56,16 +66,21 @@ def _keys(node: Any, prefix: str) -> Iterator[str]:
 
 def _keys_of_kinds() -> Iterator[str]:
     for group, kinds in kinds_of_groups().items():
-        lines: dict[str, list[str]] = {}
-        for kind, schema in kinds.items():
-            defaults = schema()
-            for item in dataclasses.fields(schema):
-                if item.name != "kind":
-                    value = getattr(defaults, item.name)
-                    line = _line(f"{group}.{item.name}", value, item.metadata)
-                    lines.setdefault(line, []).append(kind)
-        for line, having in lines.items():
-            yield line if len(having) == len(kinds) else f"{line} ({', '.join(having)})"
+        yield from _shared(group, kinds)
+
+
+def _shared(group: str, kinds: Mapping[str, type]) -> Iterator[str]:
+    """The keys under `group` of all `kinds`, each once, with the kinds that have it."""
+    lines: dict[str, list[str]] = {}
+    for kind, schema in kinds.items():
+        defaults = schema()
+        for item in dataclasses.fields(schema):
+            if item.name != "kind":
+                value = getattr(defaults, item.name)
+                line = _line(f"{group}.{item.name}", value, item.metadata)
+                lines.setdefault(line, []).append(kind)
+    for line, having in lines.items():
+        yield line if len(having) == len(kinds) else f"{line} ({', '.join(having)})"
 
 
 def _line(name: str, value: Any, metadata: Mapping[str, Any]) -> str:

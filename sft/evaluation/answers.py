@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput
+from sft.evaluation.examples import Examples, digest_of, share_of
 from sft.evaluation.interface import EvaluatorBuilder, gather_bounded, prefix
 from sft.evaluation.nll import full_sequence
 from sft.models.tokenizers import load_tokenizer
@@ -50,13 +51,14 @@ class SamplingEvaluator:
     seed: int = 0
     name: str = "answers"
     table: list[dict[str, Any]] = field(default_factory=list)
+    examples: dict[str, Examples] = field(default_factory=dict)
 
     @functools.cached_property
     def _expected(self) -> list[str | None]:
         """For each prompt its reference as an answer would be written; None without one."""
         return [
             None if prompt.reference is None
-            else answer_text(_encode(prompt.reference, self.tokenizer), self.tokenizer, self.stop)
+            else as_written(prompt.reference, self.tokenizer, self.stop)
             for prompt in self.prompts
         ]  # fmt: skip
 
@@ -67,34 +69,65 @@ class SamplingEvaluator:
         return (f"{prefix(self.name, 'answers')}/exact_match",) if compared else ()
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
-        import tinker
-
-        async def answer(index: int, prompt: Prompt) -> dict[str, Any]:
-            response = await sampling_client.sample(
-                prompt=tinker.ModelInput.from_ints(prompt.tokens),
-                num_samples=1,
-                sampling_params=tinker.SamplingParams(
-                    max_tokens=self.max_tokens,
-                    temperature=self.temperature,
-                    seed=self.seed + index,
-                    stop=self.stop,
-                ),
-            )
-            sequence = response.sequences[0]
-            text = answer_text(sequence.tokens, self.tokenizer, self.stop)
-            row = {"prompt": prompt.text, "answer": text, "stop_reason": sequence.stop_reason}
+        self.examples = {}
+        said = await sampled(
+            sampling_client,
+            [prompt.tokens for prompt in self.prompts],
+            self.tokenizer,
+            self.stop,
+            self.max_tokens,
+            self.temperature,
+            self.seed,
+        )
+        self.table = []
+        for prompt, expected, (answer, reason) in zip(
+            self.prompts, self._expected, said, strict=True
+        ):
+            row: dict[str, Any] = {"prompt": prompt.text, "answer": answer, "stop_reason": reason}
             if prompt.reference is not None:
                 row["reference"] = prompt.reference
                 if prompt.compared:
-                    row["exact_match"] = text == self._expected[index]
-            return row
-
-        jobs = [partial(answer, index, prompt) for index, prompt in enumerate(self.prompts)]
-        self.table = await gather_bounded(jobs)
-        matches = [row["exact_match"] for row in self.table if "exact_match" in row]
-        if not matches:
+                    row["exact_match"] = answer == expected
+            self.table.append(row)
+        compared = [row for row in self.table if "exact_match" in row]
+        if not compared:
             return {}
-        return {f"{prefix(self.name, 'answers')}/exact_match": sum(matches) / len(matches)}
+        metric = f"{prefix(self.name, 'answers')}/exact_match"
+        self.examples[metric] = share_of(
+            [row["exact_match"] for row in compared],
+            digest_of([row["prompt"], row["reference"]] for row in compared),
+        )
+        return {metric: self.examples[metric].value}
+
+
+async def sampled(
+    sampling_client: tinker.SamplingClient,
+    prompts: list[list[int]],
+    tokenizer: Any,
+    stop: list[int] | list[str],
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[tuple[str, str]]:
+    """The text of an answer to each prompt (its tokens), and why it ended: `stop` or `length`.
+
+    Answer i is seeded by `seed` + i.
+    """
+    import tinker
+
+    async def answer(index: int, tokens: list[int]) -> tuple[str, str]:
+        response = await sampling_client.sample(
+            prompt=tinker.ModelInput.from_ints(tokens),
+            num_samples=1,
+            sampling_params=tinker.SamplingParams(
+                max_tokens=max_tokens, temperature=temperature, seed=seed + index, stop=stop
+            ),
+        )
+        sequence = response.sequences[0]
+        return answer_text(sequence.tokens, tokenizer, stop), sequence.stop_reason
+
+    jobs = [partial(answer, index, tokens) for index, tokens in enumerate(prompts)]
+    return await gather_bounded(jobs)
 
 
 @dataclass
@@ -126,7 +159,7 @@ class SamplingEvaluatorBuilder(EvaluatorBuilder):
         stop = renderer.stop_sequences()
         nothing: list[str | None] = [None] * len(self.prompts)
         for number, reference in enumerate(self.references or [], start=1):
-            words = answer_text(_encode(reference, tokenizer), tokenizer, stop)
+            words = as_written(reference, tokenizer, stop)
             if (length := len(_encode(words, tokenizer))) > self.max_tokens:
                 raise BadInput(
                     f"evaluators.references: entry {number} has {length} tokens, more than "
@@ -185,6 +218,11 @@ def held_out_prompts(
 
 def _encode(text: str, tokenizer: Any) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+def as_written(text: str, tokenizer: Any, stop: list[int] | list[str]) -> str:
+    """`text` as it would come back if a model had answered it: as the tokenizer writes it."""
+    return answer_text(_encode(text, tokenizer), tokenizer, stop)
 
 
 def answer_text(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sft.evaluation.examples import Examples
 from sft.evaluation.interface import gather_bounded, prefix
 from sft.record.fingerprints import sequences
 from sft.record.metrics import Nats, nats, summarize
@@ -32,6 +33,9 @@ class NLLEvaluator:
         self.parts: dict[str, SupervisedDataset] = getattr(dataset, "parts", None) or {}
         prefixes = [self.prefix, *(prefix(part, "nll") for part in self.parts)]
         self.metrics = tuple(f"{one}/{what}" for one in prefixes for what in ("nll", "bpb"))
+        self.examples: dict[str, Examples] = {}
+        """What `eval/nll` and each `eval/PART/nll` is made of, after a call: nats and trained
+        tokens of each sequence."""
         self._read: dict[str, Sequences] | None = None
         self.digest: str | None = None
         """Of all held-out sequences, once they were read."""
@@ -39,8 +43,7 @@ class NLLEvaluator:
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
         if self._read is None:
             self._read = await asyncio.to_thread(self._whole)
-            data = [datum for one in self._read.values() for datum in one.data]
-            self.digest = await asyncio.to_thread(sequences, data)
+            self.digest = await asyncio.to_thread(self._digest)
 
         async def score(datum: tinker.Datum, special_tokens: frozenset[int]) -> Nats:
             # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
@@ -53,21 +56,38 @@ class NLLEvaluator:
             for datum in one.data
         ]
         scores = iter(await gather_bounded(jobs))
-        found = {
-            name: sum(itertools.islice(scores, len(one.data)), Nats())
-            for name, one in self._read.items()
+        scored = {
+            name: list(itertools.islice(scores, len(one.data))) for name, one in self._read.items()
         }
+        found = {name: sum(each, Nats()) for name, each in scored.items()}
         sizes = {name: one.num_bytes for name, one in self._read.items()}
         whole = None if None in sizes.values() else sum(filter(None, sizes.values()))
         metrics = summarize(sum(found.values(), Nats()), whole, self.prefix)
         for name in self.parts:
             metrics |= summarize(found[name], sizes[name], prefix(name, "nll"))
+        self.examples = {
+            f"{prefix(name, 'nll')}/nll": _examples(scored[name], self._read[name].digest)
+            for name in self.parts
+        }
+        every = [one for each in scored.values() for one in each]
+        self.examples[f"{self.prefix}/nll"] = _examples(every, self.digest or "")
         return metrics
 
     def _whole(self) -> dict[str, Sequences]:
         """Every sequence of each part; without parts, of the dataset under its own name."""
         parts = self.parts or {self.name: self.dataset}
         return {name: Sequences.of(dataset) for name, dataset in parts.items()}
+
+    def _digest(self) -> str:
+        """Of all that was read."""
+        read = list((self._read or {}).values())
+        if len(read) == 1:
+            return read[0].digest
+        return sequences(datum for one in read for datum in one.data)
+
+
+def _examples(scores: list[Nats], digest: str) -> Examples:
+    return Examples([one.total for one in scores], [float(one.tokens) for one in scores], digest)
 
 
 @dataclass
@@ -78,6 +98,8 @@ class Sequences:
     num_bytes: int | None
     """UTF-8 bytes of their trained text, if the dataset knows them."""
     special_tokens: frozenset[int]
+    digest: str
+    """Of their tokens, targets and weights."""
 
     @classmethod
     def of(cls, dataset: SupervisedDataset) -> Sequences:
@@ -87,7 +109,8 @@ class Sequences:
         for index in range(len(dataset)):
             data += dataset.get_batch(index)
             total += num_bytes(index) if num_bytes else 0
-        return cls(data, total or None, getattr(dataset, "special_tokens", frozenset()))
+        special_tokens: frozenset[int] = getattr(dataset, "special_tokens", frozenset())
+        return cls(data, total or None, special_tokens, sequences(data))
 
 
 def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:

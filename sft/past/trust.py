@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sft.config.data import named
-from sft.config.evaluators import named_builders
+from sft.config import data
+from sft.config.evaluators import named
 from sft.config.schema import DEFAULT_URI, ServiceSettings
 from sft.config.secrets import TEXTS, leaves
 from sft.data.files.finding import has_wildcard, named_as_file
+from sft.data.import_path import import_path
 from sft.errors import BadInput
+from sft.evaluators import BUILDERS
 from sft.secrets import identity
 from sft.tracking.store import absolute
 
@@ -42,11 +44,15 @@ def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = N
 
 
 def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
-    for key, values in named(saved):
+    for key, values in data.named(saved):
         if "builder" in values or values.get("kind") == "custom":
             yield f"{key}.builder would import {values.get('builder')!r}"
-    for path in named_builders(saved):
-        yield f"evaluators.builder would import {path!r}"
+    ours = {import_path(builder) for builder in BUILDERS.values()}
+    for path, args in named(saved):
+        if path not in ours:
+            yield f"evaluators.builder would import {path!r}"
+        elif "task" in args:
+            yield f"evaluators.args.task would run the code of {args['task']!r}"
     tracking = saved.get("tracking")
     if isinstance(tracking, Mapping) and tracking.get("also"):
         yield f"tracking.also would send the run to {tracking['also']!r}"

@@ -1,0 +1,30 @@
+"""A sweep by what an evaluator measures."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = [
+        {"question": "Say red and green.", "choices": ["red green", "blue black"], "answer": 0},
+        {"question": "Say one and two.", "choices": ["one two", "red"], "answer": 0},
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return ["evaluators=choice", "evaluators.args.path=questions.jsonl", "lr=1e-3,1e-2"]
+
+
+def test_the_accuracy_of_choices_is_what_a_sweep_maximises(sweep, questions, capsys):
+    chosen = ["hydra.sweeper.metric=eval/choice/accuracy", "hydra.sweeper.direction=maximize"]
+    assert sweep(*questions, *chosen) == 0
+    said = capsys.readouterr().out
+    assert "complete; 2 of 2 trials, highest eval/choice/accuracy" in said
+
+
+def test_a_metric_that_no_evaluator_has_is_refused_before_the_first_trial(
+    sweep, questions, tmp_path, capsys
+):
+    assert sweep(*questions, "hydra.sweeper.metric=eval/choice/acuracy") == 2
+    assert "did you mean 'eval/choice/accuracy'?" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("metrics.jsonl"))
