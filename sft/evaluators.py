@@ -16,7 +16,6 @@ from sft.evaluation.answers import (
     held_out_prompts,
 )
 from sft.evaluation.choice import ChoiceBuilder, ChoiceEvaluator
-from sft.evaluation.examples import Examples
 from sft.evaluation.inspect import InspectBuilder, InspectEvaluator
 from sft.evaluation.interface import (
     CONCURRENT_REQUESTS,
@@ -30,6 +29,7 @@ from sft.evaluation.interface import (
 )
 from sft.evaluation.match import MatchBuilder, MatchEvaluator
 from sft.evaluation.nll import NLLEvaluator, full_sequence
+from sft.record.examples import Examples
 
 __all__ = [
     "BUILDERS",

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput
-from sft.evaluation.examples import Examples, digest_of, share_of
 from sft.evaluation.interface import EvaluatorBuilder, gather_bounded, prefix
 from sft.evaluation.nll import full_sequence
 from sft.models.tokenizers import load_tokenizer
+from sft.record.examples import Examples, digest_of, share_of
 from sft.renderers import get_renderer
 from sft.types import SupervisedDataset
 

@@ -17,9 +17,9 @@ from sft.data.mixing.named_sets import check_names
 from sft.errors import BadInput, not_one_of
 from sft.evaluation import questions
 from sft.evaluation.choice_rows import Question, question
-from sft.evaluation.examples import Examples, digest_of, share_of
 from sft.evaluation.interface import EvaluatorBuilder, gather_bounded
 from sft.keys import key
+from sft.record.examples import Examples, digest_of, share_of
 from sft.rendering.base import Rendered, Renderer
 from sft.types import ChatDatasetBuilderCommonConfig
 
@@ -89,7 +89,10 @@ class ChoiceEvaluator:
                 }
             )
         [metric] = self.metrics
-        digest = digest_of([asked.asked, asked.choices, asked.right] for asked in self.questions)
+        # Scored in another way it is another measure.
+        digest = digest_of(
+            [self.normalise, asked.asked, asked.choices, asked.right] for asked in self.questions
+        )
         self.examples = {metric: share_of([row["right"] for row in self.table], digest)}
         return {metric: self.examples[metric].value}
 

@@ -25,10 +25,10 @@ from sft.data.mixing.named_sets import check_names
 from sft.errors import BadInput, Sentence
 from sft.evaluation import inspect_log
 from sft.evaluation.answers import answer_text
-from sft.evaluation.examples import Examples
 from sft.evaluation.interface import CONCURRENT_REQUESTS, EvaluatorBuilder
 from sft.evaluation.questions import tokenizer_and_renderer
 from sft.keys import key
+from sft.record.examples import Examples
 from sft.rendering.base import Renderer
 from sft.types import ChatDatasetBuilderCommonConfig
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from sft.evaluation.examples import Examples, digest_of
+from sft.record.examples import Examples, digest_of
 
 MEANS = ("accuracy", "mean")
 """Metrics of Inspect that are the mean of the samples' scores."""

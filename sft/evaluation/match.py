@@ -11,10 +11,10 @@ from sft.data.mixing.named_sets import check_names
 from sft.errors import not_one_of
 from sft.evaluation import questions
 from sft.evaluation.answers import as_written, sampled
-from sft.evaluation.examples import Examples, digest_of, share_of
 from sft.evaluation.interface import EvaluatorBuilder
 from sft.evaluation.matching import HOW, Matches
 from sft.keys import key
+from sft.record.examples import Examples, digest_of, share_of
 from sft.rendering.conversations import Messages
 from sft.types import ChatDatasetBuilderCommonConfig
 
@@ -46,6 +46,8 @@ class MatchEvaluator:
     tasks: list[Task]
     tokenizer: Any
     stop: list[int] | list[str]
+    how: str = "normalised"
+    """How `matches` of the tasks compares: a key of `HOW`."""
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
@@ -79,7 +81,8 @@ class MatchEvaluator:
             for task, (answer, reason) in zip(self.tasks, said, strict=True)
         ]
         [metric] = self.metrics
-        digest = digest_of([task.asked, task.reference] for task in self.tasks)
+        # Compared in another way it is another measure.
+        digest = digest_of([self.how, task.asked, task.reference] for task in self.tasks)
         self.examples = {metric: share_of([row["right"] for row in self.table], digest)}
         return {metric: self.examples[metric].value}
 
@@ -125,7 +128,14 @@ class MatchBuilder(EvaluatorBuilder):
 
         tasks = [task(row, where) for where, row in questions.rows(self.path)]
         return MatchEvaluator(
-            tasks, tokenizer, stop, self.max_tokens, self.temperature, self.seed, self.name
+            tasks,
+            tokenizer,
+            stop,
+            self.how,
+            self.max_tokens,
+            self.temperature,
+            self.seed,
+            self.name,
         )
 
 

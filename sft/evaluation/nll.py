@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sft.evaluation.examples import Examples
 from sft.evaluation.interface import gather_bounded, prefix
+from sft.record.examples import Examples
 from sft.record.fingerprints import sequences
 from sft.record.metrics import Nats, nats, summarize
 from sft.types import SupervisedDataset

@@ -6,11 +6,12 @@ from them. The first, the last and the best evaluation of a run are kept.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,23 @@ class Examples:
             return math.nan
         rest = totals - totals.sum() / weight * weights
         return float(np.sqrt(count / (count - 1) * (rest @ rest)) / weight)
+
+
+def digest_of(examples: Iterable[object]) -> str:
+    """A digest of `examples`, each of plain values, in their order.
+
+    >>> digest_of([["1 + 1?", "2"]]) == digest_of([["1 + 1?", "3"]])
+    False
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for example in examples:
+        digest.update(json.dumps(example, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def share_of(right: Sequence[bool], digest: str) -> Examples:
+    """The examples of a share of right answers."""
+    return Examples([float(one) for one in right], [1.0] * len(right), digest)
 
 
 def standard_errors(examples: Mapping[str, Examples]) -> dict[str, float]:
