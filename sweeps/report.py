@@ -13,7 +13,7 @@ from sft.display.tables import aligned
 from sft.record.durations import duration
 from sweeps.findings.answer import answer
 from sweeps.findings.importance import importance
-from sweeps.findings.results import Results
+from sweeps.findings.results import Compared, Result, Results
 from sweeps.parameters import shown_value
 from sweeps.study import storage
 
@@ -42,6 +42,10 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     repeated = any(trial.repeats for trial in results.trials)
     if repeated:
         header.insert(2 + len(names), "95% interval")
+    best = results.best()
+    against = {} if best is None else results.all_against(best)
+    if against:
+        header.insert(-4, f"against trial {best.number}" if best else "")
     sign = 1 if results.minimize else -1
     order = sorted(
         results.trials,
@@ -52,6 +56,8 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
         values = [f"{value:.4f}" for value in trial.values] or [""] * len(results.metrics)
         if repeated:
             values.insert(1, str(trial.interval) if trial.repeats else "")
+        if against:
+            values.append(_verdict(trial, best, against.get(trial.number)))
         rows.append(
             [
                 str(trial.number),
@@ -64,6 +70,17 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, rows
+
+
+def _verdict(trial: Result, best: Result | None, compared: Compared | None) -> str:
+    """What is known of a trial beside the best one."""
+    if trial is best:
+        return "the best"
+    if compared is None or compared.interval is None:
+        return ""
+    if not compared.is_worse:
+        return "cannot be told"
+    return f"worse by {compared.behind:.4f} ({compared.interval})"
 
 
 def write(study: optuna.Study, folder: Path) -> tuple[list[Path], list[str]]:

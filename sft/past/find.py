@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from sft.errors import BadInput
 from sft.files import read_yaml
-from sft.record.examples import Examples, ExamplesFolder
+from sft.record.examples import Examples, last_examples
 from sft.record.metrics import read
 from sft.record.rundir import BATCHES_FILE, read_facts
 from sft.secrets import mask_urls
@@ -107,16 +107,7 @@ class Found:
 
     def examples(self) -> dict[str, Examples]:
         """What the last value of each metric is made of, if its examples are kept."""
-        if self.directory is None:
-            return {}
-        last = {name: row["step"] for row in self.rows() for name in row}
-        folder = ExamplesFolder(self.directory)
-        return {
-            name: examples
-            for step in folder.steps()
-            for name, examples in folder.read(step).items()
-            if last.get(name) == step
-        }
+        return {} if self.directory is None else last_examples(self.directory)
 
     def batches(self) -> dict[int, str]:
         """The digest of what each step was trained on, by step; empty if none is recorded."""

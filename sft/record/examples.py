@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.files import replace_durably
+from sft.record.metrics import read as read_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +88,19 @@ def standard_errors(examples: Mapping[str, Examples]) -> dict[str, float]:
     """`METRIC_stderr` of each metric that has one."""
     found = {name + STDERR: one.standard_error() for name, one in examples.items()}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def last_examples(run_directory: Path) -> dict[str, Examples]:
+    """What the last value of each metric is made of, if its examples are kept."""
+    rows = read_rows(run_directory / "metrics.jsonl")
+    last = {name: row["step"] for row in rows for name in row}
+    folder = ExamplesFolder(run_directory)
+    return {
+        name: examples
+        for step in folder.steps()
+        for name, examples in folder.read(step).items()
+        if last.get(name) == step
+    }
 
 
 class ExamplesFolder:

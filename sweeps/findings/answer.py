@@ -1,7 +1,6 @@
 """What a study found, in a few lines, each difference with how sure it is."""
 
 import shlex
-from typing import Any
 
 from sft.record.durations import duration
 from sweeps.findings.importance import Importance
@@ -77,23 +76,32 @@ def _doubts(results: Results, best: Result) -> list[str]:
     others = [results.against(best, trial) for trial in results.complete if trial is not best]
     if not others:
         return []
-    untold = []
-    for compared in others:
-        if compared.interval is None:
-            return [
-                f"  one run each: the data cannot tell whether its {metric} is better than the "
-                "others' or luck; hydra.sweeper.repeats=3 could"
-            ]
-        if compared.interval.low <= 0:
-            untold.append(compared)
+    if any(compared.interval is None for compared in others):
+        return [
+            f"  one run each: the data cannot tell whether its {metric} is better than the "
+            "others' or luck; hydra.sweeper.repeats=3 could"
+        ]
+    untold = [compared for compared in others if not compared.is_worse]
     worse = len(others) - len(untold)
-    lines = [f"  {worse} of the {len(others)} other trials are worse (95% intervals)"]
+    line = (
+        f"  {worse} of the {len(others)} other trials are worse (95% intervals over "
+        f"{others[0].sources})"
+    )
     if untold:
         numbers = ", ".join(str(compared.trial.number) for compared in untold[:8])
         more = ", …" if len(untold) > 8 else ""
-        lines[0] += f"; it cannot be told from trial{'s'[: len(untold) - 1]} {numbers}{more}"
-    lines[0] += "; that it was picked among them is not counted"
-    return lines
+        line += f"; it cannot be told from trial{'s'[: len(untold) - 1]} {numbers}{more}"
+    return [f"{line}; {_not_counted(others)}"]
+
+
+def _not_counted(others: list[Compared]) -> str:
+    """What the intervals leave out."""
+    if all(compared.of_seeds for compared in others):
+        return "that it was picked among them is not counted"
+    return (
+        "that it was picked among them and chance between seeds (hydra.sweeper.repeats=3) are not "
+        "counted"
+    )
 
 
 def _ranks(results: Results, best: Result) -> list[str]:
@@ -102,28 +110,31 @@ def _ranks(results: Results, best: Result) -> list[str]:
     if len(ranks) < 2:
         return []
     rank_of_best = best.params.get(RANK)
-    if any(r.interval is None for r in ranks if r.trial is not best):
-        return _ranks_by_thumb(results, ranks, rank_of_best)
+    others = [r for r in ranks if r.trial is not best]
     lines = []
-    words = {"worse": "worse", "unknown": "the data cannot tell", "as good": "as good to 0.5%"}
-    for r in ranks:
-        if r.trial is not best:
-            pairs = "paired by seed" if r.trial.seeds == best.seeds != [] else "seeds not the same"
-            lines.append(
-                f"rank {r.trial.params[RANK]}: {r.behind:.4f} behind rank {rank_of_best} (95% "
-                f"interval {r.interval}, {len(r.trial.repeats)} repeats, {pairs}): "
-                f"{words[r.verdict]}"
-            )
+    for r in others:
+        words = "worse" if r.is_worse else "cannot be told from it"
+        if r.interval is None:
+            words, sure = "one run each, the data cannot tell", ""
+        else:
+            pairs = ", paired by seed" if r.of_seeds and r.trial.seeds == best.seeds != [] else ""
+            pairs = pairs or (", seeds not the same" if r.of_seeds else "")
+            sure = f" (95% interval {r.interval}, over {r.sources}{pairs})"
+        lines.append(
+            f"rank {r.trial.params[RANK]}: {r.behind:.4f} behind rank {rank_of_best}{sure}: {words}"
+        )
     lines.append(_of_the_picked([r.trial for r in ranks]))
-    for verdict, what in (
-        ("as good", "smallest rank as good as the best to within 0.5%, cheaper to serve"),
-        ("unknown", "smallest rank that is not shown to be worse (nor to be as good)"),
-    ):
-        for r in ranks:
-            if r.verdict == verdict and r.trial.params[RANK] < rank_of_best:
-                lines.append(f"{what}: {r.trial.params[RANK]}")
-                return lines + _described(results, r.trial, "its best trial")
-    return lines
+    smaller = [r for r in others if r.trial.params[RANK] < rank_of_best and r.interval is not None]
+    if not smaller:
+        return lines
+    for r in smaller:
+        if not r.is_worse and r.interval is not None:
+            lines.append(
+                f"smallest rank that cannot be told from the best, cheaper to serve: "
+                f"{r.trial.params[RANK]} (at most {r.interval.high:.4f} behind)"
+            )
+            return lines + _described(results, r.trial, "its best trial")
+    return [*lines, f"no rank below {rank_of_best} is as good: each is worse"]
 
 
 def _of_the_picked(trials: list[Result]) -> str:
@@ -137,18 +148,6 @@ def _of_the_picked(trials: list[Result]) -> str:
         )
         words += f"; they differ in more than rank: {at}"
     return f"({words})"
-
-
-def _ranks_by_thumb(results: Results, ranks: list[Compared], rank_of_best: Any) -> list[str]:
-    small = next(r for r in ranks if abs(r.behind) <= r.margin)
-    rank, thumb = small.trial.params[RANK], "a rule of thumb: one run each cannot tell ranks apart"
-    if rank == rank_of_best:
-        return [f"no smaller rank comes within 0.5% (±{small.margin:.4f}) of rank {rank} ({thumb})"]
-    return [
-        f"smallest rank within 0.5% (±{small.margin:.4f}) of the best, cheaper to serve: {rank}, "
-        f"{small.behind:.4f} behind ({thumb})",
-        *_described(results, small.trial, "its best trial"),
-    ]
 
 
 def _typed(value: object) -> str:

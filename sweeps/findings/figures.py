@@ -9,31 +9,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sft.record.metrics import unit_of
+from sweeps.findings.difference_figure import differences
+from sweeps.findings.drawing import BLUE, GREY, RED, named, new_figure
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Result, Results
 from sweeps.prior.warm_start import RANK, RATE
 
-GREY = "#8a8a8a"
-BLUE = "#2a6fbb"
-RED = "#c0392b"
 MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
-
-
-def _figure(title: str, width: float = 6.0, height: float = 3.8) -> tuple[Figure, Any]:
-    """Small in inches and dense: its words can be read on a narrow page, too."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=180)
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(True, color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _named(metric: str) -> str:
-    """A metric with its unit, for an axis."""
-    return f"{metric} ({unit})" if (unit := unit_of(metric)) else metric
 
 
 def _shades(values: list[Any]) -> dict[Any, Any]:
@@ -49,7 +31,7 @@ def by_rate(results: Results) -> Figure | None:
     best = results.best()
     if best is None or len({t.params[RATE] for t in trials}) < 2:
         return None
-    figure, axes = _figure(f"{results.metrics[0]} against learning rate")
+    figure, axes = new_figure(f"{results.metrics[0]} against learning rate")
     ranks = sorted({t.params.get(RANK) for t in trials}, key=lambda r: (r is not None, r))
     colours = _shades(ranks)
     top = _limit(axes, results)
@@ -74,7 +56,7 @@ def by_rate(results: Results) -> Figure | None:
     axes.set_xscale("log")
     repeated = any(trial.repeats for trial in trials)
     axes.set_xlabel("peak learning rate" + (" (small dots: the repeats of each mean)" * repeated))
-    axes.set_ylabel(_named(results.metrics[0]))
+    axes.set_ylabel(named(results.metrics[0]))
     axes.legend(
         handles=[*axes.get_legend_handles_labels()[0], *_legend(trials, results.word)], fontsize=8
     )
@@ -115,7 +97,7 @@ def curves(results: Results) -> Figure | None:
     trials = [t for t in results.trials if len(t.curve) > 1]
     if not trials:
         return None
-    figure, axes = _figure(f"{results.metrics[0]} while training")
+    figure, axes = new_figure(f"{results.metrics[0]} while training")
     best = results.best()
     rates = sorted({t.params.get(RATE, 0) for t in trials})
     colours = _shades(rates)
@@ -137,7 +119,7 @@ def curves(results: Results) -> Figure | None:
     axes.legend(handles=handles, fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("training step")
-    axes.set_ylabel(_named(results.metrics[0]))
+    axes.set_ylabel(named(results.metrics[0]))
     return figure
 
 
@@ -165,7 +147,7 @@ def shares(found: Importance | str | None) -> Figure | None:
     """How much of the variation each parameter explains, and how much chance would."""
     if not isinstance(found, Importance):
         return None
-    figure, axes = _figure(found.title, height=1.9 + 0.45 * len(found.shares))
+    figure, axes = new_figure(found.title, height=1.9 + 0.45 * len(found.shares))
     names = list(found.shares)[::-1]
     bars = axes.barh(names, [found.shares[name] for name in names], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt=" {:.0%}", fontsize=9)
@@ -185,7 +167,7 @@ def parallel(results: Results) -> Figure | None:
     names = [n for n in results.space if len({str(t.params.get(n)) for t in results.complete}) > 1]
     if len(results.complete) < 2 or not names:
         return None
-    figure, axes = _figure("", width=max(6.0, 1.6 + 1.6 * (len(names) + 1)))
+    figure, axes = new_figure("", width=max(6.0, 1.6 + 1.6 * (len(names) + 1)))
     axes.grid(False)
     scales = [_scale([t.params[n] for t in results.complete]) for n in names]
     values = [t.values[0] for t in results.complete]
@@ -245,7 +227,7 @@ def savings(results: Results) -> Figure | None:
     trials = [t for t in results.trials if t.tokens]
     total = sum(saved.values())
     share = total / (total + results.tokens)
-    figure, axes = _figure(f"Ending trials early spared {total:,} tokens ({share:.0%})")
+    figure, axes = new_figure(f"Ending trials early spared {total:,} tokens ({share:.0%})")
     numbers = [t.number for t in trials]
     axes.bar(numbers, [t.tokens for t in trials], color=BLUE, label="trained")
     axes.bar(
@@ -264,14 +246,14 @@ def pareto(results: Results) -> Figure | None:
     """The first two metrics of each trial, with the front."""
     if len(results.metrics) < 2 or not results.complete:
         return None
-    figure, axes = _figure("Pareto front")
+    figure, axes = new_figure("Pareto front")
     axes.plot(*zip(*[t.values[:2] for t in results.complete], strict=True), "o", color=GREY)
     front = sorted(t.values[:2] for t in results.front())
     axes.plot(*zip(*front, strict=True), "-o", color=BLUE, label="front")
     for trial in results.front():
         axes.annotate(f" {trial.number}", trial.values[:2], fontsize=8)
-    axes.set_xlabel(_named(results.metrics[0]))
-    axes.set_ylabel(_named(results.metrics[1]))
+    axes.set_xlabel(named(results.metrics[0]))
+    axes.set_ylabel(named(results.metrics[1]))
     axes.legend(fontsize=8)
     return figure
 
@@ -281,6 +263,7 @@ def every(results: Results, found: Importance | str | None) -> dict[str, Figure]
     drawers: dict[str, Callable[[], Figure | None]] = {
         "learning_rate": lambda: by_rate(results),
         "learning_curves": lambda: curves(results),
+        "differences": lambda: differences(results),
         "importance": lambda: shares(found),
         "parallel_coordinates": lambda: parallel(results),
         "tokens_saved": lambda: savings(results),

@@ -8,8 +8,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sft.past import bootstrap
+from sft.past.differences import Measured, why_not
 from sft.past.uncertainty import Interval, of_difference, of_mean
-from sweeps.prior.warm_start import RANK, TOLERANCE
+from sft.record.examples import last_examples
+from sweeps.prior.warm_start import RANK
 from sweeps.study.ledger import DIVERGED, ERROR, SURPLUS
 
 
@@ -48,17 +51,21 @@ class Compared:
 
     trial: Result
     behind: float  # by how much the best is ahead in the first metric
-    interval: Interval | None  # of `behind`; None without repeats
-    margin: float  # a difference that does not matter: half a percent of the best
+    interval: Interval | None  # of `behind`; None if nothing is known of it
+    of_examples: int = 0  # how many held-out examples the interval counts chance between
+    of_seeds: bool = False  # whether it counts chance between seeds
 
     @property
-    def verdict(self) -> str:
-        """`as good`: within the margin; `worse`; `unknown`: the data cannot tell."""
-        if self.interval is None:
-            return "unknown"
-        if self.interval.high <= self.margin:
-            return "as good"
-        return "worse" if self.interval.low > 0 else "unknown"
+    def is_worse(self) -> bool:
+        """Whether the interval leaves out that the trial is as good as the best."""
+        return self.interval is not None and self.interval.low > 0
+
+    @property
+    def sources(self) -> str:
+        """What chance the interval counts, in words."""
+        found = [f"{self.of_examples:,} held-out examples"] * bool(self.of_examples)
+        repeats = f"{len(self.trial.repeats)} seeds"
+        return " and ".join([*found, *[repeats] * self.of_seeds])
 
 
 @dataclass
@@ -71,6 +78,7 @@ class Results:
     directions: list[str]
     space: dict[str, str]
     price: float | None = None  # per million tokens
+    _examples: dict[int, Measured | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: optuna.Study) -> "Results":
@@ -130,17 +138,43 @@ class Results:
     def against(self, best: Result, trial: Result) -> Compared:
         """How far `trial` is behind `best` in the first metric, and what that is worth.
 
-        Repeats of the same seeds are compared seed by seed. The interval does not count that the
-        best was picked among many.
+        The interval counts chance between the held-out examples, if the run directories keep
+        them, and between seeds, if there are repeats: those of the same seeds are compared seed by
+        seed. It does not count that the best was picked among many.
         """
         sign = 1 if self.minimize else -1
+        behind = sign * (trial.values[0] - best.values[0])
         ours, theirs = ([sign * value for value in t.repeats] for t in (trial, best))
-        return Compared(
-            trial,
-            sign * (trial.values[0] - best.values[0]),
-            of_difference(ours, theirs, paired=bool(trial.seeds) and trial.seeds == best.seeds),
-            TOLERANCE * abs(best.values[0]),
-        )
+        paired = bool(trial.seeds) and trial.seeds == best.seeds
+        interval = seeds = of_difference(ours, theirs, paired=paired)
+        mine, other = self.examples_of(trial), self.examples_of(best)
+        count = 0
+        if mine and other and why_not(mine, other) is None:
+            count = len(mine.runs[0].totals)
+            found = bootstrap.of_difference(mine.runs, other.runs)
+            low, high = sorted((sign * found.low, sign * found.high))
+            interval = Interval(behind, low, high)
+            if seeds is not None:
+                interval = bootstrap.with_seeds(interval, seeds)
+        return Compared(trial, behind, interval, count, seeds is not None)
+
+    def all_against(self, best: Result) -> dict[int, Compared]:
+        """Every other complete trial against `best`, by number; none if of none it is known how
+        sure a difference is, or if several metrics are compared."""
+        if len(self.metrics) > 1:
+            return {}
+        others = [self.against(best, trial) for trial in self.complete if trial is not best]
+        known = any(compared.interval is not None for compared in others)
+        return {compared.trial.number: compared for compared in others} if known else {}
+
+    def examples_of(self, trial: Result) -> Measured | None:
+        """What the trial's runs made of each held-out example; None if one does not keep it."""
+        if trial.number not in self._examples:
+            found = [last_examples(Path(folder)) for folder in trial.directories]
+            runs = [one[self.metrics[0]] for one in found if self.metrics[0] in one]
+            whole = bool(runs) and len(runs) == len(found)
+            self._examples[trial.number] = Measured(str(trial.number), runs) if whole else None
+        return self._examples[trial.number]
 
     def by_rank(self) -> list[Compared]:
         """The best trial of each rank, compared with the best of all; smallest rank first."""

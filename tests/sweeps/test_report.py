@@ -1,10 +1,14 @@
 """What a study says: best trial, smallest rank, savings, figures and one page."""
 
+import json
+
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from sft.errors import BadInput
+from sft.record.examples import Examples, ExamplesFolder
 from sweeps import report
 from sweeps.findings.results import Results
 from sweeps.space import parse
@@ -54,10 +58,9 @@ def test_the_answer_names_best_trial_checkpoint_command_and_smallest_good_rank(s
     assert "best trial: 4, eval/nll 0.5000 with lr=0.001, lora.rank=64" in said
     assert "checkpoint:  tinker://r/4-0" in said
     assert "python -m sft model=qwen3 lr=0.001 lora.rank=64" in said
-    assert "smallest rank within 0.5% (±0.0025) of the best, cheaper to serve: 16" in said
-    assert "a rule of thumb: one run each cannot tell ranks apart" in said
+    assert "rank 16: 0.0015 behind rank 64: one run each, the data cannot tell" in said
     assert "one run each: the data cannot tell whether its eval/nll is better" in said
-    assert "python -m sft model=qwen3 lr=0.001 lora.rank=16" in said
+    assert "as good" not in said and "cannot be told from" not in said
     assert "trial 6: diverged (diverged: train/nll is nan at step 2)" in said
     assert "trial 7: failed (RuntimeError: boom)" in said
     assert "5,500 tokens" in said and "cost 0.01" in said
@@ -81,9 +84,51 @@ def test_figures_and_a_page_that_needs_nothing_else_lie_beside_the_study(study, 
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(images)
     assert "http://" not in page and "https://" not in page
-    assert "cheaper to serve" in page
+    assert "the data cannot tell" in page
     assert "importance of the parameters: not split among lr, lora.rank" in page
     assert lines[0] in page
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A study of three ranks whose runs keep what eval/nll is made of: 60 sequences."""
+    study = storage.open_study("k", storage.open_storage(None, tmp_path / "k"), ["minimize"])
+    storage.remember(study, {"metric": ["eval/nll"], "space": SPACE.describe(), "steps": 20})
+    generator = np.random.default_rng(0)
+    tokens, hard = generator.integers(5, 90, 60).astype(float), generator.gamma(4, 0.3, 60)
+    for rank, shift in ((4, 0.2), (16, 0.001), (64, 0.0)):
+        noise = generator.normal(0, 0.05, 60)
+        examples = Examples((hard + shift + noise - noise.mean()) * tokens, tokens, "d")
+        folder = tmp_path / "k" / str(rank)
+        folder.mkdir(parents=True)
+        row = {"step": 20, "timestamp": 0, "eval/nll": examples.value}
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        ExamplesFolder(folder).add(20, {"eval/nll": examples}, [])
+        add(study, 1e-3, rank, examples.value, directories=[str(folder)])
+    return study
+
+
+def test_one_run_each_is_compared_over_the_examples_that_its_evaluations_keep(kept):
+    said = "\n".join(report.answer(Results.of(kept)))
+    best = Results.of(kept).best().params["lora.rank"]
+    other = {16: 64, 64: 16}[best]
+    assert "1 of the 2 other trials are worse (95% intervals over 60 held-out examples)" in said
+    assert f"it cannot be told from trial {1 if other == 16 else 2}; " in said
+    assert "chance between seeds (hydra.sweeper.repeats=3) are not counted" in said
+    assert "rank 4: 0.2" in said and "over 60 held-out examples): worse" in said
+    assert f"rank {other}: 0.0" in said and "held-out examples): cannot be told from it" in said
+
+
+def test_the_table_marks_what_cannot_be_told_from_the_best(kept):
+    header, rows = report.table(Results.of(kept))
+    column = next(i for i, name in enumerate(header) if name.startswith("against trial "))
+    assert rows[0][column] == "the best" and rows[1][column] == "cannot be told"
+    assert rows[2][column].startswith("worse by 0.2")
+
+
+def test_a_figure_shows_the_intervals(kept, tmp_path):
+    (folder,), _ = report.write(kept, tmp_path / "k")
+    assert (folder / "differences.png").stat().st_size > 10_000
 
 
 def test_a_study_without_a_complete_trial_has_a_report_too(tmp_path):
