@@ -75,6 +75,8 @@ class RunResult:
     """The first value of each metric."""
     last: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
+    bests: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """The step and the value of the best evaluation, for each metric of evaluations."""
     best: CheckpointRecord | None = None
     """The checkpoint that is best in the run's `metric`; None if none was evaluated."""
     checkpoints: list[CheckpointRecord] = field(default_factory=list)

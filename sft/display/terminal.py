@@ -18,7 +18,8 @@ from sft.config.schema import Settings
 from sft.hooks import BaseHook, Run, RunResult
 from sft.record.checkpoints import CheckpointRecord
 from sft.record.durations import duration
-from sft.record.metrics import compared
+from sft.record.examples import STDERR
+from sft.record.metrics import evaluated
 from sft.rendering.report import Report
 from sft.run.effects import of_settings
 from sft.secrets import identity, mask, mask_urls
@@ -45,7 +46,6 @@ class Terminal(BaseHook):
         self.variables = dict(variables or {})
         self.console = Console(highlight=False)
         self.progress: Any = None
-        self.evaluation = ""
         self._last_line = 0.0
 
     def on_start(self, run: Run) -> None:
@@ -103,7 +103,7 @@ class Terminal(BaseHook):
     def on_progress(self, step: int, metrics: dict[str, float]) -> None:
         text = (
             f"train/nll {metrics['train/nll']:.4f}  lr {metrics['lr']:.2e}  "
-            f"{metrics['tokens/per_second']:,.0f} tok/s{self.evaluation}"
+            f"{metrics['tokens/per_second']:,.0f} tok/s"
         )
         if self.progress is not None:
             self.progress.update(self.task, completed=step + 1, text=text)
@@ -115,9 +115,8 @@ class Terminal(BaseHook):
             self._line(f"step {step + 1}/{self.total}  {text}  {duration(left)} left")
 
     def on_metrics(self, step: int, metrics: dict[str, float], timestamp_ms: int) -> None:
-        if "eval/nll" in metrics:
-            self.evaluation = f"  eval/nll {metrics['eval/nll']:.4f}"
-            self._line(f"eval at step {step}: {_numbers(metrics)}")
+        if evaluated := {k: v for k, v in metrics.items() if k.startswith("eval/")}:
+            self._line(f"eval at step {step}: {_numbers(evaluated)}")
 
     def on_message(self, text: str) -> None:
         self._line(text)
@@ -142,12 +141,14 @@ class Terminal(BaseHook):
 
         self._line(f"{result.name}: {result.steps} steps in {duration(result.seconds)}")
         table = Table()
-        for column in ("", "first", "last"):
+        for column in ("", "first", "best", "last"):
             table.add_column(column, justify="left" if not column else "right")
-        own = compared(result.last)
-        for metric in ("train/nll", *own[:1], "eval/bpb", *own[1:]):
+        for metric in ("train/nll", *evaluated(result.last)):
             if metric in result.last:
-                table.add_row(metric, f"{result.first[metric]:.4f}", f"{result.last[metric]:.4f}")
+                first, last = f"{result.first[metric]:.4f}", f"{result.last[metric]:.4f}"
+                best = result.bests.get(metric)
+                shown = f"{best[1]:.4f} (step {best[0]})" if best else ""
+                table.add_row(metric, first, shown, last)
         self.console.print(table)
         if result.reason:
             self._line(result.reason)
@@ -244,7 +245,13 @@ def _describe_steps(settings: Settings, facts: dict[str, Any]) -> str:
 
 
 def _numbers(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    """Metrics with their values, each with its standard error if there is one."""
+    errors = {name: metrics.get(name + STDERR) for name in metrics}
+    return "  ".join(
+        f"{name} {value:.4f}" + (f" ± {error:.4f}" if (error := errors[name]) is not None else "")
+        for name, value in metrics.items()
+        if not name.endswith(STDERR)
+    )
 
 
 def _shorten(text: str, limit: int = 300) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -187,8 +188,11 @@ def held_out_prompts(
     tokenizer: Any,
     stop: list[int] | list[str],
     max_tokens: int,
+    question: Callable[[list[int]], str | None] = lambda prompt: None,
 ) -> list[Prompt]:
     """The first `count` held-out sequences as prompts.
+
+    `question` gives the words that the tokens of a prompt ask; for None all of it is shown.
 
     A prompt is what comes before a sequence's first trained token; the trained tokens that follow
     are its reference. It is compared if it is one whole answer: at most `max_tokens` long without
@@ -208,7 +212,7 @@ def held_out_prompts(
             prompts.append(
                 Prompt(
                     prompt,
-                    tokenizer.decode(prompt, skip_special_tokens=True).strip(),
+                    question(prompt) or tokenizer.decode(prompt, skip_special_tokens=True).strip(),
                     answer_text(answer, tokenizer, stop),
                     compared=end is not None and end <= max_tokens,
                 )

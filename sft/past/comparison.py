@@ -10,7 +10,7 @@ from typing import Any
 from sft.past.find import Found
 from sft.record.durations import duration
 from sft.record.examples import Examples
-from sft.record.metrics import compared
+from sft.record.metrics import evaluated, is_less_better
 from sft.secrets import mask_urls
 from sft.tracking.values import flatten, text
 
@@ -36,10 +36,11 @@ class Compared:
     def summary(self) -> dict[str, str]:
         """Figures of the whole run, in words: last and best values, tokens, time, state."""
         figures: dict[str, str] = {}
-        for metric in ("train/nll", *compared({name for row in self.rows for name in row})):
+        for metric in ("train/nll", *evaluated({name for row in self.rows for name in row})):
             if values := [value for _, value in self.series(metric)]:
+                choose = min if is_less_better(metric) else max
                 figures[f"{metric} last"] = f"{values[-1]:.4f}"
-                figures[f"{metric} best"] = f"{min(values):.4f}"
+                figures[f"{metric} best"] = f"{choose(values):.4f}"
         if tokens := self.series("tokens/total"):
             figures["tokens"] = f"{tokens[-1][1]:,.0f}"
         if seconds := self.facts.get("seconds"):

@@ -72,6 +72,27 @@ def compared(metrics: Iterable[str], what: str = "nll") -> list[str]:
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
+def evaluated(metrics: Iterable[str]) -> list[str]:
+    """Those of `metrics` that evaluations measure: held-out NLL first, the main one before others.
+
+    >>> evaluated(["eval/exact_match", "eval/nll_stderr", "eval/bpb", "eval/nll", "lr"])
+    ['eval/nll', 'eval/bpb', 'eval/exact_match']
+    """
+    names = [name for name in metrics if name.startswith("eval/") and not name.endswith("_stderr")]
+    order = compared(names)
+    order += [*compared(names, "bpb"), *sorted(names)]
+    return list(dict.fromkeys(order))
+
+
+def is_less_better(metric: str) -> bool:
+    """Whether less of a metric is better, as far as its name tells: NLL, bits per byte, losses.
+
+    >>> is_less_better("eval/code/nll"), is_less_better("eval/quiz/accuracy")
+    (True, False)
+    """
+    return metric.rpartition("/")[2] in ("nll", "bpb", "loss", "perplexity")
+
+
 class MetricsFile:
     """The rows of one run: appended as they come, rewritten whole when an older one gains values.
 

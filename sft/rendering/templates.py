@@ -23,7 +23,7 @@ from sft.rendering.control_tokens import control_tokens as known_control_tokens
 from sft.rendering.conversations import Conversation, Messages
 from sft.rendering.encoding import Encoder
 from sft.rendering.ends import Ends
-from sft.rendering.habits import Habits
+from sft.rendering.habits import QUESTION, Habits
 from sft.rendering.prepared import Preparing
 from sft.rendering.targets import Finder, Target, Targets
 from sft.rendering.template_text import TemplateText
@@ -143,6 +143,25 @@ class TemplateRenderer:
         chat = self.preparing.prepared(Conversation.of(conversation))
         text = self.template.write(chat.messages, chat.variables, prompt=True)
         return self.encoder.encode([text])[0]
+
+    def question(self, prompt: list[int]) -> str | None:
+        """The user's words that the tokens of a prompt end with; None if they end otherwise.
+
+        "… " before them stands for earlier turns.
+        """
+        try:
+            before, after = self.template.place([QUESTION], 0, prompt=True)
+        except BadInput:
+            return None
+        markers = list(self.ends.marker.finditer(before))
+        header = before[markers[-1].start() :] if markers else before.rpartition("\n")[2]
+        text = self.tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
+        if not header or not after or not text.endswith(after):
+            return None
+        earlier, found, words = text[: -len(after)].rpartition(header)
+        if not found:
+            return None
+        return ("… " if self.ends.of_answers["user"].text in earlier else "") + words.strip()
 
     def stop_sequences(self) -> list[int] | list[str]:
         stops = self.ends.stops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from sft.evaluators import NLLEvaluator
 from sft.hooks import FailedEvaluation, Run, RunResult
 from sft.losses import LOSSES
 from sft.record.checkpoints import best
+from sft.record.metrics import evaluated, is_less_better
 from sft.run import pauses
 from sft.run.attempt import Attempt
 from sft.run.evaluations import Measured
@@ -125,6 +127,7 @@ class Loop:
             diverged=self.progress.diverged,
             first=first,
             last=last,
+            bests=self._bests(),
             best=best(records, self.run.config.metric, self.run.config.direction),
             checkpoints=list(records),
             tables=self.measured.tables,
@@ -155,6 +158,19 @@ class Loop:
         for hook in self.progress.hooks:
             hook.on_end(result)
         return result
+
+    def _bests(self) -> dict[str, tuple[int, float]]:
+        """Step and value of the best evaluation, by metric."""
+        config, found = self.run.config, {}
+        rows = self.state.metrics.rows
+        for metric in evaluated({name for row in rows.values() for name in row}):
+            less = is_less_better(metric)
+            if metric == config.metric:
+                less = config.direction == "minimize"
+            series = [(s, v) for s, v in self.state.metrics.series(metric) if math.isfinite(v)]
+            if series:
+                found[metric] = (min if less else max)(series, key=lambda pair: pair[1])
+        return found
 
     def _sequences(self) -> dict[str, str]:
         """Digests of what was measured on the main held-out set (`nll`) and on those by name."""

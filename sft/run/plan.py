@@ -157,10 +157,18 @@ def _trained_parameters(config: Config, common: Any) -> int | None:
 def _answers(
     config: Config, builder: ChatDatasetBuilder, held_out: SupervisedDataset
 ) -> SamplingEvaluator:
-    tokenizer, stop = builder.tokenizer, builder.renderer.stop_sequences()
+    tokenizer, renderer = builder.tokenizer, builder.renderer
+    stop = renderer.stop_sequences()
     max_tokens = min(config.held_out_answer_tokens, builder.common_config.max_length or 1 << 30)
     return SamplingEvaluator(
-        prompts=held_out_prompts(held_out, config.held_out_answers, tokenizer, stop, max_tokens),
+        prompts=held_out_prompts(
+            held_out,
+            config.held_out_answers,
+            tokenizer,
+            stop,
+            max_tokens,
+            getattr(renderer, "question", lambda prompt: None),
+        ),
         tokenizer=tokenizer,
         stop=stop,
         max_tokens=max_tokens,
