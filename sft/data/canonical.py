@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft.data import parts, tool_calls
-from sft.data.json_text import from_text, not_text, type_name
+from sft.data.json_text import UnusableJSON, as_json, from_text, not_text, plain, type_name
 from sft.data.other_data import MEDIA, refuse_media
 from sft.errors import BadInput, nearest
 from sft.rendering.conversations import ROLES, Conversation
@@ -48,6 +48,8 @@ FIELDS = frozenset(
     | {"weight", "trainable"}
 )
 """Of a canonical message; others are kept for the chat template."""
+READ = FIELDS | {"function_call", "refusal", *REASONING}
+"""Of a message as a file has it; what else it has is only named."""
 
 _PLAIN = {"role", "content"}
 
@@ -103,6 +105,8 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         message = _spoken_call(message, where)
     if not MEDIA.keys().isdisjoint(message):
         refuse_media(message, where)
+    if filled:
+        message = _without_types(message, where)
     role = _role(message["role"], where)
     called = tool_calls.calls(message, where, filled, notes)
     if called and role != "assistant":
@@ -135,6 +139,25 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
                 f"{where}: has a content and a 'refusal' that differ; keep the one to train on"
             )
         del made["refusal"]
+    return made
+
+
+def _without_types(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """A table's message with dates, decimals and bytes as JSON has them.
+
+    A field that nobody reads is null if JSON cannot hold it. Raises `BadInput` for one that is.
+    """
+    made: dict[str, Any] = {}
+    for key, value in message.items():
+        if key == "content" and not isinstance(value, bytes):
+            made[key] = value  # what is no text is refused
+        elif key in READ:
+            made[key] = plain(value, f"'{key}'", where)
+        else:
+            try:
+                made[key] = as_json(value)
+            except UnusableJSON:
+                made[key] = None
     return made
 
 
@@ -279,7 +302,7 @@ def _template(beside: Mapping[str, Any], where: str, filled: bool) -> dict[str, 
     value = beside.get(TEMPLATE)
     if value is None or value == "":
         return {}
-    found = from_text(value, f"'{TEMPLATE}'", where, python=True)
+    found = plain(from_text(value, f"'{TEMPLATE}'", where, python=True), f"'{TEMPLATE}'", where)
     if not isinstance(found, dict):
         raise BadInput(
             f"{where}: '{TEMPLATE}' is {type_name(found)}; expected an object, such as "

@@ -31,7 +31,7 @@ from sft.tokens.digests import ENCODER, as_text, digest
 from sft.tokens.pool import Pool, processes
 from sft.tokens.table import TokenTable
 
-FORMAT = 4
+FORMAT = 5
 """Version of the files of an entry, and of the way to tokenise. Count it up if either changes."""
 
 UNUSED_DAYS = 30

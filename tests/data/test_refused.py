@@ -4,8 +4,10 @@ A case is a file's content and the sentence; FILE stands for the file's path. Wh
 template cannot write is refused later (`tests/rendering`).
 """
 
+import datetime
 import gzip
 import json
+from decimal import Decimal
 
 import pytest
 
@@ -362,6 +364,25 @@ def test_a_row_of_a_table_is_refused_by_its_number(tmp_path):
     assert refusal(path) == "FILE row 2: 'completion' is NoneType; expected text"
     pq.write_table(pa.Table.from_pylist([{"x": "hi"}]), path)
     assert refusal(path) == f"FILE: has the columns 'x'; {EXPECTED}"
+
+
+TYPED = {
+    datetime.timedelta(1): "holds a timedelta, which JSON does not have; write it as text",
+    b"\xff": "holds bytes that are no text in UTF-8",
+    Decimal("0.123456789012345678901"): "holds the number 0.123456789012345678901, which has too "
+    "many digits; write it as text",
+}
+
+
+@pytest.mark.parametrize("value", TYPED, ids=str)
+def test_an_argument_that_json_cannot_hold_is_refused_by_its_row(value, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    call = {"function": {"name": "f", "arguments": {"a": value}}}
+    rows = [{"messages": [user(), answer(None, tool_calls=[call])]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "chats")
+    assert refusal(tmp_path / "chats") == f"FILE row 1: message 2: 'tool_calls': {TYPED[value]}"
 
 
 @pytest.mark.parametrize(

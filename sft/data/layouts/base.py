@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sft.data.json_text import from_text, not_text
+from sft.data.json_text import from_text, not_text, plain
 from sft.errors import BadInput
 
 Row = dict[str, Any]
@@ -48,6 +48,8 @@ class Layout:
 def text(row: Row, column: str, where: str) -> str:
     """The text in a column. Raises `BadInput` if it holds something else."""
     value = row[column]
+    if isinstance(value, bytes):  # of a table
+        value = plain(value, f"'{column}'", where)
     if not isinstance(value, str):
         raise BadInput(not_text(value, column, where))
     return value
