@@ -114,7 +114,8 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
     thought = _reasoning(message, where)
     content = message.get("content")
     if content is None:
-        content = _without_content(message, role, bool(called or thought), where)
+        says = called or thought or message.get("refusal")
+        content = _without_content(message, role, bool(says), where)
     text, inside = parts.text_of(content, where, notes)
     if (thought or inside) and role != "assistant":
         raise BadInput(
@@ -133,12 +134,14 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         made["tool_calls"] = called
     if (weight := _weight(message, where)) is not None:
         made["weight"] = weight
-    if (refusal := made.get("refusal")) is not None:
-        if text and refusal and refusal != text:
+    if refusal := made.pop("refusal", None):
+        if not isinstance(refusal, str):
+            raise BadInput(f"{where}: 'refusal' is {type_name(refusal)}; expected text")
+        if text and refusal != text:
             raise BadInput(
                 f"{where}: has a content and a 'refusal' that differ; keep the one to train on"
             )
-        del made["refusal"]
+        made["content"] = refusal
     return made
 
 
@@ -201,9 +204,6 @@ def _without_content(message: dict[str, Any], role: str, says: bool, where: str)
 
     Raises `BadInput` if the message says nothing in another field.
     """
-    refusal = message.get("refusal")
-    if role == "assistant" and isinstance(refusal, str):
-        return refusal
     if says or (role == "tool" and "content" in message):
         return ""
     if "content" in message:

@@ -89,6 +89,10 @@ MESSAGES = {
         {"role": "assistant", "content": "<think>\nhm\n</think>\n\nx"}),
     "a refusal": ({"role": "assistant", "content": None, "refusal": "No."},
                   {"role": "assistant", "content": "No."}),
+    "a refusal beside an empty content": (
+        {"role": "assistant", "content": "", "refusal": "No."},
+        {"role": "assistant", "content": "No."}),
+    "a refusal beside a call": ({**CALLING, "refusal": "No."}, {**CALLING, "content": "No."}),
     "weight 0": ({**ANSWER, "weight": 0}, {**ANSWER, "weight": 0}),
     "not to be trained on": ({**ANSWER, "train": False}, {**ANSWER, "weight": 0}),
     "without loss": ({**ANSWER, "loss": False, "weight": 0}, {**ANSWER, "weight": 0}),

@@ -129,6 +129,7 @@ LINES = {
     # Two answers
     chat(user(), answer("Yes.", refusal="No.")): "message 2: has a content and a 'refusal' that "
     "differ; keep the one to train on",
+    chat(user(), answer("", refusal=["No."])): "message 2: 'refusal' is a list; expected text",
     # Tools of a system message
     chat(
         {"role": "system", "content": "x", "tools": [{"name": "f"}]},
@@ -270,6 +271,10 @@ FIRST_LINES = {
     of_layout(
         instruction="hi", input=4, output="x"
     ): "'input' is int; expected text; write the number in quotes, as text",
+    of_layout(instruction="hi", input=0, output="x"): "'input' is int; expected text; write the "
+    "number in quotes, as text",
+    of_layout(instruction="hi", input=False, output="x"): "'input' is bool; expected text",
+    of_layout(instruction="hi", input=[], output="x"): "'input' is list; expected text",
     of_layout(instruction="hi", output="ho", history=3): "'history' is a number; expected a list "
     "of pairs",
     of_layout(instruction="hi", output="ho", history=[["a"]]): "turn 1 of 'history' is not a pair "
