@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sft.data import parts, tool_calls
+from sft.data import parts, tool_calls, weights
 from sft.data.json_text import UnusableJSON, as_json, from_text, not_text, plain, type_name
 from sft.data.other_data import MEDIA, refuse_media
 from sft.errors import BadInput, nearest
@@ -126,13 +126,13 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         raise BadInput(f"{where}: has reasoning both in its content and beside it; keep one")
     # In the order of the file: some templates write a message as the JSON that it is.
     made = {**message, "role": role, "content": text}
-    for key in ("function_call", "tool_calls", *REASONING, *weights_by_another_name(message)):
+    for key in ("function_call", "tool_calls", *REASONING, *weights.by_another_name(message)):
         made.pop(key, None)
     if thought or inside:
         made["reasoning_content"] = thought or inside
     if called:
         made["tool_calls"] = called
-    if (weight := _weight(message, where)) is not None:
+    if (weight := weights.weight(message, where)) is not None:
         made["weight"] = weight
     if refusal := made.pop("refusal", None):
         if not isinstance(refusal, str):
@@ -226,31 +226,6 @@ def _reasoning(message: dict[str, Any], where: str) -> str:
             f"{where}: has {' and '.join(map(repr, found))}, which differ; keep the one to train on"
         )
     return next(iter(found.values()), "")
-
-
-def _weight(message: dict[str, Any], where: str) -> int | None:
-    trainable = message.get("trainable")
-    if trainable is not None and not isinstance(trainable, bool):
-        raise BadInput(f"{where}: 'trainable' is {trainable!r}; expected true or false")
-    said: dict[str, int] = {}
-    if (weight := message.get("weight")) is not None:
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-            raise BadInput(
-                f"{where}: the weight is {weight!r}; expected 0 (context) or 1 (trained)"
-            )
-        said["weight"] = int(weight)
-    said |= {name: int(message[name]) for name in weights_by_another_name(message)}
-    if len(set(said.values())) > 1:
-        raise BadInput(
-            f"{where}: has {' and '.join(map(repr, said))}, which differ; keep the one that says "
-            "whether it is trained on"
-        )
-    return next(iter(said.values()), None)
-
-
-def weights_by_another_name(message: Mapping[str, Any]) -> list[str]:
-    """The fields of `message` that other tools call its weight: true or false, and no number."""
-    return [name for name in ("train", "loss") if isinstance(message.get(name), bool)]
 
 
 def _with_system(

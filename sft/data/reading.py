@@ -53,7 +53,7 @@ class Reading:
         if not WATCHED.isdisjoint(shape):
             refuse_media(row, where)
             if not layout.raw:
-                refuse_preferences(row, where)
+                refuse_preferences(row, where, pair=self.layout == "prompt_completion")
         found = layout.convert(named, where)
         if layout.raw:
             return Conversation([], text=found)

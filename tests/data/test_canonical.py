@@ -97,6 +97,9 @@ MESSAGES = {
     "not to be trained on": ({**ANSWER, "train": False}, {**ANSWER, "weight": 0}),
     "without loss": ({**ANSWER, "loss": False, "weight": 0}, {**ANSWER, "weight": 0}),
     "to be trained on": ({**ANSWER, "train": True, "loss": True}, {**ANSWER, "weight": 1}),
+    "not to be trained on, as 0": ({**ANSWER, "train": 0}, {**ANSWER, "weight": 0}),
+    "without loss, as 0.0 of a table": ({**ANSWER, "loss": 0.0}, {**ANSWER, "weight": 0}),
+    "to be trained on, as 1": ({**ANSWER, "train": 1, "loss": 1}, {**ANSWER, "weight": 1}),
     "a loss that is a number": ({**ANSWER, "loss": 0.5}, {**ANSWER, "loss": 0.5}),
     "weight 1.0, of a table": ({**ANSWER, "weight": 1.0}, {**ANSWER, "weight": 1}),
     "trainable": ({**ANSWER, "trainable": False}, {**ANSWER, "trainable": False}),
@@ -215,6 +218,14 @@ def test_a_system_text_beside_the_messages_leads_them(column):
 def test_a_row_has_template_values_of_its_own(value):
     row = {"messages": [USER, ANSWER], "chat_template_kwargs": value}
     assert read(row).template == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize("label", ["sports", 2, "2", "", None])
+@pytest.mark.parametrize("pair", [{"prompt": "hi", "completion": "ho"}, {"messages": [ANSWER]}])
+def test_a_label_that_is_a_class_is_a_column_like_others(label, pair):
+    reading = Reading()
+    reading.conversation({**pair, "label": label}, "line 1")
+    assert list(reading.unused) == ["label"]
 
 
 # Layouts

@@ -114,6 +114,10 @@ LINES = {
     "(trained)",
     chat(user(), answer(weight=True)): "message 2: the weight is True; expected 0 (context) or 1 "
     "(trained)",
+    chat(user(), answer(train="no")): "message 2: 'train' is 'no'; expected true or false",
+    chat(user(), answer(train=2)): "message 2: 'train' is 2; expected true or false",
+    chat(user(), answer(weight=1, train=0)): "message 2: has 'weight' and 'train', which differ; "
+    "keep the one that says whether it is trained on",
     chat(user(), answer(trainable="no")): "message 2: 'trainable' is 'no'; expected true or false",
     # Reasoning
     chat(user(), answer(reasoning="a", thinking="b")): "message 2: has 'reasoning' and 'thinking', "
@@ -226,6 +230,11 @@ PAIRS = (
     'chosen answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}'
 )
 
+UNPAIRED = (
+    "is preference data ('label' says whether an answer is good), which fine-tuning on answers "
+    "cannot use; keep the rows whose label is true, without that column"
+)
+
 FIRST_LINES = {
     # What a file is for
     of_layout(a=1, b=2): f"has the columns 'a', 'b'; {EXPECTED}",
@@ -256,6 +265,11 @@ FIRST_LINES = {
     of_layout(conversations=[user(), answer()], kto_tag=True): "is preference data ('kto_tag' says "
     "whether an answer is good), which fine-tuning on answers cannot use; keep the rows whose "
     "kto_tag is true, without that column",
+    **{
+        of_layout(prompt="hi", completion="ho", label=label): UNPAIRED
+        for label in (0, 1, 1.0, "0", "1", "True", "false", " FALSE ")
+    },
+    of_layout(messages=[user(), answer()], label="False"): UNPAIRED,
     of_layout(prompt="hi", id=1): "holds prompts without answers ('prompt'; it has the columns "
     "'id', 'prompt'); training needs an answer for each, such as a column 'completion'",
     of_layout(instruction="hi"): "holds prompts without answers ('instruction'; it has the columns "
@@ -347,6 +361,8 @@ FILES = {
     + b"hi,\xff\n": "FILE line 3: not UTF-8: invalid start byte; save the file as UTF-8, in a "
     "spreadsheet as 'CSV UTF-8', or with `iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW` if it is in "
     "the encoding of Windows or Latin-1",
+    b"prompt,completion,label\np,good,True\np,bad,False\n": f"FILE line 2: {UNPAIRED}",
+    b"prompt,completion,label\np,good,1\np,bad,0\n": f"FILE line 2: {UNPAIRED}",
     b"prompt,completion,prompt\nhi,ho,hi\n": "FILE line 1: names the column 'prompt' twice",
     b"messages\nhello\n": "FILE line 2: 'messages' is text; expected a list of messages",
 }

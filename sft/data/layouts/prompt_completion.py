@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft.data.canonical import known_role, weights_by_another_name
+from sft.data.canonical import known_role
 from sft.data.layouts.base import Layout, Row, text
 from sft.data.layouts.history import history
 from sft.data.other_data import refuse_history
+from sft.data.weights import by_another_name
 
 
 def _convert(row: Row, where: str) -> Any:
@@ -32,9 +33,7 @@ def _messages(row: Row, column: str, role: str, where: str) -> list[Any]:
         return value
     return [
         {"weight": 0, **{key: item for key, item in message.items() if item is not None}}
-        if isinstance(message, dict)
-        and _may_answer(message)
-        and not weights_by_another_name(message)
+        if isinstance(message, dict) and _may_answer(message) and not by_another_name(message)
         else message
         for message in value
     ]
