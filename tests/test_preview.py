@@ -114,3 +114,13 @@ def test_as_many_rows_as_asked_for_are_told_of(chats, tiny_model, capsys):
     chats.write_text(3 * chats.read_text())
     code, rows = rows_of(capsys, "--n", "2", *overrides(chats, tiny_model))
     assert code == 0 and len(rows) == 2
+
+
+def test_a_first_token_is_no_target_in_either_view(tiny_model, tmp_path, capsys):
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"text": "alpha"}\n')
+    _, (row,) = rows_of(capsys, *overrides(file, tiny_model))
+    first, rest = row["sequences"][0]["parts"]
+    assert (first["trained"], rest["trained"]) == (False, True)
+    assert preview.main(overrides(file, tiny_model)) == 0
+    assert f"\n{first['text']}⟦{rest['text']}⟧" in capsys.readouterr().out

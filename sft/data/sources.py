@@ -18,6 +18,7 @@ from sft.data.files.tables import ROWS_AT_ONCE
 from sft.data.other_data import MEDIA
 from sft.data.reading import Numbered, Reader, Reading
 from sft.rendering.report import Report
+from sft.tokens.chunks import ALL_TRAINED
 
 if TYPE_CHECKING:
     import datasets
@@ -121,7 +122,7 @@ class ChatFiles:
         what = f"{len(files)} files: {what}" if len(files) > 1 else what
         what = f"{what}, layout {layouts}"
         if "text" in layouts.split(", "):
-            what += " (raw text: all tokens are trained)"
+            what += f" (raw text: {ALL_TRAINED})"
         return f"{what}; files not read: {', '.join(others)}" if others else what
 
 

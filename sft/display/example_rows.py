@@ -98,8 +98,10 @@ class ExampleRows:
         shown = []
         for sequence in made:
             length = self.builder.common_config.max_length
-            tokens, trained = sequence.tokens[:length], sequence.trained[:length]
-            if any(trained[1:]):
+            tokens = sequence.tokens[:length]
+            # The first token is no target: nothing stands before it.
+            trained = [False, *sequence.trained[1:length]]
+            if any(trained):
                 parts = list(text_parts(self.builder.tokenizer, tokens, trained))
                 shown.append({"tokens": len(tokens), "parts": parts})
         return shown

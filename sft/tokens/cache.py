@@ -26,7 +26,15 @@ from sft.files import cache_folder, make_once
 from sft.rendering.base import Renderer
 from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
-from sft.tokens.chunks import CHUNK, Recipe, chunk_file, read_report, schema
+from sft.tokens.chunks import (
+    ALL_TRAINED,
+    BUT_THE_FIRST,
+    CHUNK,
+    Recipe,
+    chunk_file,
+    read_report,
+    schema,
+)
 from sft.tokens.digests import ENCODER, as_text, digest
 from sft.tokens.pool import Pool, processes
 from sft.tokens.table import TokenTable
@@ -148,6 +156,8 @@ def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, para
     report = source.report()
     for index in range(chunks):
         report.add(read_report(folder, index))
+    if report.notes.pop(BUT_THE_FIRST, None):
+        report.found = report.found.replace(ALL_TRAINED, BUT_THE_FIRST)
     _join(folder, chunks)
     _write_digests(folder / "conversations.arrow", digests)
     (folder / "report.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
