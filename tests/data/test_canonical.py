@@ -240,6 +240,13 @@ LAYOUTS = {
     "as messages": {"prompt": [USER], "completion": [ANSWER]},
     "text and messages": {"prompt": "Weather in Oslo?", "completion": [ANSWER]},
     "messages and text": {"prompt": [USER], "completion": "It is 4."},
+    "as messages in text": {"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER])},
+    "as pandas writes messages": {"prompt": str([USER]), "completion": str([ANSWER])},
+    "text and messages in text": {"prompt": USER["content"], "completion": json.dumps([ANSWER])},
+    "ShareGPT's in text": {
+        "prompt": json.dumps([{"from": "human", "value": USER["content"]}]),
+        "completion": ANSWER["content"]},
+    "one message": {"prompt": USER, "completion": ANSWER},
     "prompt and response": {"prompt": "Weather in Oslo?", "response": "It is 4."},
     "question and answer": {"question": "Weather in Oslo?", "answer": "It is 4."},
     "query and response": {"query": "Weather in Oslo?", "response": "It is 4."},
@@ -259,6 +266,19 @@ def test_a_row_in_any_layout(case):
     user = {**USER, "content": "Weather in\n\nOslo?"} if row.get("input") == "Oslo?" else USER
     assert made == Conversation([SYSTEM, user, ANSWER], [TOOL])
     assert list(reading.unused) == ["id"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["[1, 2]", "[]", '["a"]', '[{"city": "Oslo"}]', '{"role": "user", "content": "hi"}', "[oops",
+     '[{"role": "admin", "content": "hi"}]', '[{"from": "Oslo", "value": 3}]',
+     '[{"role": "user", "content": "hi"}, 3]'],
+)  # fmt: skip
+def test_an_answer_in_json_that_is_no_list_of_messages_is_text(words):
+    assert read({"prompt": words, "completion": words}).messages == [
+        {"role": "user", "content": words},
+        {"role": "assistant", "content": words},
+    ]
 
 
 def test_orcas_columns():

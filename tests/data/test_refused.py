@@ -301,6 +301,9 @@ FIRST_LINES = {
     of_layout(prompt=[user()], completion="ho", history=[["a", "b"]]): "has messages and a "
     "'history' beside them; expected all turns in one list: put the earlier ones first, or leave "
     "the column out",
+    of_layout(prompt=json.dumps([user()]), completion="ho", history=[["a", "b"]]): "has messages "
+    "and a 'history' beside them; expected all turns in one list: put the earlier ones first, or "
+    "leave the column out",
     of_layout(text=["hi"]): "'text' is list; expected text",
     of_layout(conversations=[{"from": "alien", "value": "hi"}]): "message 1: the role 'alien' is "
     f"not one of {ROLES}",
