@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sft.data.builders import Built, HubData, build_whole
-from sft.data.hub import is_local_file, load
+from sft.data.hub import load, of_files
 from sft.data.reading import NO_MESSAGE, Numbered, Reading
 from sft.data.row_stream import RowStream
 from sft.data.sources import ChatFiles
@@ -88,17 +88,12 @@ class ChatRows:
     def open(cls, path: str, name: str | None, split: str, layout: str, key: str) -> ChatRows:
         """The stream of a split. Raises `BadInput` if it is empty or its layout does not fit."""
         called = f"{path} ({split})"
-        files = None
-        if not is_local_file(path):
+        files = of_files(path, name, split, layout, key, streaming=True)
+        if files is None:
             stream = load(path, name, split, streaming=True, key=key)
             rows = cls(called, stream, Reading(layout, filled=True))
-        elif split == "train":
-            files = ChatFiles(path, layout)
-            rows = cls(called, _stream(files), Reading(layout), files)
         else:
-            raise BadInput(
-                f"dataset.{key}: {path} has no split '{split}': a file is the split 'train'"
-            )
+            rows = cls(called, _stream(files), Reading(layout), files)
         first = next(iter(rows.stream), None)
         if first is None:
             raise BadInput(f"dataset.path: {path} holds no row")

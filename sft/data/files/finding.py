@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from pathlib import Path
 
@@ -51,13 +52,34 @@ def files_of(path: str) -> tuple[list[Path], list[str]]:
     return [place], []
 
 
+def walk(folder: Path) -> list[Path]:
+    """The files below `folder`, sorted by name, without hidden ones. Links are followed.
+
+    Raises `BadInput` if a folder in it cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise BadInput(f"dataset.path: {error.filename} cannot be read: {error.strerror}")
+
+    found: list[Path] = []
+    around: dict[str, set[str]] = {}
+    """By a folder, the real paths of those that it lies in: a link may lead back to one."""
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        above = around.get(os.path.dirname(place), set())
+        if real in above:
+            folders.clear()
+            continue
+        around[place] = {*above, real}
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
 def _of_folder(folder: Path) -> tuple[list[Path], list[str]]:
     found: list[Path] = []
     others: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if path.is_dir() or any(part.startswith(".") for part in inside.parts):
-            continue
+    for path in walk(folder):
         (found if _is_data(path) else others).append(path)
     if not found:
         raise BadInput(
