@@ -188,7 +188,7 @@ def _with_quoted_path(word: str) -> str:
     name, _, path = word.partition("=")
     if not re.fullmatch(r"\+*dataset\.(?:[\w-]+\.)*path", name) or path[:1] in ("'", '"', ""):
         return word
-    if not Path(path).expanduser().exists():
+    if not os.path.exists(Path(path).expanduser()):  # or it may not be looked at
         try:
             parsed(word)
             return word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -57,20 +58,20 @@ def of_files(
 def saved_or_files(path: str, layout: str, on_bad_line: str) -> Source:
     """The conversations of files, or of a folder that `datasets` has saved. Raises `BadInput`."""
     folder = Path(path).expanduser()
-    if (folder / "dataset_dict.json").is_file():
+    if os.path.isfile(folder / "dataset_dict.json"):
         splits = sorted(inside.name for inside in folder.iterdir() if inside.is_dir())
         raise BadInput(
             f"dataset.path: {path} holds the splits {', '.join(splits)}; name the one to train on, "
             f"such as dataset.path={folder / 'train'}"
         )
-    if (folder / "state.json").is_file():
+    if os.path.isfile(folder / "state.json"):
         return Rows(load(path, None, "train"), path, layout)
     return ChatFiles(path, layout, on_bad_line)
 
 
 def is_local_file(path: str) -> bool:
     """Whether `path` is a file or a pattern of files."""
-    return Path(path).expanduser().is_file() or is_pattern(path)
+    return os.path.isfile(Path(path).expanduser()) or is_pattern(path)
 
 
 def _splits_of_folder(
@@ -78,7 +79,7 @@ def _splits_of_folder(
 ) -> dict[str, ChatFiles]:
     """The splits of a folder of plain files; none if only `datasets` can read it."""
     folder = Path(path).expanduser()
-    if not folder.is_dir() or (folder / "state.json").exists():
+    if not os.path.isdir(folder) or os.path.exists(folder / "state.json"):
         return {}
     try:
         config = _builder(path, name).config
@@ -123,10 +124,10 @@ def load(
 
     folder = Path(path).expanduser()
     away = path.startswith(("/", ".", "~")) or path.count("/") > 1 or named_as_file(path)
-    if away and not folder.is_dir():
+    if away and not os.path.isdir(folder):
         raise BadInput(f"dataset.path: there is no file or folder {path}")
     try:
-        if (folder / "state.json").exists():
+        if os.path.exists(folder / "state.json"):
             saved = datasets.load_from_disk(str(folder))
             return saved.to_iterable_dataset() if streaming else saved
         arguments = _arguments(path, name)

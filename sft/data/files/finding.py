@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from pathlib import Path
 
 from sft.errors import BadInput
@@ -27,7 +28,7 @@ def has_wildcard(path: str) -> bool:
 
 
 def is_pattern(path: str) -> bool:
-    return has_wildcard(path) and not Path(path).expanduser().exists()
+    return has_wildcard(path) and not os.path.exists(os.path.expanduser(path))
 
 
 def named_as_file(path: str) -> bool:
@@ -41,15 +42,17 @@ def files_of(path: str) -> tuple[list[Path], list[str]]:
     place = Path(path).expanduser()
     if is_pattern(path):
         matches = map(Path, glob.glob(str(place), recursive=True))
-        if found := sorted(match for match in matches if match.is_file()):
+        if found := sorted(match for match in matches if os.path.isfile(match)):
             return found, []
         raise BadInput(f"dataset.path: no file fits the pattern {path}")
-    if place.is_dir():
-        return _of_folder(place)
-    if not place.exists():
+    try:
+        is_folder = stat.S_ISDIR(place.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
         hub = "; for a dataset of the Hub add dataset=hf_chat" if _may_be_hub_id(path) else ""
-        raise BadInput(f"dataset.path: there is no file {path}{hub}")
-    return [place], []
+        raise BadInput(f"dataset.path: there is no file {path}{hub}") from None
+    except OSError as error:
+        raise BadInput(f"dataset.path: {path} cannot be read: {error.strerror}") from None
+    return _of_folder(place) if is_folder else ([place], [])
 
 
 def walk(folder: Path) -> list[Path]:
@@ -62,8 +65,8 @@ def walk(folder: Path) -> list[Path]:
         raise BadInput(f"dataset.path: {error.filename} cannot be read: {error.strerror}")
 
     found: list[Path] = []
+    # By a folder, its real path and those of the folders around it: a link may lead back to one.
     around: dict[str, set[str]] = {}
-    """By a folder, the real paths of those that it lies in: a link may lead back to one."""
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
         above = around.get(os.path.dirname(place), set())
