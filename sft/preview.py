@@ -22,6 +22,7 @@ from sft.data.mixing.builder import MixBuilder
 from sft.data.mixing.held_out import built
 from sft.data.mixing.named_sets import with_common
 from sft.display.example_rows import ExampleRows
+from sft.display.terminal import HELD_OUT_TOO
 from sft.errors import BadInput
 from sft.evaluators import full_sequence
 from sft.models.tokenizers import load_tokenizer
@@ -152,6 +153,8 @@ def _summary(statistics: Any) -> str:
         f"{statistics.truncated:,} cut at max_length, {statistics.dropped:,} dropped "
         "(no trained token left)"
     )
+    if statistics.duplicates:
+        counted += f"; {statistics.duplicates:,} {HELD_OUT_TOO}"
     return "\n".join([counted, *statistics.report.lines()])
 
 

@@ -124,3 +124,15 @@ def test_a_first_token_is_no_target_in_either_view(tiny_model, tmp_path, capsys)
     assert (first["trained"], rest["trained"]) == (False, True)
     assert preview.main(overrides(file, tiny_model)) == 0
     assert f"\n{first['text']}⟦{rest['text']}⟧" in capsys.readouterr().out
+
+
+def test_conversations_that_are_held_out_elsewhere_are_counted(chats, tiny_model, capsys):
+    sound = chats.read_text()
+    chats.write_text(3 * sound + sound.replace("bold?", "thin?"))
+    exam = chats.with_name("exam.jsonl")
+    exam.write_text(sound)
+    words = [*overrides(chats, tiny_model), f"dataset.eval_sets.exam.path={exam}"]
+    assert preview.main(words) == 0
+    said = capsys.readouterr().out
+    assert "1 conversations, 1 sequences" in said
+    assert "3 conversations left out since the same ones are held out" in said

@@ -26,6 +26,8 @@ from sft.secrets import identity, mask, mask_urls
 PLAIN_LINE_EVERY = 10.0
 """Seconds between two progress lines if there is no terminal."""
 
+HELD_OUT_TOO = "conversations left out since the same ones are held out"
+
 
 class Terminal(BaseHook):
     """Shows one run on standard output."""
@@ -64,7 +66,7 @@ class Terminal(BaseHook):
         parameters = facts.get("trained_parameters")
         trained = f", {parameters:,} parameters trained" if parameters else ""
         table.add_row("model", f"{settings.model.name}, LoRA rank {settings.lora.rank}{trained}")
-        table.add_row("data", _describe_data(data_name(settings.dataset), facts))
+        table.add_row("data", describe_data(data_name(settings.dataset), facts))
         table.add_row("steps", _describe_steps(settings, facts))
         url = run.config.base_url or "https://tinker.thinkingmachines.dev"
         table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
@@ -220,7 +222,8 @@ def describe_tracking(settings: Settings, variables: Mapping[str, str]) -> str:
     return f"{mlflow}; {also}" if also else mlflow
 
 
-def _describe_data(name: str, facts: dict[str, Any]) -> str:
+def describe_data(name: str, facts: dict[str, Any]) -> str:
+    """What a run trains on, with the counts in its `facts`."""
     data, held_out = facts.get("data"), facts.get("held_out")
     if data is None:
         return name
@@ -229,7 +232,11 @@ def _describe_data(name: str, facts: dict[str, Any]) -> str:
     found = f" ({data.report.found})" if data.report.found else ""
     text = f"{name}{found}: {data.datums:,} sequences, {data.tokens:,} tokens"
     text += f", {data.trained_tokens:,} trained"
-    for count, word in ((data.dropped, "dropped"), (data.truncated, "cut at max_length")):
+    for count, word in (
+        (data.dropped, "dropped"),
+        (data.truncated, "cut at max_length"),
+        (data.duplicates, HELD_OUT_TOO),
+    ):
         if count:
             text += f", {count:,} {word}"
     return f"{text}; held out: {held_out.datums:,}" if held_out else text
