@@ -93,8 +93,8 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
     message = {k: v for k, v in message.items() if v is not None or k == "content"}
     if "from" in message and "role" not in message:
         message["role"] = message.pop("from")
-    if "value" in message and message.get("content") is None:
-        message["content"] = message.pop("value")
+    if "value" in message:
+        _value_as_content(message, where)
     if message.keys() == _PLAIN and type(message["content"]) is str:
         if message["role"] not in CALLS:  # nothing else to look at, as in ShareGPT files
             message["role"] = _role(message["role"], where)
@@ -143,6 +143,18 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
             )
         made["content"] = refusal
     return made
+
+
+def _value_as_content(message: dict[str, Any], where: str) -> None:
+    """Take ShareGPT's `value` for the content. Raises `BadInput` beside another content."""
+    content, value = message.get("content"), message["value"]
+    if content is not None and not isinstance(value, str):
+        return  # a number that somebody has measured, say
+    if content and content != value:
+        raise BadInput(
+            f"{where}: has 'value' and 'content', which differ; keep the one to train on"
+        )
+    message["content"] = message.pop("value")
 
 
 def _without_types(message: dict[str, Any], where: str) -> dict[str, Any]:

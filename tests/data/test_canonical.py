@@ -64,6 +64,9 @@ MESSAGES = {
         {"role": "user", "content": [{"type": "text", "text": "Part one."},
                                      {"type": "text", "text": "Part two.", "image": None}]},
         {"role": "user", "content": "Part one.Part two."}),
+    "parts whose other fields a table has filled in": (
+        {"role": "user", "content": [{"type": "text", "text": "a", "image_url": {"url": None}}]},
+        {"role": "user", "content": "a"}),
     "parts that are texts": ({"role": "user", "content": ["a", "b"]},
                              {"role": "user", "content": "ab"}),
     "parts without type": ({"role": "user", "content": [{"text": "a"}]},
@@ -105,6 +108,10 @@ MESSAGES = {
     "trainable": ({**ANSWER, "trainable": False}, {**ANSWER, "trainable": False}),
     "nulls": ({**ANSWER, "name": None, "weight": None, "tool_calls": None}, ANSWER),
     "ShareGPT": ({"from": "gpt", "value": "It is 4."}, ANSWER),
+    "ShareGPT beside an empty content": (
+        {"from": "gpt", "value": "It is 4.", "content": ""}, ANSWER),
+    "ShareGPT that says it twice": (
+        {"from": "gpt", "value": "It is 4.", "content": "It is 4."}, ANSWER),
     "ShareGPT with a weight": ({"from": "gpt", "value": "It is 4.", "weight": 0},
                                {**ANSWER, "weight": 0}),
     "ShareGPT's names as roles": ({"role": "gpt", "content": "It is 4."}, ANSWER),
@@ -150,6 +157,8 @@ def test_a_call_keeps_the_order_that_it_was_written_in():
         ({**CALLING, "tool_calls": None, "function_call": CALL["function"]},
          "function_call read as a tool call"),
         ({"role": "user", "content": ["a", "b"]}, "content joined from parts"),
+        ({"role": "assistant", "content": ["a", {"type": "thinking", "thinking": "hm"}]},
+         "reasoning put in front of the text that it stands behind"),
     ],
 )  # fmt: skip
 def test_what_is_changed_is_noted_once(message, note):

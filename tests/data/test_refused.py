@@ -85,6 +85,10 @@ LINES = {
     "a video; only text is trained on: leave the row out, or write in words what it shows",
     part({"type": "file"}): "message 1: part 2 of the content is "
     "a file; only text is trained on: leave the row out, or write in words what it shows",
+    part({"type": "text", "text": "u", "image": "a.png"}): "message 1: part 2 of the content is "
+    "an image; only text is trained on: leave the row out, or write in words what it shows",
+    part({"text": "u", "image_url": {"url": "x"}}): "message 1: part 2 of the content is "
+    "an image; only text is trained on: leave the row out, or write in words what it shows",
     part({"type": "smell", "smell": "x"}): "message 1: part 2 of the content is of the type "
     f"'smell'; expected {TEXT_PART}",
     part({"type": "text", "text": 3}): "message 1: part 2 of the content is of the type 'text'; "
@@ -134,6 +138,8 @@ LINES = {
     chat(user(), answer("Yes.", refusal="No.")): "message 2: has a content and a 'refusal' that "
     "differ; keep the one to train on",
     chat(user(), answer("", refusal=["No."])): "message 2: 'refusal' is a list; expected text",
+    chat(user(), {"from": "gpt", "value": "Yes.", "content": "No."}): "message 2: has 'value' and "
+    "'content', which differ; keep the one to train on",
     # Tools of a system message
     chat(
         {"role": "system", "content": "x", "tools": [{"name": "f"}]},
