@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 TRAINED = "bold #0072b2"  # blue of the Okabe-Ito palette: told from grey by all
 MASKED = "#767676"
 
+LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+"""What JSON leaves as it is and some readers take for the end of a line, escaped."""
+
 
 @dataclass
 class Example:
@@ -107,7 +110,8 @@ def print_rows(settings: Settings, n: int | None) -> int:
             raise BadInput("--json: is for data of chats; without it any data is shown")
         rows = ExampleRows(one)
         for row in itertools.islice(rows, n):
-            print(json.dumps({"part": name, **row} if name else row, ensure_ascii=False))
+            text = json.dumps({"part": name, **row} if name else row, ensure_ascii=False)
+            print(text.translate(LINE_ENDS))
         sound = sound and not rows.refused and (rows.trained or n is not None)
     return 0 if sound else 2
 

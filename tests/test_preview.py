@@ -136,3 +136,26 @@ def test_conversations_that_are_held_out_elsewhere_are_counted(chats, tiny_model
     said = capsys.readouterr().out
     assert "1 conversations, 1 sequences" in said
     assert "3 conversations left out since the same ones are held out" in said
+
+
+def test_each_row_is_one_line_to_every_reader(chats, tiny_model, capsys):
+    text = "Å\u2028b\u2029c\u0085d\x1ee"
+    file = chats.with_name("text.jsonl")
+    file.write_text(json.dumps({"text": text}) + "\n")
+    assert preview.main(["--json", *overrides(file, tiny_model)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    (sequence,) = json.loads(line)["sequences"]
+    assert "".join(part["text"] for part in sequence["parts"]).startswith(text)
+    assert "Å" in line  # whose first byte is no target, and whose second one is trained
+
+
+@pytest.mark.parametrize("content", ["", "[]", "prompt,completion\n", "\n\n"])
+def test_a_file_without_a_row_is_said_so_as_a_run_does(content, chats, tiny_model, capsys):
+    file = chats.with_name("empty")
+    file.write_text(content)
+    assert preview.main(overrides(file, tiny_model)) == 2
+    said = capsys.readouterr().err
+    assert f"{file}: holds no conversation" in said
+    assert preview.main(["--json", *overrides(file, tiny_model)]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", said)

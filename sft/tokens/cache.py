@@ -44,6 +44,7 @@ FORMAT = 5
 
 UNUSED_DAYS = 30
 
+NO_CONVERSATION = "holds no conversation"
 HALF_A_PAIR = "holds half of a surrogate pair, which is not text"
 
 
@@ -151,7 +152,7 @@ def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, para
             chunks += 1
         if not chunks:
             left = "; ".join(found.first for found in source.report().left_out.values())
-            raise BadInput(f"{source.name}: holds no conversation{left and f' ({left})'}")
+            raise BadInput(f"{source.name}: {NO_CONVERSATION}{left and f' ({left})'}")
         pool.finish()
     report = source.report()
     for index in range(chunks):
