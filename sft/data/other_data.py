@@ -64,7 +64,7 @@ def refuse_preferences(row: Mapping[str, Any], where: str, *, pair: bool) -> Non
 
 def refuse_history(row: Mapping[str, Any], where: str) -> None:
     """Raises `BadInput` if a row of messages has earlier turns in a column of their own."""
-    if not is_empty(row.get("history")) and row["history"] != "[]":
+    if not is_empty(row.get("history")):
         raise BadInput(
             f"{where}: has messages and a 'history' beside them; expected all turns in one list: "
             "put the earlier ones first, or leave the column out"
@@ -77,4 +77,4 @@ def is_empty(value: Any) -> bool:
         return all(map(is_empty, value.values()))
     if isinstance(value, list | tuple):
         return all(map(is_empty, value))
-    return value is None or value is False or (isinstance(value, str | bytes) and not value)
+    return value is None or value is False or value in ("", b"", "[]", "{}")

@@ -9,6 +9,7 @@ from typing import Any
 from sft.data import columns
 from sft.data.canonical import BESIDE, FIELDS, conversation
 from sft.data.layouts import LAYOUTS
+from sft.data.layouts.base import is_message
 from sft.data.other_data import WATCHED, refuse_media, refuse_preferences
 from sft.errors import BadInput
 from sft.rendering.conversations import Conversation
@@ -41,6 +42,8 @@ class Reading:
 
     def conversation(self, row: Any, where: str) -> Conversation:
         """The conversation of a row. Raises `BadInput` that begins with `where`."""
+        if isinstance(row, list) and row and all(map(is_message, row)):
+            row = {"messages": row}
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected a JSON object, found {type(row).__name__}")
         if self.layout == "auto":

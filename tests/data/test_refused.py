@@ -35,6 +35,9 @@ def calling(call):
     return chat(user(), answer(None, tool_calls=[call]))
 
 
+SOUND = chat(user(), answer())
+
+
 def part(part):
     return chat(user([{"type": "text", "text": "Look: "}, part]), answer())
 
@@ -43,6 +46,8 @@ LINES = {
     # What is no JSON, or no object
     '{"messages": [': "not JSON: Expecting value at column 15",
     '{"messages": "': "not JSON: Unterminated string starting at column 14",
+    SOUND + "\0\0": "holds NUL bytes: the file is damaged, or was not written to its end",
+    "[1]": "expected a JSON object, found list",
     '{"a": 1} {"a": 2}': "not JSON: Extra data at column 10",
     "3": "expected a JSON object, found int",
     '{"n": ' + "9" * 5000 + "}": "holds an integer of more than 4,300 digits; write it as text, in "
@@ -328,7 +333,6 @@ def test_data_of_another_kind_is_refused_by_what_it_is(line, tmp_path):
     assert refusal(path) == f"FILE line 2: {FIRST_LINES[line]}"
 
 
-SOUND = chat(user(), answer())
 PACKED = gzip.compress(SOUND.encode() * 9, mtime=0)
 CSV = "prompt,completion\nhi,ho\n"
 
@@ -347,7 +351,17 @@ FILES = {
     b"\xff\xfe\x00": "dataset.path: FILE is not UTF-16, as its byte order mark says: "
     "truncated data",
     # JSON over several lines
-    b'[{"messages": []},': "FILE line 1: not JSON: Expecting value at column 19",
+    b'[{"messages": []},': "FILE line 1: not JSON: Expecting value at column 19: the file ends "
+    "within the array, as if cut off",
+    b'[{"messages": []}': "FILE line 1: not JSON: Expecting value at column 18: the file "
+    "ends within the array, as if cut off",
+    b'[{"messages": [{"role": "us': "FILE line 1: not JSON: Unterminated string starting at column "
+    "26: the file ends within the array, as if cut off",
+    b'{\n "messages": [': "FILE line 2: not JSON: Expecting value at column 15: the file ends "
+    "within the object, as if cut off",
+    SOUND.encode() + b"\n\0\0\0": "FILE line 2: holds NUL bytes: the file is damaged, or was not "
+    "written to its end",
+    b"[1]\n[2]\n": "FILE line 1: expected a JSON object, found list",
     b'[\n{"messages": []}\n{"messages": []}]': "FILE line 3: not JSON: Expecting ',' delimiter at "
     "column 1",
     b'[{"messages": []}] x': "FILE line 1: not JSON: Extra data at column 20",
@@ -373,6 +387,8 @@ FILES = {
     b"prompt,completion,label\np,good,True\np,bad,False\n": f"FILE line 2: {UNPAIRED}",
     b"prompt,completion,label\np,good,1\np,bad,0\n": f"FILE line 2: {UNPAIRED}",
     b"prompt,completion,prompt\nhi,ho,hi\n": "FILE line 1: names the column 'prompt' twice",
+    CSV.encode() + b"\0\0\0": "FILE line 3: holds NUL bytes: the file is damaged, or was not "
+    "written to its end",
     b"messages\nhello\n": "FILE line 2: 'messages' is text; expected a list of messages",
 }
 

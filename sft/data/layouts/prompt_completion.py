@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft.data.canonical import CALLS, known_role
+from sft.data.canonical import known_role
 from sft.data.json_text import from_text
-from sft.data.layouts.base import Layout, Row, text
+from sft.data.layouts.base import Layout, Row, is_message, text
 from sft.data.layouts.history import history
 from sft.data.other_data import refuse_history
 from sft.data.weights import by_another_name
@@ -41,7 +41,7 @@ def _listed(value: Any) -> list[Any] | None:
 
     A text is a list of messages only if it is nothing else: an answer may be JSON, too.
     """
-    if _is_message(value):
+    if is_message(value):
         return [value]
     if not isinstance(value, str):
         return value if isinstance(value, list) else None
@@ -51,14 +51,7 @@ def _listed(value: Any) -> list[Any] | None:
         found = from_text(value, "", "", python=True)
     except BadInput:
         return None
-    return found if isinstance(found, list) and found and all(map(_is_message, found)) else None
-
-
-def _is_message(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys().isdisjoint({"content", "value", "tool_calls"}):
-        return False
-    speaker = value.get("role", value.get("from"))
-    return known_role(speaker) is not None or speaker in CALLS
+    return found if isinstance(found, list) and found and all(map(is_message, found)) else None
 
 
 def _as_context(message: Any) -> Any:
