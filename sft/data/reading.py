@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft.data import columns
 from sft.data.canonical import BESIDE, FIELDS, conversation
-from sft.data.layouts import LAYOUTS
+from sft.data.layouts import LAYOUTS, columns
 from sft.data.layouts.base import is_message
 from sft.data.other_data import WATCHED, refuse_media, refuse_preferences
 from sft.errors import BadInput
