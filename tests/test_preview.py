@@ -159,3 +159,12 @@ def test_a_file_without_a_row_is_said_so_as_a_run_does(content, chats, tiny_mode
     assert preview.main(["--json", *overrides(file, tiny_model)]) == 2
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", said)
+
+
+def test_raw_text_without_a_letter_is_left_out_by_its_line(chats, tiny_model, capsys):
+    chats.write_text('{"text": ""}\n')
+    words = overrides(chats, tiny_model)
+    code, (row,) = rows_of(capsys, *words)
+    assert (code, row["left_out"]) == (2, f"{chats} line 1: holds no text")
+    assert preview.main(words) == 2
+    assert f"holds no conversation ({chats} line 1: holds no text)" in capsys.readouterr().err

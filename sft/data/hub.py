@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft.data.files.finding import is_pattern, named_as_file, walk
+from sft.data.files.finding import is_pattern, named_as_file, place_of, walk
 from sft.data.sources import ChatFiles, Rows
 from sft.errors import BadInput
 from sft.files import cache_folder, can_be_written
@@ -57,7 +57,7 @@ def of_files(
 
 def saved_or_files(path: str, layout: str, on_bad_line: str) -> Source:
     """The conversations of files, or of a folder that `datasets` has saved. Raises `BadInput`."""
-    folder = Path(path).expanduser()
+    folder = place_of(path)
     if os.path.isfile(folder / "dataset_dict.json"):
         splits = sorted(inside.name for inside in folder.iterdir() if inside.is_dir())
         raise BadInput(
@@ -71,14 +71,14 @@ def saved_or_files(path: str, layout: str, on_bad_line: str) -> Source:
 
 def is_local_file(path: str) -> bool:
     """Whether `path` is a file or a pattern of files."""
-    return os.path.isfile(Path(path).expanduser()) or is_pattern(path)
+    return os.path.isfile(place_of(path)) or is_pattern(path)
 
 
 def _splits_of_folder(
     path: str, name: str | None, split: str, layout: str, key: str
 ) -> dict[str, ChatFiles]:
     """The splits of a folder of plain files; none if only `datasets` can read it."""
-    folder = Path(path).expanduser()
+    folder = place_of(path)
     if not os.path.isdir(folder) or os.path.exists(folder / "state.json"):
         return {}
     try:
@@ -122,7 +122,7 @@ def load(
     """A `datasets.Dataset`, or with `streaming` an `IterableDataset`. Raises `BadInput`."""
     import datasets
 
-    folder = Path(path).expanduser()
+    folder = place_of(path)
     away = path.startswith(("/", ".", "~")) or path.count("/") > 1 or named_as_file(path)
     if away and not os.path.isdir(folder):
         raise BadInput(f"dataset.path: there is no file or folder {path}")
@@ -148,7 +148,7 @@ def _builder(path: str, name: str | None) -> Any:
 def _arguments(path: str, name: str | None) -> dict[str, Any]:
     import datasets
 
-    folder = Path(path).expanduser()
+    folder = place_of(path)
     arguments: dict[str, Any] = {"path": str(folder) if folder.is_dir() else path, "name": name}
     if not can_be_written(Path(datasets.config.HF_DATASETS_CACHE)):  # home, say
         arguments["cache_dir"] = str(cache_folder() / "datasets")

@@ -19,7 +19,7 @@ LABELS = ("label", "kto_tag")
 PAIRS = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 """Columns of paired preferences (TRL and LLaMA-Factory, OpenAI)."""
 
-WATCHED = frozenset({*MEDIA, *LABELS, "history"})
+WATCHED = frozenset({*MEDIA, *LABELS, "history", "chosen", "rejected"})
 """Columns that are looked at even if no layout reads them."""
 
 

@@ -109,7 +109,8 @@ class ChatFiles:
                 rows = (row for row in rows if self._inside(next(counted)))
             skip = self.on_bad_line == "skip"
             yield Reader(rows, self.where, reading, skip, self._report)
-            layouts[reading.layout] = None
+            if reading.layout != "auto":  # a file without rows
+                layouts[reading.layout] = None
         self._report.found = self._what(", ".join(layouts))
 
     def _inside(self, row: int) -> bool:

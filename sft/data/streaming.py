@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data.builders import Built, HubData, build_whole
 from sft.data.hub import load, of_files
-from sft.data.reading import NO_MESSAGE, Numbered, Reading
+from sft.data.reading import Numbered, Reading, nothing_in
 from sft.data.row_stream import RowStream
 from sft.data.sources import ChatFiles
 from sft.errors import BadInput
@@ -206,8 +206,8 @@ class ChatStream(SupervisedDataset):
             found = rows.conversation(row)
             reading = rows.reading_of(row)
             self.report.add(Report(unused=list(reading.unused), fields=list(reading.fields)))
-            if _is_empty(found):
-                return leave_out(row, NO_MESSAGE, "holds no message")
+            if nothing := nothing_in(found):
+                return leave_out(row, nothing, f"holds {nothing}")
             if _digest(found) in self.held_out:
                 return leave_out(row, HELD_OUT, "is held out")
             try:
@@ -273,16 +273,12 @@ def _digest(conversation: Conversation) -> int:
         return 0
 
 
-def _is_empty(conversation: Conversation) -> bool:
-    return not conversation.messages and conversation.text is None
-
-
 def _different(rows: ChatRows, size: int | None) -> list[Conversation]:
     """The first `size` different conversations of a stream; None: all of them."""
     found: dict[int, Conversation] = {}
     for row in rows.stream:
         conversation = rows.conversation(row)
-        if _is_empty(conversation):
+        if nothing_in(conversation):
             continue
         found.setdefault(_digest(conversation), conversation)
         if len(found) == size:

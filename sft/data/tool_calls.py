@@ -29,7 +29,7 @@ def tools(value: Any, column: str, where: str, filled: bool) -> list[dict[str, A
 
     A bare function is wrapped. `filled` says that a table has filled in nulls. Raises `BadInput`.
     """
-    if value is None or value == "":
+    if value is None or value != value or value in ("", "None", "nan"):  # of pandas, some
         return []
     found = from_text(value, f"'{column}'", where, python=True)
     if found is None:
@@ -61,7 +61,7 @@ def _tool(value: Any, where: str, filled: bool) -> dict[str, Any]:
     if "name" in found and found.get("type", "function") == "function":
         return {"type": "function", "function": {k: v for k, v in found.items() if k != "type"}}
     if "type" not in found:
-        raise BadInput(f"{where}: has no 'name'; it has {', '.join(map(str, found))}")
+        raise BadInput(f"{where}: has no 'name'; it has {', '.join(map(str, found)) or 'nothing'}")
     return found
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft.data.builders import ChatRowsBuilder
+from sft.data.reading import nothing_in
 from sft.errors import BadInput
 from sft.rendering.base import Rendered
 from sft.rendering.conversations import Conversation
@@ -91,12 +92,13 @@ class ExampleRows:
         self, conversation: Conversation, made: list[Rendered] | BadInput, number: int
     ) -> str:
         """Why a row that can be read is not trained on; "" if it is."""
+        if nothing := nothing_in(conversation):
+            return f"{self.source.where(number)}: holds {nothing}"
         if isinstance(made, BadInput):
             self.refused |= self.builder.on_lost != "leave_out"
             return f"{self.source.where(number)}: {made}"
         if not made:
-            empty = not conversation.messages and conversation.text is None
-            return f"{self.source.where(number)}: {'holds no message' if empty else NO_ANSWER}"
+            return f"{self.source.where(number)}: {NO_ANSWER}"
         return ""
 
     def _sequences(self, made: list[Rendered]) -> list[dict[str, Any]]:

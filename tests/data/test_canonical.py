@@ -1,6 +1,7 @@
 """Every form of a chat message that is in use becomes one form, and nothing vanishes."""
 
 import json
+import math
 
 import pytest
 
@@ -201,7 +202,7 @@ def test_tools_in_any_form(case, column):
     assert read(row) == Conversation([USER, ANSWER], [TOOL])
 
 
-@pytest.mark.parametrize("nothing", [None, "", [], "[]", "null"])
+@pytest.mark.parametrize("nothing", [None, "", [], "[]", "null", "None", "nan", math.nan])
 def test_no_tools(nothing):
     assert read({"messages": [USER, ANSWER], "tools": nothing}).tools == []
 

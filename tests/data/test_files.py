@@ -291,6 +291,12 @@ def test_shards_are_read_in_the_order_of_their_names_and_named_each_by_itself(tm
     )
 
 
+def test_an_empty_shard_has_no_layout(tmp_path):
+    write(tmp_path / "a.jsonl", lines())
+    write(tmp_path / "b.jsonl", "")
+    assert read(tmp_path)[1].found == "2 files: JSONL, layout messages"
+
+
 def test_shards_may_be_of_different_kinds(tmp_path):
     write(tmp_path / "a.parquet", parquet(ROWS[:4]))
     write(tmp_path / "b.csv", table(CELLS[4:]))
@@ -352,6 +358,12 @@ def test_a_conversation_without_messages_is_left_out_and_counted(tmp_path):
     messages, report = read(path)
     assert messages == CHATS
     assert report.left_out["no message"].first == f"{path} line 9: holds no message"
+
+
+def test_raw_text_without_a_letter_is_left_out_and_counted(tmp_path):
+    path = write(tmp_path / "texts", lines([{"text": "hi"}, {"text": ""}]))
+    _, report = read(path)
+    assert report.left_out["no text"].first == f"{path} line 2: holds no text"
 
 
 def test_a_damaged_file_is_refused_however_bad_lines_are_taken(tmp_path):

@@ -12,7 +12,14 @@ from decimal import Decimal
 import pytest
 
 from sft.data.sources import ChatFiles
+from sft.datasets import (
+    FromConversationFileBuilder,
+    HFChatBuilder,
+    HFStreamBuilder,
+    NoRobotsBuilder,
+)
 from sft.errors import BadInput
+from sft.types import ChatDatasetBuilderCommonConfig
 
 ROLES = "system, developer, user, assistant, tool"
 CALL = '{"type": "function", "function": {"name": …, "arguments": {…}}}'
@@ -41,6 +48,11 @@ SOUND = chat(user(), answer())
 def part(part):
     return chat(user([{"type": "text", "text": "Look: "}, part]), answer())
 
+
+PAIRS = (
+    "is preference data (%s), which fine-tuning on answers cannot use as pairs; to train on the "
+    'chosen answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}'
+)
 
 LINES = {
     # What is no JSON, or no object
@@ -188,6 +200,8 @@ LINES = {
     chat(user(), answer(None, function_call={"arguments": "{}"})): "message 2: has no 'name' of a "
     'function; expected {"function": {"name": …, "arguments": {…}}}',
     # Beside the messages
+    chat(user(), answer(), tools={}): "tool 1: has no 'name'; it has nothing",
+    chat(user(), chosen=[answer()], rejected=[answer("no")]): PAIRS % "'chosen' and 'rejected'",
     chat(user(), answer(), tools="weather"): "'tools': text that is not JSON: Expecting value at "
     "character 1",
     chat(user(), answer(), tools=3): "'tools' is a number; expected a list of tools, each "
@@ -236,11 +250,6 @@ EXPECTED = (
     "or 'text'"
 )
 
-PAIRS = (
-    "is preference data (%s), which fine-tuning on answers cannot use as pairs; to train on the "
-    'chosen answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}'
-)
-
 UNPAIRED = (
     "is preference data ('label' says whether an answer is good), which fine-tuning on answers "
     "cannot use; keep the rows whose label is true, without that column"
@@ -283,6 +292,11 @@ FIRST_LINES = {
     of_layout(messages=[user(), answer()], label="False"): UNPAIRED,
     of_layout(prompt="hi", id=1): "holds prompts without answers ('prompt'; it has the columns "
     "'id', 'prompt'); training needs an answer for each, such as a column 'completion'",
+    of_layout(query="hi", answers="[]", tools="[]"): "holds 'query' and 'answers'; expected "
+    "'messages', or a column 'completion' with the text of one answer (a call of a tool stands in "
+    "the 'tool_calls' of a message)",
+    of_layout(segments=[{"label": False, "text": "hi"}, {"label": True, "text": "ho"}]): "has the "
+    f"columns 'segments'; {EXPECTED}",
     of_layout(instruction="hi"): "holds prompts without answers ('instruction'; it has the columns "
     "'instruction'); training needs an answer for each, such as a column 'output'",
     # Layouts
@@ -460,3 +474,12 @@ def test_what_looks_like_a_name_of_the_hub_is_answered_with_the_kind_that_reads_
     assert refusal("some/dataset") == (
         "dataset.path: there is no file FILE; for a dataset of the Hub add dataset=hf_chat"
     )
+
+
+@pytest.mark.parametrize("path", ["", " "])
+@pytest.mark.parametrize(
+    "builder", [FromConversationFileBuilder, HFChatBuilder, HFStreamBuilder, NoRobotsBuilder]
+)
+def test_an_empty_path_is_not_the_current_folder(builder, path):
+    with pytest.raises(BadInput, match="^dataset.path: is empty; expected a file, a folder or a"):
+        builder(common_config=ChatDatasetBuilderCommonConfig("none"), path=path).source()

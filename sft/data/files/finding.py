@@ -23,6 +23,13 @@ HELD_OUT = re.compile(
 """In a file's name: data that is kept to evaluate on."""
 
 
+def place_of(path: str) -> Path:
+    """`path` with ~ replaced. Raises `BadInput` for "", which would be the current folder."""
+    if not path.strip():
+        raise BadInput("dataset.path: is empty; expected a file, a folder or a pattern")
+    return Path(os.path.expanduser(path))
+
+
 def has_wildcard(path: str) -> bool:
     return any(character in path for character in "*?[")
 
@@ -39,7 +46,7 @@ def named_as_file(path: str) -> bool:
 def files_of(path: str) -> tuple[list[Path], list[str]]:
     """The files that `path` names, sorted by name, and the names of those beside them that are not
     read. Raises `BadInput` if there are none."""
-    place = Path(path).expanduser()
+    place = place_of(path)
     if is_pattern(path):
         matches = map(Path, glob.glob(str(place), recursive=True))
         if found := sorted(match for match in matches if os.path.isfile(match)):
