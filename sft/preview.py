@@ -21,6 +21,7 @@ from sft.config.shadows import check_working_folder
 from sft.data.mixing.builder import MixBuilder
 from sft.data.mixing.held_out import built
 from sft.data.mixing.named_sets import with_common
+from sft.data.streaming import ChatStream
 from sft.display.example_rows import ExampleRows
 from sft.display.terminal import HELD_OUT_TOO
 from sft.errors import BadInput
@@ -131,6 +132,10 @@ def preview(settings: Settings, n: int) -> Preview:
             examples.append(_example(datum, tokenizer, max_length))
         if len(examples) == n:
             break
+    if isinstance(dataset, ChatStream):
+        found, lines = f"{dataset.report.found}, layout {dataset.layout}", dataset.report.lines()
+        found += "; of the rows read so far:" * bool(lines)
+        return Preview(examples, "\n".join([found, *lines]))
     return Preview(examples, _summary(getattr(dataset, "statistics", None)))
 
 

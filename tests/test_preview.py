@@ -168,3 +168,12 @@ def test_raw_text_without_a_letter_is_left_out_by_its_line(chats, tiny_model, ca
     assert (code, row["left_out"]) == (2, f"{chats} line 1: holds no text")
     assert preview.main(words) == 2
     assert f"holds no conversation ({chats} line 1: holds no text)" in capsys.readouterr().err
+
+
+def test_a_stream_says_what_it_is_and_what_of_it_is_not_used(chats, tiny_model, capsys):
+    row = json.loads(chats.read_text()) | {"id": 1}
+    chats.write_text(json.dumps(row) + "\n")
+    words = ["dataset=hf_stream", *overrides(chats, tiny_model)[1:], "dataset.steps_per_epoch=2"]
+    assert preview.main(words) == 0
+    said = capsys.readouterr().out
+    assert "read as a stream, layout messages" in said and "\nnot used: id\n" in said

@@ -83,6 +83,8 @@ class ChatRows:
     """A `datasets.IterableDataset` of rows; of local files, of what `ChatFiles` makes of them."""
     reading: Reading
     files: ChatFiles | None = None
+    layout: str = ""
+    """That of the first row."""
 
     @classmethod
     def open(cls, path: str, name: str | None, split: str, layout: str, key: str) -> ChatRows:
@@ -101,6 +103,7 @@ class ChatRows:
             rows.reading.wanted(list(first), path)
         else:
             rows.conversation(first)
+        rows.layout = rows.reading_of(first).layout
         return rows
 
     def conversation(self, row: dict[str, Any]) -> Conversation:
@@ -198,6 +201,7 @@ class ChatStream(SupervisedDataset):
     def __init__(self, rows: ChatRows, held_out: set[int], builder: HFStreamBuilder):
         common, renderer = builder.common_config, builder.renderer
         self.special_tokens = special_tokens(builder.tokenizer)
+        self.layout = rows.layout
         self.held_out = held_out
         """Digests of the conversations that are passed over."""
         self.report = Report(found="read as a stream")
@@ -230,7 +234,12 @@ class ChatStream(SupervisedDataset):
             return []
 
         self._stream = RowStream(
-            rows.stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert
+            rows.stream,
+            common.batch_size,
+            builder.steps_per_epoch,
+            builder.shuffle_buffer,
+            convert,
+            rows.name,
         )
         self._bytes: tuple[int | None, int] = (None, 0)
 

@@ -268,6 +268,13 @@ def test_a_stream_counts_every_row_that_it_does_not_train(where, common, tmp_pat
     assert place in left["no message"].first
 
 
+def test_a_stream_without_an_answer_is_named(common, tmp_path):
+    path = write_jsonl(tmp_path / "chats.jsonl", [conversation(0)[:1]])
+    train, _ = streamed(common, path)()
+    with pytest.raises(BadInput, match=r"chats.jsonl \(train\) holds no row that gives a sequence"):
+        train.get_batch(0)
+
+
 def test_words_that_a_stream_would_lose_are_said_with_their_line(common, tmp_path):
     rows = rows_with_every_fate()
     (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
