@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class HFStreamBuilder(HubData):
-    """A stream of a dataset of the Hub, of a local folder that `datasets` reads, or of a file."""
+    """A stream of a dataset of the Hub, of a local folder or of a file."""
 
     split: str = key("train", "split to train on; of a stream no part")
     eval_size: int = key(
@@ -130,6 +130,9 @@ class ChatRows:
 
     def where(self, number: int) -> str:
         return self.files.where(number) if self.files else f"{self.name} row {number}"
+
+    def line(self, number: int) -> int:
+        return self.files.line(number) if self.files else number
 
     def rows(self) -> Iterator[Numbered]:
         """Each row of the stream with its number, in its own order."""

@@ -4,6 +4,7 @@ import datasets
 import pytest
 
 from sft.datasets import FromConversationFileBuilder, HFChatBuilder, HFStreamBuilder
+from sft.display.example_rows import ExampleRows
 from sft.errors import BadInput
 from tests.chat_data import common as common
 from tests.chat_data import conversation, sequences
@@ -100,3 +101,11 @@ def test_a_folder_that_datasets_has_saved_can_be_streamed(common, folder):
     train, _ = HFStreamBuilder(common_config=common, path=str(folder), **fields)()
     train.set_epoch(1)
     assert len({tuple(tokens) for tokens in sequences(train)}) == 8
+
+
+def test_rows_are_numbered_within_their_own_file(common, folder):
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_text(lines(chats(range(2))))
+    for builder in BUILDERS:
+        rows = ExampleRows(builder(common_config=common, path=str(folder)))
+        assert [row["line"] for row in rows] == [1, 2, 1, 2]
