@@ -66,7 +66,7 @@ class Terminal(BaseHook):
         parameters = facts.get("trained_parameters")
         trained = f", {parameters:,} parameters trained" if parameters else ""
         table.add_row("model", f"{settings.model.name}, LoRA rank {settings.lora.rank}{trained}")
-        table.add_row("data", describe_data(data_name(settings.dataset), facts))
+        table.add_row("data", _describe_data(data_name(settings.dataset), facts))
         table.add_row("steps", _describe_steps(settings, facts))
         url = run.config.base_url or "https://tinker.thinkingmachines.dev"
         table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
@@ -222,7 +222,7 @@ def describe_tracking(settings: Settings, variables: Mapping[str, str]) -> str:
     return f"{mlflow}; {also}" if also else mlflow
 
 
-def describe_data(name: str, facts: dict[str, Any]) -> str:
+def _describe_data(name: str, facts: dict[str, Any]) -> str:
     """What a run trains on, with the counts in its `facts`."""
     data, held_out = facts.get("data"), facts.get("held_out")
     if data is None:
