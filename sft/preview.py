@@ -21,7 +21,9 @@ from sft.config.shadows import check_working_folder
 from sft.data.mixing.builder import MixBuilder
 from sft.data.mixing.held_out import built
 from sft.data.mixing.named_sets import with_common
+from sft.data.streaming import ChatStream
 from sft.display.example_rows import ExampleRows
+from sft.display.terminal import HELD_OUT_TOO
 from sft.errors import BadInput
 from sft.evaluators import full_sequence
 from sft.models.tokenizers import load_tokenizer
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 TRAINED = "bold #0072b2"  # blue of the Okabe-Ito palette: told from grey by all
 MASKED = "#767676"
+
+LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+"""What JSON leaves as it is and some readers take for the end of a line, escaped."""
 
 
 @dataclass
@@ -106,7 +111,8 @@ def print_rows(settings: Settings, n: int | None) -> int:
             raise BadInput("--json: is for data of chats; without it any data is shown")
         rows = ExampleRows(one)
         for row in itertools.islice(rows, n):
-            print(json.dumps({"part": name, **row} if name else row, ensure_ascii=False))
+            text = json.dumps({"part": name, **row} if name else row, ensure_ascii=False)
+            print(text.translate(LINE_ENDS))
         sound = sound and not rows.refused and (rows.trained or n is not None)
     return 0 if sound else 2
 
@@ -126,6 +132,10 @@ def preview(settings: Settings, n: int) -> Preview:
             examples.append(_example(datum, tokenizer, max_length))
         if len(examples) == n:
             break
+    if isinstance(dataset, ChatStream):
+        found, lines = f"{dataset.report.found}, layout {dataset.layout}", dataset.report.lines()
+        found += "; of the rows read so far:" * bool(lines)
+        return Preview(examples, "\n".join([found, *lines]))
     return Preview(examples, _summary(getattr(dataset, "statistics", None)))
 
 
@@ -152,6 +162,8 @@ def _summary(statistics: Any) -> str:
         f"{statistics.truncated:,} cut at max_length, {statistics.dropped:,} dropped "
         "(no trained token left)"
     )
+    if statistics.duplicates:
+        counted += f"; {statistics.duplicates:,} {HELD_OUT_TOO}"
     return "\n".join([counted, *statistics.report.lines()])
 
 

@@ -40,6 +40,14 @@ def run(*arguments, cwd):
         (["lora=8"], ["lora", "lora.KEY=VALUE"]),
         (["dataset=jsonn"], ["dataset", "did you mean 'jsonl'?"]),
         (["dataset=faq", "dataset.path=x.jsonl"], ["dataset.path", "no such key"]),
+        (
+            ["dataset=hf_stream", "dataset.path=x", "dataset.on_bad_line=skip"],
+            ["on_bad_line: there is no such key with dataset=hf_stream; jsonl, file have it"],
+        ),
+        (
+            ["dataset.path=x", "dataset.eval_sets=[a]"],
+            ["dataset.eval_sets: is a list; expected each by name: dataset.eval_sets.NAME…"],
+        ),
         (["schedule.kind=sawtooth"], ["schedule.kind", "linear, cosine, constant"]),
         (["train_on_what=answers"], ["train_on_what", "all_assistant_messages"]),
         (["service=custom"], ["service.base_url", "missing"]),

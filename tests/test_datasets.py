@@ -244,3 +244,23 @@ def test_a_builder_shows_the_rows_that_it_trains_on(builder, common, chats):
 
 
 # Splits
+
+
+def test_raw_text_says_what_of_it_is_trained(common, tiny_model, tmp_path):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "Once upon a time"}\n' * 4)
+    train, _ = jsonl(common, path)()
+    assert train.statistics.report.found.endswith(
+        "(raw text: all tokens but the first are trained)"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model, bos_token="<|im_start|>")
+    begun = ("<|im_start|>", tokenizer.bos_token_id)
+    first = TemplateProcessing(single="<|im_start|> $A", special_tokens=[begun])
+    tokenizer.backend_tokenizer.post_processor = first
+    tokenizer.save_pretrained(tmp_path / "with_bos")
+    with_bos = replace(common, model_name_for_tokenizer=str(tmp_path / "with_bos"))
+    train, _ = jsonl(with_bos, path)()
+    assert train.statistics.report.found.endswith("(raw text: all tokens are trained)")

@@ -114,3 +114,66 @@ def test_as_many_rows_as_asked_for_are_told_of(chats, tiny_model, capsys):
     chats.write_text(3 * chats.read_text())
     code, rows = rows_of(capsys, "--n", "2", *overrides(chats, tiny_model))
     assert code == 0 and len(rows) == 2
+
+
+def test_a_first_token_is_no_target_in_either_view(tiny_model, tmp_path, capsys):
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"text": "alpha"}\n')
+    _, (row,) = rows_of(capsys, *overrides(file, tiny_model))
+    first, rest = row["sequences"][0]["parts"]
+    assert (first["trained"], rest["trained"]) == (False, True)
+    assert preview.main(overrides(file, tiny_model)) == 0
+    assert f"\n{first['text']}⟦{rest['text']}⟧" in capsys.readouterr().out
+
+
+def test_conversations_that_are_held_out_elsewhere_are_counted(chats, tiny_model, capsys):
+    sound = chats.read_text()
+    chats.write_text(3 * sound + sound.replace("bold?", "thin?"))
+    exam = chats.with_name("exam.jsonl")
+    exam.write_text(sound)
+    words = [*overrides(chats, tiny_model), f"dataset.eval_sets.exam.path={exam}"]
+    assert preview.main(words) == 0
+    said = capsys.readouterr().out
+    assert "1 conversations, 1 sequences" in said
+    assert "3 conversations left out since the same ones are held out" in said
+
+
+def test_each_row_is_one_line_to_every_reader(chats, tiny_model, capsys):
+    text = "Å\u2028b\u2029c\u0085d\x1ee"
+    file = chats.with_name("text.jsonl")
+    file.write_text(json.dumps({"text": text}) + "\n")
+    assert preview.main(["--json", *overrides(file, tiny_model)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    (sequence,) = json.loads(line)["sequences"]
+    assert "".join(part["text"] for part in sequence["parts"]).startswith(text)
+    assert "Å" in line  # whose first byte is no target, and whose second one is trained
+
+
+@pytest.mark.parametrize("content", ["", "[]", "prompt,completion\n", "\n\n"])
+def test_a_file_without_a_row_is_said_so_as_a_run_does(content, chats, tiny_model, capsys):
+    file = chats.with_name("empty")
+    file.write_text(content)
+    assert preview.main(overrides(file, tiny_model)) == 2
+    said = capsys.readouterr().err
+    assert f"{file}: holds no conversation" in said
+    assert preview.main(["--json", *overrides(file, tiny_model)]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", said)
+
+
+def test_raw_text_without_a_letter_is_left_out_by_its_line(chats, tiny_model, capsys):
+    chats.write_text('{"text": ""}\n')
+    words = overrides(chats, tiny_model)
+    code, (row,) = rows_of(capsys, *words)
+    assert (code, row["left_out"]) == (2, f"{chats} line 1: holds no text")
+    assert preview.main(words) == 2
+    assert f"holds no conversation ({chats} line 1: holds no text)" in capsys.readouterr().err
+
+
+def test_a_stream_says_what_it_is_and_what_of_it_is_not_used(chats, tiny_model, capsys):
+    row = json.loads(chats.read_text()) | {"id": 1}
+    chats.write_text(json.dumps(row) + "\n")
+    words = ["dataset=hf_stream", *overrides(chats, tiny_model)[1:], "dataset.steps_per_epoch=2"]
+    assert preview.main(words) == 0
+    said = capsys.readouterr().out
+    assert "read as a stream, layout messages" in said and "\nnot used: id\n" in said

@@ -13,6 +13,7 @@ from sft.config.schema import KINDS, LARGEST_LOCAL_RANK, Settings
 from sft.config.secrets import refuse
 from sft.data.mixing.builder import check_parts
 from sft.data.mixing.named_sets import check_names
+from sft.datasets import BUILDERS
 from sft.errors import BadInput, nearest, not_one_of
 
 
@@ -26,6 +27,11 @@ def schema_of(group: str, kind: Any) -> type:
     if kind not in kinds:
         raise not_one_of(f"{group}.kind", kind, kinds)
     return kinds[kind]
+
+
+def kinds_of_groups() -> dict[str, dict[str, type]]:
+    """The groups whose keys depend on their kind, with the dataclass of each kind's keys."""
+    return KINDS | {"dataset": {kind: dataset_schema(kind) for kind in (*BUILDERS, "custom")}}
 
 
 def check(raw: dict[str, Any]) -> Settings:

@@ -9,14 +9,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sft.config.checking import check, dotted_values, nearest_key, unknown_key
-from sft.config.data_kinds import dataset_schema
-from sft.config.schema import KINDS, Settings
+from sft.config.checking import (
+    check,
+    dotted_values,
+    kinds_of_groups,
+    nearest_key,
+    unknown_key,
+)
+from sft.config.hydra_errors import translate as translate
+from sft.config.schema import Settings
 from sft.config.secrets import hand_down
 from sft.errors import BadInput, nearest
 from sft.secrets import VARIABLES, mask_urls
 
-SWEEPER = "hydra.sweeper."
 PARAMS = "hydra.sweeper.params"
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -73,13 +78,6 @@ def register() -> None:
             store.store(kind, dataclasses.asdict(schema()), group=f"{group}/keys")
             if not (CONF / group / f"{kind}.yaml").exists():
                 store.store(kind, dataclasses.asdict(schema()), group=group)
-
-
-def kinds_of_groups() -> dict[str, dict[str, type]]:
-    """The groups whose keys depend on their kind, with the dataclass of each kind's keys."""
-    from sft.datasets import BUILDERS
-
-    return KINDS | {"dataset": {kind: dataset_schema(kind) for kind in (*BUILDERS, "custom")}}
 
 
 def from_environment(composed: Any) -> dict[str, str]:
@@ -193,7 +191,7 @@ def _with_quoted_path(word: str) -> str:
         "",
     ):
         return word
-    if not Path(path).expanduser().exists():
+    if not os.path.exists(Path(path).expanduser()):  # or it may not be looked at
         try:
             parsed(word)
             return word
@@ -285,39 +283,3 @@ def key_names() -> dict[str, bool]:
                 names[f"{group}.{item.name}"] = holds or names.get(f"{group}.{item.name}", False)
     names.pop("dataset", None)
     return names
-
-
-def translate(error: BaseException) -> BadInput:
-    """Hydra's and OmegaConf's errors as one sentence that names the key."""
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
-
-    UNKNOWN = (ConfigAttributeError, ConfigKeyError)
-    if isinstance(error, BadInput):
-        return error
-    seen: BaseException | None = error
-    while seen is not None:
-        full_key = getattr(seen, "full_key", None)
-        if full_key:
-            if full_key.startswith(SWEEPER) and isinstance(seen, UNKNOWN):
-                return _no_such_sweeper_key(full_key)
-            known = [name for name, _ in dotted_values()]
-            message = str(getattr(seen, "msg", None) or seen).splitlines()[0]
-            if isinstance(seen, UNKNOWN):
-                return unknown_key(full_key, known)
-            if isinstance(seen, MissingMandatoryValue):
-                return BadInput(f"{full_key}: is missing; set {full_key}=VALUE")
-            return BadInput(f"{full_key}: {message}")
-        seen = seen.__cause__
-    return BadInput(str(error).strip().splitlines()[0])
-
-
-def _no_such_sweeper_key(full_key: str) -> BadInput:
-    """Hydra looks at the sweeper's keys before the sweeper does."""
-    from hydra.core.config_store import ConfigStore
-
-    known = [str(name) for name in ConfigStore.instance().load("hydra/sweeper/sft.yaml").node]
-    name = full_key.removeprefix(SWEEPER)
-    return BadInput(
-        f"{full_key}: there is no such key{nearest(name, known)}; hydra.sweeper takes "
-        f"{', '.join(key for key in known if not key.startswith('_'))}"
-    )

@@ -114,8 +114,8 @@ class HubData(ChatRowsBuilder):
 
 @dataclass
 class HFChatBuilder(HubData):
-    """A dataset of the Hub or a local folder, read with `datasets`; or a file, as
-    `FromConversationFileBuilder` reads it."""
+    """A dataset of the Hub, or a folder that `datasets` has saved; or a file or a folder of files,
+    as `FromConversationFileBuilder` reads them."""
 
     eval_size: int = key(
         0, "conversations to hold out; with eval_split: of it, 0: all of it", minimum=0

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sft.data import parts, tool_calls
-from sft.data.json_text import from_text, not_text, type_name
+from sft.data import parts, tool_calls, weights
+from sft.data.json_text import UnusableJSON, as_json, from_text, not_text, plain, type_name
 from sft.data.other_data import MEDIA, refuse_media
 from sft.errors import BadInput, nearest
 from sft.rendering.conversations import ROLES, Conversation
@@ -48,6 +48,8 @@ FIELDS = frozenset(
     | {"weight", "trainable"}
 )
 """Of a canonical message; others are kept for the chat template."""
+READ = FIELDS | {"function_call", "refusal", *REASONING}
+"""Of a message as a file has it; what else it has is only named."""
 
 _PLAIN = {"role", "content"}
 
@@ -91,8 +93,8 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
     message = {k: v for k, v in message.items() if v is not None or k == "content"}
     if "from" in message and "role" not in message:
         message["role"] = message.pop("from")
-    if "value" in message and message.get("content") is None:
-        message["content"] = message.pop("value")
+    if "value" in message:
+        _value_as_content(message, where)
     if message.keys() == _PLAIN and type(message["content"]) is str:
         if message["role"] not in CALLS:  # nothing else to look at, as in ShareGPT files
             message["role"] = _role(message["role"], where)
@@ -103,6 +105,8 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         message = _spoken_call(message, where)
     if not MEDIA.keys().isdisjoint(message):
         refuse_media(message, where)
+    if filled:
+        message = _without_types(message, where)
     role = _role(message["role"], where)
     called = tool_calls.calls(message, where, filled, notes)
     if called and role != "assistant":
@@ -110,7 +114,8 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
     thought = _reasoning(message, where)
     content = message.get("content")
     if content is None:
-        content = _without_content(message, role, bool(called or thought), where)
+        says = called or thought or message.get("refusal")
+        content = _without_content(message, role, bool(says), where)
     text, inside = parts.text_of(content, where, notes)
     if (thought or inside) and role != "assistant":
         raise BadInput(
@@ -121,20 +126,53 @@ def _message(message: Any, where: str, filled: bool, notes: set[str]) -> dict[st
         raise BadInput(f"{where}: has reasoning both in its content and beside it; keep one")
     # In the order of the file: some templates write a message as the JSON that it is.
     made = {**message, "role": role, "content": text}
-    for key in ("function_call", "tool_calls", *REASONING, *weights_by_another_name(message)):
+    for key in ("function_call", "tool_calls", *REASONING, *weights.by_another_name(message)):
         made.pop(key, None)
     if thought or inside:
         made["reasoning_content"] = thought or inside
     if called:
         made["tool_calls"] = called
-    if (weight := _weight(message, where)) is not None:
+    if (weight := weights.weight(message, where)) is not None:
         made["weight"] = weight
-    if (refusal := made.get("refusal")) is not None:
-        if text and refusal and refusal != text:
+    if refusal := made.pop("refusal", None):
+        if not isinstance(refusal, str):
+            raise BadInput(f"{where}: 'refusal' is {type_name(refusal)}; expected text")
+        if text and refusal != text:
             raise BadInput(
                 f"{where}: has a content and a 'refusal' that differ; keep the one to train on"
             )
-        del made["refusal"]
+        made["content"] = refusal
+    return made
+
+
+def _value_as_content(message: dict[str, Any], where: str) -> None:
+    """Take ShareGPT's `value` for the content. Raises `BadInput` beside another content."""
+    content, value = message.get("content"), message["value"]
+    if content is not None and not isinstance(value, str):
+        return  # a number that somebody has measured, say
+    if content and content != value:
+        raise BadInput(
+            f"{where}: has 'value' and 'content', which differ; keep the one to train on"
+        )
+    message["content"] = message.pop("value")
+
+
+def _without_types(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """A table's message with dates, decimals and bytes as JSON has them.
+
+    A field that nobody reads is null if JSON cannot hold it. Raises `BadInput` for one that is.
+    """
+    made: dict[str, Any] = {}
+    for key, value in message.items():
+        if key == "content" and not isinstance(value, bytes):
+            made[key] = value  # what is no text is refused
+        elif key in READ:
+            made[key] = plain(value, f"'{key}'", where)
+        else:
+            try:
+                made[key] = as_json(value)
+            except UnusableJSON:
+                made[key] = None
     return made
 
 
@@ -178,9 +216,6 @@ def _without_content(message: dict[str, Any], role: str, says: bool, where: str)
 
     Raises `BadInput` if the message says nothing in another field.
     """
-    refusal = message.get("refusal")
-    if role == "assistant" and isinstance(refusal, str):
-        return refusal
     if says or (role == "tool" and "content" in message):
         return ""
     if "content" in message:
@@ -203,31 +238,6 @@ def _reasoning(message: dict[str, Any], where: str) -> str:
             f"{where}: has {' and '.join(map(repr, found))}, which differ; keep the one to train on"
         )
     return next(iter(found.values()), "")
-
-
-def _weight(message: dict[str, Any], where: str) -> int | None:
-    trainable = message.get("trainable")
-    if trainable is not None and not isinstance(trainable, bool):
-        raise BadInput(f"{where}: 'trainable' is {trainable!r}; expected true or false")
-    said: dict[str, int] = {}
-    if (weight := message.get("weight")) is not None:
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-            raise BadInput(
-                f"{where}: the weight is {weight!r}; expected 0 (context) or 1 (trained)"
-            )
-        said["weight"] = int(weight)
-    said |= {name: int(message[name]) for name in weights_by_another_name(message)}
-    if len(set(said.values())) > 1:
-        raise BadInput(
-            f"{where}: has {' and '.join(map(repr, said))}, which differ; keep the one that says "
-            "whether it is trained on"
-        )
-    return next(iter(said.values()), None)
-
-
-def weights_by_another_name(message: Mapping[str, Any]) -> list[str]:
-    """The fields of `message` that other tools call its weight: true or false, and no number."""
-    return [name for name in ("train", "loss") if isinstance(message.get(name), bool)]
 
 
 def _with_system(
@@ -279,7 +289,7 @@ def _template(beside: Mapping[str, Any], where: str, filled: bool) -> dict[str, 
     value = beside.get(TEMPLATE)
     if value is None or value == "":
         return {}
-    found = from_text(value, f"'{TEMPLATE}'", where, python=True)
+    found = plain(from_text(value, f"'{TEMPLATE}'", where, python=True), f"'{TEMPLATE}'", where)
     if not isinstance(found, dict):
         raise BadInput(
             f"{where}: '{TEMPLATE}' is {type_name(found)}; expected an object, such as "

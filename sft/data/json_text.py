@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 from sft.errors import BadInput
@@ -50,10 +52,46 @@ def from_text(value: Any, what: str, where: str, *, python: bool = False) -> Any
         reason = "nested too deeply"
     if python and value.lstrip()[:1] in ("[", "{"):  # a list that pandas wrote into a CSV file
         try:
-            return ast.literal_eval(value.strip())
+            return as_json(ast.literal_eval(value.strip()))
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             pass
     raise BadInput(f"{where}: {what}: text that is not JSON: {reason}")
+
+
+def as_json(value: Any) -> Any:
+    """`value` with what tables and Python have and JSON has not written as JSON would have it.
+
+    Dates and times become text in ISO form, decimals numbers, bytes the text that they are in
+    UTF-8. Raises `UnusableJSON` for what has no such form.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date, too
+        return value.isoformat()
+    if isinstance(value, Decimal) and value.is_finite():
+        number = int(value) if value == value.to_integral_value() else float(value)
+        if Decimal(repr(number)) == value:
+            return number
+        raise UnusableJSON(f"holds the number {value}, which has too many digits; write it as text")
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise UnusableJSON("holds bytes that are no text in UTF-8") from None
+    what = "keys that are no text" if isinstance(value, dict) else f"a {type(value).__name__}"
+    raise UnusableJSON(f"holds {what}, which JSON does not have; write it as text")
+
+
+def plain(value: Any, what: str, where: str) -> Any:
+    """`as_json` of a table's value; `what` names it. Raises `BadInput`."""
+    try:
+        return as_json(value)
+    except UnusableJSON as error:
+        raise BadInput(f"{where}: {what}: {error}") from None
 
 
 def without_nulls(value: Any) -> Any:

@@ -19,7 +19,7 @@ LABELS = ("label", "kto_tag")
 PAIRS = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 """Columns of paired preferences (TRL and LLaMA-Factory, OpenAI)."""
 
-WATCHED = frozenset({*MEDIA, *LABELS, "history"})
+WATCHED = frozenset({*MEDIA, *LABELS, "history", "chosen", "rejected"})
 """Columns that are looked at even if no layout reads them."""
 
 
@@ -44,11 +44,17 @@ def refuse_pairs(columns: Collection[str], where: str) -> None:
             )
 
 
-def refuse_preferences(row: Mapping[str, Any], where: str) -> None:
-    """Raises `BadInput` if a column says whether the answer of the row is a good one."""
+def refuse_preferences(row: Mapping[str, Any], where: str, *, pair: bool) -> None:
+    """Raises `BadInput` if a column says whether the answer of the row is a good one.
+
+    `pair` says that the row is a prompt and a completion: beside these a label of 0 or 1 says it.
+    """
     for name in LABELS:
+        value = row.get(name)
         # In a table for all kinds of rows the column may be null. A label may also be a class.
-        if isinstance(row.get(name), bool) or (name != "label" and not is_empty(row.get(name))):
+        words = ("true", "false", "1", "0", "1.0", "0.0") if pair else ("true", "false")
+        says = str(value).strip().lower() in words
+        if says or (name != "label" and not is_empty(value)):
             raise BadInput(
                 f"{where}: is preference data ('{name}' says whether an answer is good), which "
                 f"fine-tuning on answers cannot use; keep the rows whose {name} is true, without "
@@ -58,7 +64,7 @@ def refuse_preferences(row: Mapping[str, Any], where: str) -> None:
 
 def refuse_history(row: Mapping[str, Any], where: str) -> None:
     """Raises `BadInput` if a row of messages has earlier turns in a column of their own."""
-    if not is_empty(row.get("history")) and row["history"] != "[]":
+    if not is_empty(row.get("history")):
         raise BadInput(
             f"{where}: has messages and a 'history' beside them; expected all turns in one list: "
             "put the earlier ones first, or leave the column out"
@@ -71,4 +77,4 @@ def is_empty(value: Any) -> bool:
         return all(map(is_empty, value.values()))
     if isinstance(value, list | tuple):
         return all(map(is_empty, value))
-    return value is None or value is False or (isinstance(value, str | bytes) and not value)
+    return value is None or value is False or value in ("", b"", "[]", "{}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from sft.data.json_text import type_name
+from sft.data.other_data import is_empty
 from sft.errors import BadInput
 
 JOINED = "content joined from parts"
+MOVED = "reasoning put in front of the text that it stands behind"
 
 TEXTS = ("text", "input_text", "output_text", "refusal")
 """Types of a part that is text, and the keys that hold it."""
@@ -38,9 +40,12 @@ def text_of(content: Any, where: str, notes: set[str]) -> tuple[str, str]:
         content = [content]
     if not isinstance(content, list):
         raise BadInput(f"{where}: the content is {type_name(content)}; expected text")
-    texts, thoughts = [], []
+    texts: list[str] = []
+    thoughts: list[str] = []
     for number, part in enumerate(content, start=1):
         text, thought = _part(part, where, number)
+        if thought and any(texts):
+            notes.add(MOVED)
         texts.append(text)
         thoughts.append(thought)
     if sum(map(bool, texts)) > 1:
@@ -57,7 +62,8 @@ def _part(part: Any, where: str, number: int) -> tuple[str, str]:
             'expected {"type": "text", "text": …}'
         )
     part = {key: value for key, value in part.items() if value is not None}  # filled in by a table
-    kind = str(part.get("type") or _guess(part))
+    shown = (key for key in part if key in MEDIA and not is_empty(part[key]))
+    kind = next(shown, None) or str(part.get("type") or _guess(part))
     if kind in MEDIA:
         raise BadInput(
             f"{where}: part {number} of the content is {MEDIA[kind]}; only text is trained on: "

@@ -6,19 +6,25 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft.data import columns
 from sft.data.canonical import BESIDE, FIELDS, conversation
-from sft.data.layouts import LAYOUTS
-from sft.data.other_data import WATCHED, refuse_media, refuse_preferences
+from sft.data.layouts import LAYOUTS, columns
+from sft.data.layouts.base import is_message
+from sft.data.other_data import WATCHED, refuse_media, refuse_pairs, refuse_preferences
 from sft.errors import BadInput
 from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
 
 Numbered = tuple[int, Conversation | BadInput]
 
-NO_MESSAGE = "no message"
 BAD_LINES = "not a conversation"
-"""Kinds of rows that are left out."""
+"""A kind of rows that are left out; see also `nothing_in`."""
+
+
+def nothing_in(conversation: Conversation) -> str:
+    """What a row that holds nothing has none of, which is the kind of it; "" of another row."""
+    if conversation.messages or conversation.text:
+        return ""
+    return "no message" if conversation.text is None else "no text"
 
 
 @dataclass
@@ -41,6 +47,8 @@ class Reading:
 
     def conversation(self, row: Any, where: str) -> Conversation:
         """The conversation of a row. Raises `BadInput` that begins with `where`."""
+        if isinstance(row, list) and row and all(map(is_message, row)):
+            row = {"messages": row}
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected a JSON object, found {type(row).__name__}")
         if self.layout == "auto":
@@ -53,11 +61,13 @@ class Reading:
         if not WATCHED.isdisjoint(shape):
             refuse_media(row, where)
             if not layout.raw:
-                refuse_preferences(row, where)
+                refuse_preferences(row, where, pair=self.layout == "prompt_completion")
         found = layout.convert(named, where)
         if layout.raw:
             return Conversation([], text=found)
         made = conversation(found, row, where, filled=self.filled)
+        if made.messages and made.messages[-1]["role"] != "assistant" and "rejected" in row:
+            refuse_pairs(shape, where)  # which may have the chosen chat in its messages, too
         for message in made.messages:
             if len(message) > 2 and not message.keys() <= FIELDS:
                 self.fields |= dict.fromkeys(sorted(map(str, message.keys() - FIELDS)))
@@ -103,8 +113,8 @@ class Reader:
                 if self.skip:
                     self.report.leave_out(BAD_LINES, str(found))
                     continue
-            elif not found.messages and found.text is None:
-                self.report.leave_out(NO_MESSAGE, f"{self.where(number)}: holds no message")
+            elif nothing := nothing_in(found):
+                self.report.leave_out(nothing, f"{self.where(number)}: holds {nothing}")
                 continue
             yield number, found
         seen = Report(unused=list(self.reading.unused), fields=list(self.reading.fields))

@@ -23,6 +23,7 @@ class RowStream(Generic[Item]):
         length: batches that make an epoch. Every epoch starts the stream anew.
         buffer_size: rows in memory, of which the next one is drawn at random.
         items: what one row gives; it may be nothing.
+        name: what messages call it.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class RowStream(Generic[Item]):
         length: int,
         buffer_size: int,
         items: Callable[[Row], Iterable[Item]],
+        name: str = "the stream",
     ):
         self.hf_dataset = hf_dataset
         self.batch_size = batch_size
         self.length = length
         self.buffer_size = buffer_size
         self.items = items
+        self.name = name
         self.begin(0)
 
     def begin(self, seed: int) -> None:
@@ -75,5 +78,5 @@ class RowStream(Generic[Item]):
                     found = True
                     yield item
             if not found:
-                raise BadInput("the stream holds no row that gives a sequence to train on")
+                raise BadInput(f"{self.name} holds no row that gives a sequence to train on")
             again += 1

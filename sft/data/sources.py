@@ -18,6 +18,7 @@ from sft.data.files.tables import ROWS_AT_ONCE
 from sft.data.other_data import MEDIA
 from sft.data.reading import Numbered, Reader, Reading
 from sft.rendering.report import Report
+from sft.tokens.chunks import ALL_TRAINED
 
 if TYPE_CHECKING:
     import datasets
@@ -41,6 +42,8 @@ class ChatFiles:
     """`skip`: leave out what is no conversation, and count it."""
     spans: tuple[tuple[int, int], ...] = ()
     """Only these rows, counted from 0 through all files, the end not included; empty: all."""
+    chosen: tuple[list[Path], list[str]] | None = None
+    """The files to read, and the names of others beside them; None: see `files_of`."""
     _report: Report = field(default_factory=Report)
 
     @property
@@ -49,11 +52,15 @@ class ChatFiles:
 
     @cached_property
     def _found(self) -> tuple[list[Path], list[str]]:
-        return files_of(self.path)
+        return self.chosen or files_of(self.path)
+
+    @property
+    def files(self) -> list[Path]:
+        return self._found[0]
 
     @cached_property
     def _kinds(self) -> list[Kind]:
-        return [kinds.kind_of(file) for file in self._found[0]]
+        return [kinds.kind_of(file) for file in self.files]
 
     def line(self, number: int) -> int:
         """The number of a row within its own file."""
@@ -61,11 +68,11 @@ class ChatFiles:
 
     def where(self, number: int) -> str:
         index = number >> FILE_BITS
-        return f"{self._found[0][index]} {self._kinds[index].unit} {self.line(number)}"
+        return f"{self.files[index]} {self._kinds[index].unit} {self.line(number)}"
 
     def key(self) -> str:
         digest = hashlib.sha256()
-        for file in self._found[0]:
+        for file in self.files:
             with as_it_is(file) as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return f"{digest.hexdigest()} {self.layout} {self.on_bad_line} {self.spans}"
@@ -81,7 +88,7 @@ class ChatFiles:
 
     def count(self) -> int:
         """How many rows there are; none of them is converted."""
-        files = enumerate(zip(self._found[0], self._kinds, strict=True))
+        files = enumerate(zip(self.files, self._kinds, strict=True))
         return sum(
             sum(1 for _ in self._numbered(index, file, kind, kind.reading(self.layout)))
             for index, (file, kind) in files
@@ -95,14 +102,15 @@ class ChatFiles:
         self._report = Report()
         layouts: dict[str, None] = {}
         counted = itertools.count()
-        for index, (file, kind) in enumerate(zip(self._found[0], self._kinds, strict=True)):
+        for index, (file, kind) in enumerate(zip(self.files, self._kinds, strict=True)):
             reading = kind.reading(self.layout)
             rows = self._numbered(index, file, kind, reading)
             if self.spans:
                 rows = (row for row in rows if self._inside(next(counted)))
             skip = self.on_bad_line == "skip"
             yield Reader(rows, self.where, reading, skip, self._report)
-            layouts[reading.layout] = None
+            if reading.layout != "auto":  # a file without rows
+                layouts[reading.layout] = None
         self._report.found = self._what(", ".join(layouts))
 
     def _inside(self, row: int) -> bool:
@@ -121,7 +129,7 @@ class ChatFiles:
         what = f"{len(files)} files: {what}" if len(files) > 1 else what
         what = f"{what}, layout {layouts}"
         if "text" in layouts.split(", "):
-            what += " (raw text: all tokens are trained)"
+            what += f" (raw text: {ALL_TRAINED})"
         return f"{what}; files not read: {', '.join(others)}" if others else what
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sft.data.builders import Built, HubData, build_whole
-from sft.data.hub import is_local_file, load
-from sft.data.reading import NO_MESSAGE, Numbered, Reading
+from sft.data.hub import load, of_files
+from sft.data.reading import Numbered, Reading, nothing_in
 from sft.data.row_stream import RowStream
 from sft.data.sources import ChatFiles
 from sft.errors import BadInput
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class HFStreamBuilder(HubData):
-    """A stream of a dataset of the Hub, of a local folder that `datasets` reads, or of a file."""
+    """A stream of a dataset of the Hub, of a local folder or of a file."""
 
     split: str = key("train", "split to train on; of a stream no part")
     eval_size: int = key(
@@ -83,22 +83,19 @@ class ChatRows:
     """A `datasets.IterableDataset` of rows; of local files, of what `ChatFiles` makes of them."""
     reading: Reading
     files: ChatFiles | None = None
+    layout: str = ""
+    """That of the first row."""
 
     @classmethod
     def open(cls, path: str, name: str | None, split: str, layout: str, key: str) -> ChatRows:
         """The stream of a split. Raises `BadInput` if it is empty or its layout does not fit."""
         called = f"{path} ({split})"
-        files = None
-        if not is_local_file(path):
+        files = of_files(path, name, split, layout, key, streaming=True)
+        if files is None:
             stream = load(path, name, split, streaming=True, key=key)
             rows = cls(called, stream, Reading(layout, filled=True))
-        elif split == "train":
-            files = ChatFiles(path, layout)
-            rows = cls(called, _stream(files), Reading(layout), files)
         else:
-            raise BadInput(
-                f"dataset.{key}: {path} has no split '{split}': a file is the split 'train'"
-            )
+            rows = cls(called, _stream(files), Reading(layout), files)
         first = next(iter(rows.stream), None)
         if first is None:
             raise BadInput(f"dataset.path: {path} holds no row")
@@ -106,6 +103,7 @@ class ChatRows:
             rows.reading.wanted(list(first), path)
         else:
             rows.conversation(first)
+        rows.layout = rows.reading_of(first).layout
         return rows
 
     def conversation(self, row: dict[str, Any]) -> Conversation:
@@ -132,6 +130,9 @@ class ChatRows:
 
     def where(self, number: int) -> str:
         return self.files.where(number) if self.files else f"{self.name} row {number}"
+
+    def line(self, number: int) -> int:
+        return self.files.line(number) if self.files else number
 
     def rows(self) -> Iterator[Numbered]:
         """Each row of the stream with its number, in its own order."""
@@ -203,6 +204,7 @@ class ChatStream(SupervisedDataset):
     def __init__(self, rows: ChatRows, held_out: set[int], builder: HFStreamBuilder):
         common, renderer = builder.common_config, builder.renderer
         self.special_tokens = special_tokens(builder.tokenizer)
+        self.layout = rows.layout
         self.held_out = held_out
         """Digests of the conversations that are passed over."""
         self.report = Report(found="read as a stream")
@@ -211,8 +213,8 @@ class ChatStream(SupervisedDataset):
             found = rows.conversation(row)
             reading = rows.reading_of(row)
             self.report.add(Report(unused=list(reading.unused), fields=list(reading.fields)))
-            if _is_empty(found):
-                return leave_out(row, NO_MESSAGE, "holds no message")
+            if nothing := nothing_in(found):
+                return leave_out(row, nothing, f"holds {nothing}")
             if _digest(found) in self.held_out:
                 return leave_out(row, HELD_OUT, "is held out")
             try:
@@ -235,7 +237,12 @@ class ChatStream(SupervisedDataset):
             return []
 
         self._stream = RowStream(
-            rows.stream, common.batch_size, builder.steps_per_epoch, builder.shuffle_buffer, convert
+            rows.stream,
+            common.batch_size,
+            builder.steps_per_epoch,
+            builder.shuffle_buffer,
+            convert,
+            rows.name,
         )
         self._bytes: tuple[int | None, int] = (None, 0)
 
@@ -278,16 +285,12 @@ def _digest(conversation: Conversation) -> int:
         return 0
 
 
-def _is_empty(conversation: Conversation) -> bool:
-    return not conversation.messages and conversation.text is None
-
-
 def _different(rows: ChatRows, size: int | None) -> list[Conversation]:
     """The first `size` different conversations of a stream; None: all of them."""
     found: dict[int, Conversation] = {}
     for row in rows.stream:
         conversation = rows.conversation(row)
-        if _is_empty(conversation):
+        if nothing_in(conversation):
             continue
         found.setdefault(_digest(conversation), conversation)
         if len(found) == size:

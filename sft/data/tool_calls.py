@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft.data.json_text import from_text, holds_nulls, not_finite, type_name, without_nulls
+from sft.data.json_text import (
+    from_text,
+    holds_nulls,
+    not_finite,
+    plain,
+    type_name,
+    without_nulls,
+)
 from sft.errors import BadInput
 
 FROM_TEXT = "tool arguments read from JSON text"
@@ -22,7 +29,7 @@ def tools(value: Any, column: str, where: str, filled: bool) -> list[dict[str, A
 
     A bare function is wrapped. `filled` says that a table has filled in nulls. Raises `BadInput`.
     """
-    if value is None or value == "":
+    if value is None or value != value or value in ("", "None", "nan"):  # of pandas, some
         return []
     found = from_text(value, f"'{column}'", where, python=True)
     if found is None:
@@ -42,7 +49,7 @@ def tools(value: Any, column: str, where: str, filled: bool) -> list[dict[str, A
 def _tool(value: Any, where: str, filled: bool) -> dict[str, Any]:
     found = from_text(value, "the tool", where)
     if filled:
-        found = without_nulls(found)
+        found = without_nulls(plain(found, "the tool", where))
     if not isinstance(found, dict):
         raise BadInput(
             f"{where}: is {type_name(found)}; expected an object with the function's "
@@ -54,7 +61,7 @@ def _tool(value: Any, where: str, filled: bool) -> dict[str, Any]:
     if "name" in found and found.get("type", "function") == "function":
         return {"type": "function", "function": {k: v for k, v in found.items() if k != "type"}}
     if "type" not in found:
-        raise BadInput(f"{where}: has no 'name'; it has {', '.join(map(str, found))}")
+        raise BadInput(f"{where}: has no 'name'; it has {', '.join(map(str, found)) or 'nothing'}")
     return found
 
 

@@ -10,15 +10,17 @@ is left out or refused says why, and has no sequences.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sft.data.builders import ChatRowsBuilder
+from sft.data.reading import nothing_in
 from sft.errors import BadInput
 from sft.rendering.base import Rendered
 from sft.rendering.conversations import Conversation
-from sft.tokens.cache import HALF_A_PAIR
+from sft.tokens.cache import HALF_A_PAIR, NO_CONVERSATION
 from sft.tokens.chunks import NO_ANSWER
 from sft.tokens.digests import as_text
 from sft.types import ChatDatasetBuilder
@@ -30,7 +32,7 @@ AT_ONCE = 64
 class ExampleRows:
     """The rows of a builder's source, in their order, as they would be trained on.
 
-    Raises `BadInput` if the builder does not read rows of chats.
+    Raises `BadInput` if the builder does not read rows of chats, or there is no row.
     """
 
     builder: ChatDatasetBuilder
@@ -51,8 +53,12 @@ class ExampleRows:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         rows = ((number, self._as_text(number, found)) for number, found in self.source.rows())
+        empty = True
         while block := list(itertools.islice(rows, AT_ONCE)):
+            empty = False
             yield from self._shown(block)
+        if empty:
+            raise BadInput(f"{self.source.name}: {NO_CONVERSATION}")
 
     def _as_text(self, number: int, found: Conversation | BadInput) -> Conversation | BadInput:
         """A row, or that it is no text: half of a surrogate pair can stand in JSON."""
@@ -86,30 +92,40 @@ class ExampleRows:
         self, conversation: Conversation, made: list[Rendered] | BadInput, number: int
     ) -> str:
         """Why a row that can be read is not trained on; "" if it is."""
+        if nothing := nothing_in(conversation):
+            return f"{self.source.where(number)}: holds {nothing}"
         if isinstance(made, BadInput):
             self.refused |= self.builder.on_lost != "leave_out"
             return f"{self.source.where(number)}: {made}"
         if not made:
-            empty = not conversation.messages and conversation.text is None
-            return f"{self.source.where(number)}: {'holds no message' if empty else NO_ANSWER}"
+            return f"{self.source.where(number)}: {NO_ANSWER}"
         return ""
 
     def _sequences(self, made: list[Rendered]) -> list[dict[str, Any]]:
         shown = []
         for sequence in made:
             length = self.builder.common_config.max_length
-            tokens, trained = sequence.tokens[:length], sequence.trained[:length]
-            if any(trained[1:]):
+            tokens = sequence.tokens[:length]
+            # The first token is no target: nothing stands before it.
+            trained = [False, *sequence.trained[1:length]]
+            if any(trained):
                 parts = list(text_parts(self.builder.tokenizer, tokens, trained))
                 shown.append({"tokens": len(tokens), "parts": parts})
         return shown
 
 
 def text_parts(tokenizer: Any, tokens: list[int], trained: list[bool]) -> Iterator[dict[str, Any]]:
-    """The runs of trained and other tokens as text; joined, they are the text of the whole."""
-    before, end = "", 0
+    """The runs of trained and other tokens as text; joined, they are the text of the whole.
+
+    A character whose bytes are of two runs is shown in the later one.
+    """
+    whole = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+    start, end = 0, 0
     for yes, run in itertools.groupby(trained):
         end += len(list(run))
         text = tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False)
-        yield {"trained": yes, "text": text[len(before) :]}
-        before = text
+        if not whole.startswith(text):  # it ends within a character
+            text = os.path.commonprefix([text, whole])
+        shown = len(text)
+        yield {"trained": yes, "text": whole[start:shown]}
+        start = shown

@@ -27,6 +27,8 @@ from sft.secrets import identity, mask, mask_urls
 PLAIN_LINE_EVERY = 10.0
 """Seconds between two progress lines if there is no terminal."""
 
+HELD_OUT_TOO = "conversations left out since the same ones are held out"
+
 
 class Terminal(BaseHook):
     """Shows one run on standard output."""
@@ -222,6 +224,7 @@ def describe_tracking(settings: Settings, variables: Mapping[str, str]) -> str:
 
 
 def _describe_data(name: str, facts: dict[str, Any]) -> str:
+    """What a run trains on, with the counts in its `facts`."""
     data, held_out = facts.get("data"), facts.get("held_out")
     if data is None:
         return name
@@ -230,7 +233,11 @@ def _describe_data(name: str, facts: dict[str, Any]) -> str:
     found = f" ({data.report.found})" if data.report.found else ""
     text = f"{name}{found}: {data.datums:,} sequences, {data.tokens:,} tokens"
     text += f", {data.trained_tokens:,} trained"
-    for count, word in ((data.dropped, "dropped"), (data.truncated, "cut at max_length")):
+    for count, word in (
+        (data.dropped, "dropped"),
+        (data.truncated, "cut at max_length"),
+        (data.duplicates, HELD_OUT_TOO),
+    ):
         if count:
             text += f", {count:,} {word}"
     return f"{text}; held out: {held_out.datums:,}" if held_out else text

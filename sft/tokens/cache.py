@@ -26,16 +26,25 @@ from sft.files import cache_folder, make_once
 from sft.rendering.base import Renderer
 from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
-from sft.tokens.chunks import CHUNK, Recipe, chunk_file, read_report, schema
+from sft.tokens.chunks import (
+    ALL_TRAINED,
+    BUT_THE_FIRST,
+    CHUNK,
+    Recipe,
+    chunk_file,
+    read_report,
+    schema,
+)
 from sft.tokens.digests import ENCODER, as_text, digest
 from sft.tokens.pool import Pool, processes
 from sft.tokens.table import TokenTable
 
-FORMAT = 4
+FORMAT = 5
 """Version of the files of an entry, and of the way to tokenise. Count it up if either changes."""
 
 UNUSED_DAYS = 30
 
+NO_CONVERSATION = "holds no conversation"
 HALF_A_PAIR = "holds half of a surrogate pair, which is not text"
 
 
@@ -143,11 +152,13 @@ def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, para
             chunks += 1
         if not chunks:
             left = "; ".join(found.first for found in source.report().left_out.values())
-            raise BadInput(f"{source.name}: holds no conversation{left and f' ({left})'}")
+            raise BadInput(f"{source.name}: {NO_CONVERSATION}{left and f' ({left})'}")
         pool.finish()
     report = source.report()
     for index in range(chunks):
         report.add(read_report(folder, index))
+    if report.notes.pop(BUT_THE_FIRST, None):
+        report.found = report.found.replace(ALL_TRAINED, BUT_THE_FIRST)
     _join(folder, chunks)
     _write_digests(folder / "conversations.arrow", digests)
     (folder / "report.json").write_text(json.dumps(report.to_json()), encoding="utf-8")

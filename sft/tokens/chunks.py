@@ -25,6 +25,11 @@ CANNOT_BE_WRITTEN = "the chat template cannot write them"
 NO_ANSWER = "no message to train on"
 """Kinds of rows that are left out."""
 
+ALL_TRAINED = "all tokens are trained"
+BUT_THE_FIRST = "all tokens but the first are trained"
+"""What is said of raw text. Nothing stands before a first token, so it is no target; there it is
+the tokenizer's token for the beginning of a text, or if there is none, the text's own."""
+
 CHUNK = 1024
 """Conversations a chunk, and a record batch of the result: what is in memory at once."""
 
@@ -110,6 +115,8 @@ def tokenise_chunk(folder: Path, index: int, recipe: Recipe, renderer: Renderer)
         rendered.append(_kept(sequences, place, recipe.on_lost, report))
         for note in {*notes, *(note for sequence in rendered[-1] for note in sequence.notes)}:
             report.note(note)
+    if any(map(_begins_with_text, conversations, rendered)):
+        report.note(BUT_THE_FIRST)
     batch = _to_arrow(rendered, recipe.max_length)
     target = chunk_file(folder, index, "arrow")
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -156,6 +163,13 @@ def _kept(
     if not sequences:
         report.leave_out(NO_ANSWER, where)
     return sequences
+
+
+def _begins_with_text(conversation: Conversation | Messages, sequences: list[Rendered]) -> bool:
+    """Whether it is raw text whose first token is one of its words."""
+    if not isinstance(conversation, Conversation) or conversation.text is None:
+        return False
+    return any(sequence.num_bytes[:1].any() for sequence in sequences)
 
 
 def _to_arrow(rendered: Iterable[list[Rendered]], max_length: int | None) -> pyarrow.RecordBatch:

@@ -1,6 +1,7 @@
 """Every form of a chat message that is in use becomes one form, and nothing vanishes."""
 
 import json
+import math
 
 import pytest
 
@@ -64,6 +65,9 @@ MESSAGES = {
         {"role": "user", "content": [{"type": "text", "text": "Part one."},
                                      {"type": "text", "text": "Part two.", "image": None}]},
         {"role": "user", "content": "Part one.Part two."}),
+    "parts whose other fields a table has filled in": (
+        {"role": "user", "content": [{"type": "text", "text": "a", "image_url": {"url": None}}]},
+        {"role": "user", "content": "a"}),
     "parts that are texts": ({"role": "user", "content": ["a", "b"]},
                              {"role": "user", "content": "ab"}),
     "parts without type": ({"role": "user", "content": [{"text": "a"}]},
@@ -89,15 +93,26 @@ MESSAGES = {
         {"role": "assistant", "content": "<think>\nhm\n</think>\n\nx"}),
     "a refusal": ({"role": "assistant", "content": None, "refusal": "No."},
                   {"role": "assistant", "content": "No."}),
+    "a refusal beside an empty content": (
+        {"role": "assistant", "content": "", "refusal": "No."},
+        {"role": "assistant", "content": "No."}),
+    "a refusal beside a call": ({**CALLING, "refusal": "No."}, {**CALLING, "content": "No."}),
     "weight 0": ({**ANSWER, "weight": 0}, {**ANSWER, "weight": 0}),
     "not to be trained on": ({**ANSWER, "train": False}, {**ANSWER, "weight": 0}),
     "without loss": ({**ANSWER, "loss": False, "weight": 0}, {**ANSWER, "weight": 0}),
     "to be trained on": ({**ANSWER, "train": True, "loss": True}, {**ANSWER, "weight": 1}),
+    "not to be trained on, as 0": ({**ANSWER, "train": 0}, {**ANSWER, "weight": 0}),
+    "without loss, as 0.0 of a table": ({**ANSWER, "loss": 0.0}, {**ANSWER, "weight": 0}),
+    "to be trained on, as 1": ({**ANSWER, "train": 1, "loss": 1}, {**ANSWER, "weight": 1}),
     "a loss that is a number": ({**ANSWER, "loss": 0.5}, {**ANSWER, "loss": 0.5}),
     "weight 1.0, of a table": ({**ANSWER, "weight": 1.0}, {**ANSWER, "weight": 1}),
     "trainable": ({**ANSWER, "trainable": False}, {**ANSWER, "trainable": False}),
     "nulls": ({**ANSWER, "name": None, "weight": None, "tool_calls": None}, ANSWER),
     "ShareGPT": ({"from": "gpt", "value": "It is 4."}, ANSWER),
+    "ShareGPT beside an empty content": (
+        {"from": "gpt", "value": "It is 4.", "content": ""}, ANSWER),
+    "ShareGPT that says it twice": (
+        {"from": "gpt", "value": "It is 4.", "content": "It is 4."}, ANSWER),
     "ShareGPT with a weight": ({"from": "gpt", "value": "It is 4.", "weight": 0},
                                {**ANSWER, "weight": 0}),
     "ShareGPT's names as roles": ({"role": "gpt", "content": "It is 4."}, ANSWER),
@@ -143,6 +158,8 @@ def test_a_call_keeps_the_order_that_it_was_written_in():
         ({**CALLING, "tool_calls": None, "function_call": CALL["function"]},
          "function_call read as a tool call"),
         ({"role": "user", "content": ["a", "b"]}, "content joined from parts"),
+        ({"role": "assistant", "content": ["a", {"type": "thinking", "thinking": "hm"}]},
+         "reasoning put in front of the text that it stands behind"),
     ],
 )  # fmt: skip
 def test_what_is_changed_is_noted_once(message, note):
@@ -185,7 +202,7 @@ def test_tools_in_any_form(case, column):
     assert read(row) == Conversation([USER, ANSWER], [TOOL])
 
 
-@pytest.mark.parametrize("nothing", [None, "", [], "[]", "null"])
+@pytest.mark.parametrize("nothing", [None, "", [], "[]", "null", "None", "nan", math.nan])
 def test_no_tools(nothing):
     assert read({"messages": [USER, ANSWER], "tools": nothing}).tools == []
 
@@ -213,6 +230,14 @@ def test_a_row_has_template_values_of_its_own(value):
     assert read(row).template == {"enable_thinking": False}
 
 
+@pytest.mark.parametrize("label", ["sports", 2, "2", "", None])
+@pytest.mark.parametrize("pair", [{"prompt": "hi", "completion": "ho"}, {"messages": [ANSWER]}])
+def test_a_label_that_is_a_class_is_a_column_like_others(label, pair):
+    reading = Reading()
+    reading.conversation({**pair, "label": label}, "line 1")
+    assert list(reading.unused) == ["label"]
+
+
 # Layouts
 
 
@@ -225,6 +250,13 @@ LAYOUTS = {
     "as messages": {"prompt": [USER], "completion": [ANSWER]},
     "text and messages": {"prompt": "Weather in Oslo?", "completion": [ANSWER]},
     "messages and text": {"prompt": [USER], "completion": "It is 4."},
+    "as messages in text": {"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER])},
+    "as pandas writes messages": {"prompt": str([USER]), "completion": str([ANSWER])},
+    "text and messages in text": {"prompt": USER["content"], "completion": json.dumps([ANSWER])},
+    "ShareGPT's in text": {
+        "prompt": json.dumps([{"from": "human", "value": USER["content"]}]),
+        "completion": ANSWER["content"]},
+    "one message": {"prompt": USER, "completion": ANSWER},
     "prompt and response": {"prompt": "Weather in Oslo?", "response": "It is 4."},
     "question and answer": {"question": "Weather in Oslo?", "answer": "It is 4."},
     "query and response": {"query": "Weather in Oslo?", "response": "It is 4."},
@@ -244,6 +276,19 @@ def test_a_row_in_any_layout(case):
     user = {**USER, "content": "Weather in\n\nOslo?"} if row.get("input") == "Oslo?" else USER
     assert made == Conversation([SYSTEM, user, ANSWER], [TOOL])
     assert list(reading.unused) == ["id"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["[1, 2]", "[]", '["a"]', '[{"city": "Oslo"}]', '{"role": "user", "content": "hi"}', "[oops",
+     '[{"role": "admin", "content": "hi"}]', '[{"from": "Oslo", "value": 3}]',
+     '[{"role": "user", "content": "hi"}, 3]'],
+)  # fmt: skip
+def test_an_answer_in_json_that_is_no_list_of_messages_is_text(words):
+    assert read({"prompt": words, "completion": words}).messages == [
+        {"role": "user", "content": words},
+        {"role": "assistant", "content": words},
+    ]
 
 
 def test_orcas_columns():

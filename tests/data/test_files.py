@@ -79,6 +79,15 @@ VARIANTS = {
     "byte order mark": b"\xef\xbb\xbf" + lines().encode(),
     "CRLF and blank lines": lines(end="\r\n\r\n"),
     "no end of line": lines().rstrip(),
+    "carriage returns": lines(end="\r"),
+    "carriage returns in CSV": table(CELLS, lineterminator="\r"),
+    "carriage returns in UTF-16": table(CELLS, lineterminator="\r").encode("utf-16"),
+    "a list of messages a line": "".join(f"{json.dumps(messages)}\n" for messages in CHATS),
+    "an array of lists of messages": json.dumps(CHATS, indent=1),
+    "a space before quotes in CSV": table(CELLS, quoting=csv.QUOTE_ALL).replace('","', '", "'),
+    "a space before some quotes in CSV": table(CELLS).replace(",", ", ", 1).replace(',"', ', "'),
+    "Excel's sep=": "sep=|\n" + table(CELLS, delimiter="|"),
+    "Excel's sep= in quotes": '"sep=;"\r\n' + table(CELLS, delimiter=";"),
     "indented array": json.dumps(ROWS, indent=1),
     "array in a byte order mark": b"\xef\xbb\xbf\r\n" + json.dumps(ROWS).encode(),
     "two members of gzip": gzip.compress(lines(ROWS[:3]).encode())
@@ -159,6 +168,22 @@ def test_a_cell_may_hold_lines_delimiters_and_quotes(tmp_path):
     words = ["a\nb", "a,b;c\td|e", 'he said "no"', "a\r\nb"]
     rows = [{"prompt": "q", "completion": word} for word in words]
     assert answers(table(rows), tmp_path) == words
+
+
+def test_a_space_in_front_of_a_cell_is_a_letter_of_it(tmp_path):
+    content = 'prompt,completion\nq, x\nq, "yes" is what she said\nq,"a, b"\n'
+    assert answers(content, tmp_path) == [" x", ' "yes" is what she said', "a, b"]
+
+
+def test_a_line_that_names_the_delimiter_counts_as_a_line(tmp_path):
+    path = write(tmp_path / "x.csv", "sep=;\nprompt;completion\na;b\nc\n")
+    found = list(ChatFiles(str(path)).conversations())
+    assert [number for number, _ in found] == [3, 4]
+
+
+def test_a_list_without_items_in_a_cell_holds_nothing(tmp_path):
+    content = "prompt,completion,images,history\nq,a,[],[]\n"
+    assert answers(content, tmp_path) == ["a"]
 
 
 def test_a_row_of_csv_is_numbered_by_the_line_on_which_it_begins(tmp_path):
@@ -266,6 +291,12 @@ def test_shards_are_read_in_the_order_of_their_names_and_named_each_by_itself(tm
     )
 
 
+def test_an_empty_shard_has_no_layout(tmp_path):
+    write(tmp_path / "a.jsonl", lines())
+    write(tmp_path / "b.jsonl", "")
+    assert read(tmp_path)[1].found == "2 files: JSONL, layout messages"
+
+
 def test_shards_may_be_of_different_kinds(tmp_path):
     write(tmp_path / "a.parquet", parquet(ROWS[:4]))
     write(tmp_path / "b.csv", table(CELLS[4:]))
@@ -327,6 +358,12 @@ def test_a_conversation_without_messages_is_left_out_and_counted(tmp_path):
     messages, report = read(path)
     assert messages == CHATS
     assert report.left_out["no message"].first == f"{path} line 9: holds no message"
+
+
+def test_raw_text_without_a_letter_is_left_out_and_counted(tmp_path):
+    path = write(tmp_path / "texts", lines([{"text": "hi"}, {"text": ""}]))
+    _, report = read(path)
+    assert report.left_out["no text"].first == f"{path} line 2: holds no text"
 
 
 def test_a_damaged_file_is_refused_however_bad_lines_are_taken(tmp_path):

@@ -230,7 +230,7 @@ def test_a_bad_row_of_a_stream_is_named_by_its_line_or_its_beginning(
     rows = [{"messages": conversation(i)} for i in range(4)]
     rows.append({"messages": [{"role": "robot", "content": "beep"}]})
     folder = tmp_path / "rows"
-    folder.mkdir()
+    datasets.Dataset.from_list(rows).save_to_disk(folder)
     (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
     train, _ = streamed(common, folder / where, shuffle_buffer=1, steps_per_epoch=9)()
     with pytest.raises(BadInput, match=words):
@@ -249,10 +249,10 @@ def rows_with_every_fate():
 @pytest.mark.parametrize("where", ["rows.json", "."])
 def test_a_stream_counts_every_row_that_it_does_not_train(where, common, tmp_path):
     folder = tmp_path / "rows"
-    folder.mkdir()
     rows = rows_with_every_fate()
     if where == ".":  # in a table every message has the same fields
         rows = rows[:4]
+    datasets.Dataset.from_list(rows[:4]).save_to_disk(folder)
     (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
     fields = {"shuffle_buffer": 1, "eval_size": 1, "on_lost": "leave_out", "steps_per_epoch": 1}
     train, _ = streamed(common, folder / where, **fields)()
@@ -266,6 +266,13 @@ def test_a_stream_counts_every_row_that_it_does_not_train(where, common, tmp_pat
     assert train.report.unused == ["id"]
     place = f"{folder / where} line 3:" if where != "." else "(in the row {'messages': []"
     assert place in left["no message"].first
+
+
+def test_a_stream_without_an_answer_is_named(common, tmp_path):
+    path = write_jsonl(tmp_path / "chats.jsonl", [conversation(0)[:1]])
+    train, _ = streamed(common, path)()
+    with pytest.raises(BadInput, match=r"chats.jsonl \(train\) holds no row that gives a sequence"):
+        train.get_batch(0)
 
 
 def test_words_that_a_stream_would_lose_are_said_with_their_line(common, tmp_path):

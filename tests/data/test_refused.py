@@ -4,13 +4,22 @@ A case is a file's content and the sentence; FILE stands for the file's path. Wh
 template cannot write is refused later (`tests/rendering`).
 """
 
+import datetime
 import gzip
 import json
+from decimal import Decimal
 
 import pytest
 
 from sft.data.sources import ChatFiles
+from sft.datasets import (
+    FromConversationFileBuilder,
+    HFChatBuilder,
+    HFStreamBuilder,
+    NoRobotsBuilder,
+)
 from sft.errors import BadInput
+from sft.types import ChatDatasetBuilderCommonConfig
 
 ROLES = "system, developer, user, assistant, tool"
 CALL = '{"type": "function", "function": {"name": …, "arguments": {…}}}'
@@ -33,14 +42,24 @@ def calling(call):
     return chat(user(), answer(None, tool_calls=[call]))
 
 
+SOUND = chat(user(), answer())
+
+
 def part(part):
     return chat(user([{"type": "text", "text": "Look: "}, part]), answer())
 
+
+PAIRS = (
+    "is preference data (%s), which fine-tuning on answers cannot use as pairs; to train on the "
+    'chosen answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}'
+)
 
 LINES = {
     # What is no JSON, or no object
     '{"messages": [': "not JSON: Expecting value at column 15",
     '{"messages": "': "not JSON: Unterminated string starting at column 14",
+    SOUND + "\0\0": "holds NUL bytes: the file is damaged, or was not written to its end",
+    "[1]": "expected a JSON object, found list",
     '{"a": 1} {"a": 2}': "not JSON: Extra data at column 10",
     "3": "expected a JSON object, found int",
     '{"n": ' + "9" * 5000 + "}": "holds an integer of more than 4,300 digits; write it as text, in "
@@ -83,6 +102,10 @@ LINES = {
     "a video; only text is trained on: leave the row out, or write in words what it shows",
     part({"type": "file"}): "message 1: part 2 of the content is "
     "a file; only text is trained on: leave the row out, or write in words what it shows",
+    part({"type": "text", "text": "u", "image": "a.png"}): "message 1: part 2 of the content is "
+    "an image; only text is trained on: leave the row out, or write in words what it shows",
+    part({"text": "u", "image_url": {"url": "x"}}): "message 1: part 2 of the content is "
+    "an image; only text is trained on: leave the row out, or write in words what it shows",
     part({"type": "smell", "smell": "x"}): "message 1: part 2 of the content is of the type "
     f"'smell'; expected {TEXT_PART}",
     part({"type": "text", "text": 3}): "message 1: part 2 of the content is of the type 'text'; "
@@ -112,6 +135,10 @@ LINES = {
     "(trained)",
     chat(user(), answer(weight=True)): "message 2: the weight is True; expected 0 (context) or 1 "
     "(trained)",
+    chat(user(), answer(train="no")): "message 2: 'train' is 'no'; expected true or false",
+    chat(user(), answer(train=2)): "message 2: 'train' is 2; expected true or false",
+    chat(user(), answer(weight=1, train=0)): "message 2: has 'weight' and 'train', which differ; "
+    "keep the one that says whether it is trained on",
     chat(user(), answer(trainable="no")): "message 2: 'trainable' is 'no'; expected true or false",
     # Reasoning
     chat(user(), answer(reasoning="a", thinking="b")): "message 2: has 'reasoning' and 'thinking', "
@@ -127,6 +154,9 @@ LINES = {
     # Two answers
     chat(user(), answer("Yes.", refusal="No.")): "message 2: has a content and a 'refusal' that "
     "differ; keep the one to train on",
+    chat(user(), answer("", refusal=["No."])): "message 2: 'refusal' is a list; expected text",
+    chat(user(), {"from": "gpt", "value": "Yes.", "content": "No."}): "message 2: has 'value' and "
+    "'content', which differ; keep the one to train on",
     # Tools of a system message
     chat(
         {"role": "system", "content": "x", "tools": [{"name": "f"}]},
@@ -170,6 +200,8 @@ LINES = {
     chat(user(), answer(None, function_call={"arguments": "{}"})): "message 2: has no 'name' of a "
     'function; expected {"function": {"name": …, "arguments": {…}}}',
     # Beside the messages
+    chat(user(), answer(), tools={}): "tool 1: has no 'name'; it has nothing",
+    chat(user(), chosen=[answer()], rejected=[answer("no")]): PAIRS % "'chosen' and 'rejected'",
     chat(user(), answer(), tools="weather"): "'tools': text that is not JSON: Expecting value at "
     "character 1",
     chat(user(), answer(), tools=3): "'tools' is a number; expected a list of tools, each "
@@ -218,9 +250,9 @@ EXPECTED = (
     "or 'text'"
 )
 
-PAIRS = (
-    "is preference data (%s), which fine-tuning on answers cannot use as pairs; to train on the "
-    'chosen answers, write a file whose lines are {"messages": [the prompt, the chosen answer]}'
+UNPAIRED = (
+    "is preference data ('label' says whether an answer is good), which fine-tuning on answers "
+    "cannot use; keep the rows whose label is true, without that column"
 )
 
 FIRST_LINES = {
@@ -253,8 +285,18 @@ FIRST_LINES = {
     of_layout(conversations=[user(), answer()], kto_tag=True): "is preference data ('kto_tag' says "
     "whether an answer is good), which fine-tuning on answers cannot use; keep the rows whose "
     "kto_tag is true, without that column",
+    **{
+        of_layout(prompt="hi", completion="ho", label=label): UNPAIRED
+        for label in (0, 1, 1.0, "0", "1", "True", "false", " FALSE ")
+    },
+    of_layout(messages=[user(), answer()], label="False"): UNPAIRED,
     of_layout(prompt="hi", id=1): "holds prompts without answers ('prompt'; it has the columns "
     "'id', 'prompt'); training needs an answer for each, such as a column 'completion'",
+    of_layout(query="hi", answers="[]", tools="[]"): "holds 'query' and 'answers'; expected "
+    "'messages', or a column 'completion' with the text of one answer (a call of a tool stands in "
+    "the 'tool_calls' of a message)",
+    of_layout(segments=[{"label": False, "text": "hi"}, {"label": True, "text": "ho"}]): "has the "
+    f"columns 'segments'; {EXPECTED}",
     of_layout(instruction="hi"): "holds prompts without answers ('instruction'; it has the columns "
     "'instruction'); training needs an answer for each, such as a column 'output'",
     # Layouts
@@ -268,6 +310,10 @@ FIRST_LINES = {
     of_layout(
         instruction="hi", input=4, output="x"
     ): "'input' is int; expected text; write the number in quotes, as text",
+    of_layout(instruction="hi", input=0, output="x"): "'input' is int; expected text; write the "
+    "number in quotes, as text",
+    of_layout(instruction="hi", input=False, output="x"): "'input' is bool; expected text",
+    of_layout(instruction="hi", input=[], output="x"): "'input' is list; expected text",
     of_layout(instruction="hi", output="ho", history=3): "'history' is a number; expected a list "
     "of pairs",
     of_layout(instruction="hi", output="ho", history=[["a"]]): "turn 1 of 'history' is not a pair "
@@ -280,6 +326,9 @@ FIRST_LINES = {
     of_layout(prompt=[user()], completion="ho", history=[["a", "b"]]): "has messages and a "
     "'history' beside them; expected all turns in one list: put the earlier ones first, or leave "
     "the column out",
+    of_layout(prompt=json.dumps([user()]), completion="ho", history=[["a", "b"]]): "has messages "
+    "and a 'history' beside them; expected all turns in one list: put the earlier ones first, or "
+    "leave the column out",
     of_layout(text=["hi"]): "'text' is list; expected text",
     of_layout(conversations=[{"from": "alien", "value": "hi"}]): "message 1: the role 'alien' is "
     f"not one of {ROLES}",
@@ -298,7 +347,6 @@ def test_data_of_another_kind_is_refused_by_what_it_is(line, tmp_path):
     assert refusal(path) == f"FILE line 2: {FIRST_LINES[line]}"
 
 
-SOUND = chat(user(), answer())
 PACKED = gzip.compress(SOUND.encode() * 9, mtime=0)
 CSV = "prompt,completion\nhi,ho\n"
 
@@ -317,7 +365,17 @@ FILES = {
     b"\xff\xfe\x00": "dataset.path: FILE is not UTF-16, as its byte order mark says: "
     "truncated data",
     # JSON over several lines
-    b'[{"messages": []},': "FILE line 1: not JSON: Expecting value at column 19",
+    b'[{"messages": []},': "FILE line 1: not JSON: Expecting value at column 19: the file ends "
+    "within the array, as if cut off",
+    b'[{"messages": []}': "FILE line 1: not JSON: Expecting value at column 18: the file "
+    "ends within the array, as if cut off",
+    b'[{"messages": [{"role": "us': "FILE line 1: not JSON: Unterminated string starting at column "
+    "26: the file ends within the array, as if cut off",
+    b'{\n "messages": [': "FILE line 2: not JSON: Expecting value at column 15: the file ends "
+    "within the object, as if cut off",
+    SOUND.encode() + b"\n\0\0\0": "FILE line 2: holds NUL bytes: the file is damaged, or was not "
+    "written to its end",
+    b"[1]\n[2]\n": "FILE line 1: expected a JSON object, found list",
     b'[\n{"messages": []}\n{"messages": []}]': "FILE line 3: not JSON: Expecting ',' delimiter at "
     "column 1",
     b'[{"messages": []}] x': "FILE line 1: not JSON: Extra data at column 20",
@@ -340,7 +398,11 @@ FILES = {
     + b"hi,\xff\n": "FILE line 3: not UTF-8: invalid start byte; save the file as UTF-8, in a "
     "spreadsheet as 'CSV UTF-8', or with `iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW` if it is in "
     "the encoding of Windows or Latin-1",
+    b"prompt,completion,label\np,good,True\np,bad,False\n": f"FILE line 2: {UNPAIRED}",
+    b"prompt,completion,label\np,good,1\np,bad,0\n": f"FILE line 2: {UNPAIRED}",
     b"prompt,completion,prompt\nhi,ho,hi\n": "FILE line 1: names the column 'prompt' twice",
+    CSV.encode() + b"\0\0\0": "FILE line 3: holds NUL bytes: the file is damaged, or was not "
+    "written to its end",
     b"messages\nhello\n": "FILE line 2: 'messages' is text; expected a list of messages",
 }
 
@@ -362,6 +424,25 @@ def test_a_row_of_a_table_is_refused_by_its_number(tmp_path):
     assert refusal(path) == "FILE row 2: 'completion' is NoneType; expected text"
     pq.write_table(pa.Table.from_pylist([{"x": "hi"}]), path)
     assert refusal(path) == f"FILE: has the columns 'x'; {EXPECTED}"
+
+
+TYPED = {
+    datetime.timedelta(1): "holds a timedelta, which JSON does not have; write it as text",
+    b"\xff": "holds bytes that are no text in UTF-8",
+    Decimal("0.123456789012345678901"): "holds the number 0.123456789012345678901, which has too "
+    "many digits; write it as text",
+}
+
+
+@pytest.mark.parametrize("value", TYPED, ids=str)
+def test_an_argument_that_json_cannot_hold_is_refused_by_its_row(value, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    call = {"function": {"name": "f", "arguments": {"a": value}}}
+    rows = [{"messages": [user(), answer(None, tool_calls=[call])]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "chats")
+    assert refusal(tmp_path / "chats") == f"FILE row 1: message 2: 'tool_calls': {TYPED[value]}"
 
 
 @pytest.mark.parametrize(
@@ -393,3 +474,12 @@ def test_what_looks_like_a_name_of_the_hub_is_answered_with_the_kind_that_reads_
     assert refusal("some/dataset") == (
         "dataset.path: there is no file FILE; for a dataset of the Hub add dataset=hf_chat"
     )
+
+
+@pytest.mark.parametrize("path", ["", " "])
+@pytest.mark.parametrize(
+    "builder", [FromConversationFileBuilder, HFChatBuilder, HFStreamBuilder, NoRobotsBuilder]
+)
+def test_an_empty_path_is_not_the_current_folder(builder, path):
+    with pytest.raises(BadInput, match="^dataset.path: is empty; expected a file, a folder or a"):
+        builder(common_config=ChatDatasetBuilderCommonConfig("none"), path=path).source()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from sft.data.files.json_values import NULS
 from sft.data.layouts import LAYOUTS
 from sft.errors import BadInput
 
 DELIMITERS = {",": "CSV", ";": "CSV", "\t": "TSV", "|": "CSV"}
+SPACE_BEFORE_QUOTES = re.compile(r' +".*"$', re.DOTALL)
+"""A cell that seems to be in quotes, of which it still has both."""
 SAMPLE = 50
 """Rows that are looked at to find out what stands between cells."""
 
@@ -28,13 +32,19 @@ class Dialect:
     delimiter: str
     quoted: bool = True
     """Whether a cell may stand in quotes. In some TSV files a quote is a letter like others."""
+    spaced: bool = False
+    """Whether spaces between a delimiter and a quote are no part of the cell."""
+    told: bool = False
+    """Whether the first line says the delimiter, as Excel wants it: `sep=;`."""
 
     def reader(self, lines: Iterator[str]) -> Any:
         # A process has one limit for all. By default a cell holds 131,072 characters at most.
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         # strict: a quote in the middle of a cell is an error, and not left out.
         if self.quoted:
-            return csv.reader(lines, delimiter=self.delimiter, strict=True)
+            return csv.reader(
+                lines, delimiter=self.delimiter, strict=True, skipinitialspace=self.spaced
+            )
         return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
 
@@ -55,15 +65,21 @@ def dialect_of(head: str, whole: bool) -> tuple[Dialect, list[str]] | None:
     gives the most columns. `whole` says that `head` is not cut off.
     """
     best: tuple[tuple[Any, ...], Dialect, list[str]] | None = None
-    for delimiter in DELIMITERS:
-        for quoted in (True, False) if delimiter == "\t" else (True,):
-            dialect = Dialect(delimiter, quoted)
+    told = re.match(r'"?sep=(.)"?\r?\n', head)
+    if told:
+        head = head[told.end() :]
+    for delimiter in [told[1]] if told else DELIMITERS:
+        for quoted, spaced in ((True, False), (True, True), (False, False)):
+            if not quoted and delimiter != "\t":
+                continue
+            dialect = Dialect(delimiter, quoted, spaced, bool(told))
             rows, sound = _sample(dialect, head, whole)
             if not rows:
                 continue
             names = names_of(rows[0])
             even = sum(len(row) == len(names) for row in rows) / len(rows)
-            score = (fits(names), sound, even, len(names), quoted)
+            clean = not any(SPACE_BEFORE_QUOTES.match(cell) for row in rows for cell in row)
+            score = (fits(names), sound, even, len(names), clean, quoted, not spaced)
             if (fits(names) or len(names) > 1) and (best is None or score > best[0]):
                 best = score, dialect, names
     return best and (best[1], best[2])
@@ -111,8 +127,10 @@ def rows(
             if not names:
                 raise wrong
             yield number, wrong
-        elif not row:
+        elif not row or (dialect.told and number == 1):
             continue
+        elif any("\0" in cell for cell in row):
+            yield number, BadInput(f"{where(number)}: {NULS}")
         elif not names:
             names = names_of(row)
             if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -16,6 +16,8 @@ Rows = Iterator[tuple[int, Any]]
 BLOCK = 1 << 20
 """Bytes that are read at once of JSON that is not one object a line."""
 
+NULS = "holds NUL bytes: the file is damaged, or was not written to its end"
+
 NEAR = 24
 """Characters before the end of what is read, within which an error may come from the cut."""
 
@@ -28,6 +30,8 @@ def lines(stream: IO[bytes], where: Callable[[int], str]) -> Rows:
 
 
 def _parsed(line: bytes, number: int, where: Callable[[int], str]) -> Any:
+    if b"\0" in line:
+        return BadInput(f"{where(number)}: {NULS}")
     try:
         value = DECODER.decode(line.rstrip(b"\r\n").decode("utf-8"))
         escaped = b"\\ud" in line or b"\\uD" in line
@@ -63,7 +67,7 @@ def values(stream: IO[bytes], path: Any, *, array: bool) -> Rows:
     Little more than one value is in memory at once. Raises `BadInput` that names the line: behind
     what is no JSON no further value can be found.
     """
-    text = _Text(stream, path)
+    text = _Text(stream, path, "array" if array else "object")
     number = 0
     if array:
         text.skip("[")
@@ -89,8 +93,9 @@ def values(stream: IO[bytes], path: Any, *, array: bool) -> Rows:
 class _Text:
     """The text of a stream from the next value on."""
 
-    def __init__(self, stream: IO[bytes], path: Any):
+    def __init__(self, stream: IO[bytes], path: Any, whole: str):
         self._stream, self._path = stream, path
+        self._whole = whole  # what the file may end within, for messages
         self._text, self._start, self._size = "", 0, BLOCK
         self._line, self._column = 1, 0  # in front of the text
         self._ended = False
@@ -122,10 +127,13 @@ class _Text:
             try:
                 found, end = decoder.raw_decode(self._text, self._start)
             except json.JSONDecodeError as error:
-                cut = error.pos >= len(self._text) - NEAR or error.msg.startswith("Unterminated")
-                if cut and self._more():
+                unterminated = error.msg.startswith("Unterminated")
+                near = error.pos >= len(self._text) - NEAR
+                if (near or unterminated) and self._more():
                     continue
-                raise self.error(_reason(error), error.pos - self._start) from None
+                cut = unterminated or error.pos >= len(self._text.rstrip())
+                within = f": the file ends within the {self._whole}, as if cut off" if cut else ""
+                raise self.error(_reason(error), error.pos - self._start, within) from None
             except RecursionError:
                 raise self.error("nested too deeply", 0) from None
             except UnusableJSON as error:
@@ -157,10 +165,10 @@ class _Text:
         self._text, self._start = self._text[self._start :] + more, 0
         return not self._ended
 
-    def error(self, reason: str, offset: int) -> BadInput:
+    def error(self, reason: str, offset: int, more: str = "") -> BadInput:
         """What is wrong so many characters on, by its line and column."""
         at = self._start + offset
         line = self._line + self._text.count("\n", 0, at)
         last = self._text.rfind("\n", 0, at)
         column = at - last if last >= 0 else self._column + at + 1
-        return BadInput(f"{self._path} line {line}: not JSON: {reason} at column {column}")
+        return BadInput(f"{self._path} line {line}: not JSON: {reason} at column {column}{more}")

@@ -88,31 +88,40 @@ def _named_table(path: Path) -> bool:
 def _of_text(head: bytes, whole: bool, named_table: bool) -> tuple[str, Dialect | None] | None:
     text = head.decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip()]
-    if not lines or "\0" in text:
+    if not lines or "\0" in lines[0]:
         return None if lines else ("JSONL", None)  # an empty file
     first = lines[0].lstrip()[0]
     # A first cell may begin with "[", too; behind it an array of chats goes on with an object.
     if first == "[" and not (named_table and text.lstrip()[1:].lstrip()[:1] not in ("", "{", "]")):
-        return "JSON array", None
+        return ("JSONL" if _list_a_line(lines) else "JSON array"), None
     if first == "{":
         return ("JSON objects" if _over_several_lines(lines) else "JSONL"), None
     table = cells.dialect_of(text, whole)
     if table and cells.fits(table[1]):
-        return cells.DELIMITERS[table[0].delimiter], table[0]
+        return cells.DELIMITERS.get(table[0].delimiter, "CSV"), table[0]
     if any(line.lstrip().startswith("{") for line in lines):  # a broken first line
         return "JSONL", None
-    return table and (cells.DELIMITERS[table[0].delimiter], table[0])
+    return table and (cells.DELIMITERS.get(table[0].delimiter, "CSV"), table[0])
+
+
+def _list_a_line(lines: list[str]) -> bool:
+    """Whether each line is an array of its own."""
+    return len(lines) > 1 and lines[1].lstrip().startswith("[") and _is_json(lines[0])
 
 
 def _over_several_lines(lines: list[str]) -> bool:
     """Whether the first object goes on beyond its line: {, and what begins no other object."""
     if len(lines) < 2 or lines[1].lstrip().startswith("{"):
         return False
+    return not _is_json(lines[0])
+
+
+def _is_json(line: str) -> bool:
     try:
-        json.loads(lines[0])
-    except ValueError:
-        return True
-    return False
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def rows(path: Path, kind: Kind, reading: Reading, where: Any) -> Iterator[tuple[int, Any]]:

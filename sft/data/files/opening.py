@@ -99,7 +99,18 @@ def _unpacked(raw: io.BufferedReader, compression: str | None) -> Iterator[io.Bu
 
 
 def as_utf8(stream: io.BufferedReader, path: Path) -> tuple[IO[bytes], str | None]:
-    """`stream` behind its byte order mark, as UTF-8, and the encoding if it was another."""
+    """`stream` behind its byte order mark, as UTF-8, and the encoding if it was another.
+
+    Lines that end with a carriage return alone end with a line feed.
+    """
+    recoded, encoding = _recoded(stream, path)
+    head = recoded.peek(HEAD).rstrip(b"\r")  # behind the last one there may be a line feed
+    if b"\r" in head and b"\n" not in head:
+        return io.BufferedReader(_LineFeeds(recoded), HEAD), encoding
+    return recoded, encoding
+
+
+def _recoded(stream: io.BufferedReader, path: Path) -> tuple[io.BufferedReader, str | None]:
     head = stream.peek(4)
     for mark, encoding in MARKS.items():
         if head.startswith(mark):
@@ -139,3 +150,18 @@ class _Recoded(io.RawIOBase):
         buffer[:size] = self._left[:size]
         self._left = self._left[size:]
         return size
+
+
+class _LineFeeds(io.RawIOBase):
+    """Bytes with line feeds in place of carriage returns."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = self._stream.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(read)] = read
+        return len(read)

@@ -32,7 +32,7 @@ def rows(
         for batch in _batches(path, kind, wanted):
             batch.validate(full=True)  # offsets of a damaged file may lead anywhere
             for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
+                for row in batch.slice(start, ROWS_AT_ONCE).to_pylist(maps_as_pydicts="strict"):
                     number += 1
                     yield number, row
     except (pa.ArrowException, OSError, ValueError) as error:  # damaged, or text that is none

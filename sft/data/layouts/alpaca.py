@@ -13,8 +13,8 @@ from sft.data.layouts.history import history
 
 def _convert(row: Row, where: str) -> list[dict[str, Any]]:
     instruction = text(row, "instruction", where)
-    if row.get("input"):
-        instruction = f"{instruction}\n\n{text(row, 'input', where)}"
+    if row.get("input") is not None and (given := text(row, "input", where)):
+        instruction = f"{instruction}\n\n{given}"
     return [
         *history(row.get("history"), where),
         {"role": "user", "content": instruction},

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sft.data.json_text import from_text, not_text
+from sft.data.canonical import CALLS, known_role
+from sft.data.json_text import from_text, not_text, plain
 from sft.errors import BadInput
 
 Row = dict[str, Any]
@@ -48,6 +49,8 @@ class Layout:
 def text(row: Row, column: str, where: str) -> str:
     """The text in a column. Raises `BadInput` if it holds something else."""
     value = row[column]
+    if isinstance(value, bytes):  # of a table
+        value = plain(value, f"'{column}'", where)
     if not isinstance(value, str):
         raise BadInput(not_text(value, column, where))
     return value
@@ -61,3 +64,11 @@ def messages_in(row: Row, column: str, where: str) -> Any:
             raise BadInput(f"{where}: '{column}' is text; expected a list of messages")
         return from_text(value, f"'{column}'", where, python=True)
     return value
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message of a chat, by its speaker."""
+    if not isinstance(value, dict) or value.keys().isdisjoint({"content", "value", "tool_calls"}):
+        return False
+    speaker = value.get("role", value.get("from"))
+    return known_role(speaker) is not None or speaker in CALLS

@@ -8,36 +8,56 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft.data.canonical import known_role, weights_by_another_name
-from sft.data.layouts.base import Layout, Row, text
+from sft.data.canonical import known_role
+from sft.data.json_text import from_text
+from sft.data.layouts.base import Layout, Row, is_message, text
 from sft.data.layouts.history import history
 from sft.data.other_data import refuse_history
+from sft.data.weights import by_another_name
+from sft.errors import BadInput
 
 
 def _convert(row: Row, where: str) -> Any:
-    if isinstance(row["prompt"], list):
+    prompt, completion = (_listed(row[column]) for column in ("prompt", "completion"))
+    if prompt is not None:
         refuse_history(row, where)
     return [
         *history(row.get("history"), where),
-        *_messages(row, "prompt", "user", where),
-        *_messages(row, "completion", "assistant", where),
+        *(_asked(row, where) if prompt is None else map(_as_context, prompt)),
+        *(_answered(row, where) if completion is None else completion),
     ]
 
 
-def _messages(row: Row, column: str, role: str, where: str) -> list[Any]:
-    value = row[column]
-    if not isinstance(value, list):
-        return [{"role": role, "content": text(row, column, where)}]
-    if column == "completion":
-        return value
-    return [
-        {"weight": 0, **{key: item for key, item in message.items() if item is not None}}
-        if isinstance(message, dict)
-        and _may_answer(message)
-        and not weights_by_another_name(message)
-        else message
-        for message in value
-    ]
+def _asked(row: Row, where: str) -> list[Row]:
+    return [{"role": "user", "content": text(row, "prompt", where)}]
+
+
+def _answered(row: Row, where: str) -> list[Row]:
+    return [{"role": "assistant", "content": text(row, "completion", where)}]
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """The messages that a column holds; None if it holds a text, or something else.
+
+    A text is a list of messages only if it is nothing else: an answer may be JSON, too.
+    """
+    if is_message(value):
+        return [value]
+    if not isinstance(value, str):
+        return value if isinstance(value, list) else None
+    if value.lstrip()[:1] != "[":
+        return None
+    try:
+        found = from_text(value, "", "", python=True)
+    except BadInput:
+        return None
+    return found if isinstance(found, list) and found and all(map(is_message, found)) else None
+
+
+def _as_context(message: Any) -> Any:
+    if not isinstance(message, dict) or not _may_answer(message) or by_another_name(message):
+        return message
+    return {"weight": 0, **{key: item for key, item in message.items() if item is not None}}
 
 
 def _may_answer(message: Row) -> bool:

@@ -56,6 +56,17 @@ REFUSED = [
     ("dataset.parts={2x: {kind: faq}}", r"dataset\.parts: '2x' is no name"),
     ("dataset.eval_sets.math.path=x", r"dataset\.eval_sets\.math: both it and math would be"),
     ("dataset.exhausted=stop", r"dataset\.exhausted: 'stop' is not one of repeat, end"),
+    (
+        "dataset.path=x",
+        r"^dataset\.path: a mixture has no such key; its parts have: dataset\.pa"
+        r"rts\.NAME\.path$",
+    ),
+    ("dataset.eval_size=5", r"^dataset\.eval_size: a mixture .*: dataset\.parts\.NAME\.eval_size$"),
+    ("dataset.on_bad_line=skip", r"^dataset\.on_bad_line: a mixture .*NAME\.on_bad_line$"),
+    (
+        "dataset.parts=[a,b]",
+        r"^dataset\.parts: is a list; expected each by name: dataset\.parts\.NAME",
+    ),
     ("dataset.part.math.weight=1", r"no such key as dataset\.part; did you mean 'dataset\.parts'"),
 ]
 

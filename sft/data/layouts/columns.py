@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from sft.data.layouts import LAYOUTS
 from sft.data.layouts.base import Names
+from sft.data.layouts.text import TEXT
 from sft.data.other_data import refuse_pairs
 from sft.errors import BadInput
 
 PROMPTS = ("prompt", "instruction", "question", "query")
 """Columns that ask, of a file without one that answers."""
+ANSWERS = ("answers", "completions", "responses", "outputs")
+"""Columns of more than an answer, such as xLAM's calls of tools."""
 
 
 def detect(columns: Iterable[str], where: str, *, cells: bool = False) -> str:
@@ -24,6 +28,13 @@ def detect(columns: Iterable[str], where: str, *, cells: bool = False) -> str:
     for name, layout in LAYOUTS.items():
         if layout.names(present) is not None:
             return name
+    listed = [name for name in ANSWERS if name in present]
+    if listed and (asking := [name for name in PROMPTS if name in present]):
+        raise BadInput(
+            f"{where}: holds '{asking[0]}' and '{listed[0]}'; expected 'messages', or a column "
+            "'completion' with the text of one answer (a call of a tool stands in the "
+            "'tool_calls' of a message)"
+        )
     if asking := [name for name in PROMPTS if name in present]:
         raise BadInput(
             f"{where}: holds prompts without answers ('{asking[0]}'; it has the columns "
@@ -37,7 +48,7 @@ def detect(columns: Iterable[str], where: str, *, cells: bool = False) -> str:
         )
     if isinstance(columns, dict):
         for name, value in columns.items():
-            if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            if _may_be_rows(value):
                 raise BadInput(
                     f"{where}: has the columns {_listed(present)}, of which '{name}' holds a list "
                     "of objects; if that list is the data, write it as a file of its own, such as "
@@ -49,6 +60,14 @@ def detect(columns: Iterable[str], where: str, *, cells: bool = False) -> str:
         f"{where}: has the columns {_listed(present)}; expected {', '.join(expected[:-1])}, "
         f"or {expected[-1]}{first}"
     )
+
+
+def _may_be_rows(value: Any) -> bool:
+    """Whether a list may be data by itself. What is raw text then is pieces of one chat (Axolotl's
+    `segments`)."""
+    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
+        return False
+    return not TEXT.columns <= value[0].keys()
 
 
 def names(columns: Iterable[str], layout: str, where: str) -> Names:
