@@ -6,6 +6,7 @@ configurations the second is compared with the first, of more each with the best
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from sft.record.metrics import compared
 
 OF_ONE_RUN = ("seed", "lora.seed", "date", "run_name", "version", "service.", "tracking.")
 """Settings that repeats of one configuration may differ in."""
-SEEDS_ALONE = "they differ in their seeds alone, so that this is chance between seeds"
+OF_SEEDS = "chance between seeds, for nothing else differs"
 NOT_OF_SEEDS = (
     "(95% intervals: they count which examples were held out, and not chance between seeds, which "
     "runs with other seeds would show)"
@@ -62,10 +63,8 @@ def verdicts(runs: Sequence[Compared], letters: Sequence[str]) -> list[str]:
             lines.append(line)
             of_seeds = of_seeds and (difference is None or difference.of_seeds)
     if repeats_alone:
-        lines.append(f"({SEEDS_ALONE})")
-    elif not of_seeds:
-        lines.append(NOT_OF_SEEDS)
-    return lines
+        return [re.sub(": real$", f": {OF_SEEDS}", line) for line in lines]
+    return [*lines, NOT_OF_SEEDS] if lines and not of_seeds else lines
 
 
 def _groups(runs: Sequence[Compared], letters: Sequence[str]) -> list[Group]:
@@ -96,8 +95,10 @@ def _against(
     for group in groups:
         if group is reference:
             continue
-        what = f"{metric}: {group.label} against {reference.label}:"
         ours = group.measured(metric)
+        if any(one is not None and len(one.runs[0].totals) < 2 for one in (ours, theirs)):
+            continue  # one example says nothing of others
+        what = f"{metric}: {group.label} against {reference.label}:"
         if ours is None or theirs is None:
             lacking = [one.label for one in (group, reference) if one.measured(metric) is None]
             yield f"{what} not compared: no examples are kept of {' and '.join(lacking)}", None

@@ -149,7 +149,7 @@ class Results:
         interval = seeds = of_difference(ours, theirs, paired=paired)
         mine, other = self.examples_of(trial), self.examples_of(best)
         count = 0
-        if mine and other and why_not(mine, other) is None:
+        if mine and other and why_not(mine, other) is None and len(mine.runs[0].totals) > 1:
             count = len(mine.runs[0].totals)
             found = bootstrap.of_difference(mine.runs, other.runs)
             low, high = sorted((sign * found.low, sign * found.high))

@@ -66,8 +66,8 @@ def test_so_many_examples_as_are_said_to_be_needed_show_the_difference_mostly():
 
 def test_runs_that_differ_in_their_seeds_alone_are_said_to_show_chance():
     lines = verdicts([run("a", nll()), run("b", nll(0.02, 1), seed="1")], "AB")
-    assert lines[0].startswith("eval/nll: B against A: ")
-    assert lines[-1] == "(they differ in their seeds alone, so that this is chance between seeds)"
+    assert lines[0].startswith("eval/nll: B against A: higher by 0.0")
+    assert lines[0].endswith("): chance between seeds, for nothing else differs")
 
 
 def test_repeats_of_a_configuration_count_together_with_the_spread_between_seeds():
