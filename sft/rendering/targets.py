@@ -13,6 +13,7 @@ from sft.rendering.conversations import Conversation, carries_loss
 from sft.rendering.ends import Ends
 from sft.rendering.habits import QUESTION
 from sft.rendering.missing.lost_words import (
+    NAMES,
     SCHEMAS,
     WHITE_SPACE,
     WITHOUT,
@@ -21,6 +22,7 @@ from sft.rendering.missing.lost_words import (
     are_plain,
     losses,
     losses_of_tools,
+    names_are_written,
     schemas_are_whole,
     stand_apart,
     tools_are_frequent,
@@ -187,6 +189,8 @@ class Finder:
         found.notes |= {WITHOUT.format(one.kind) for one in lost}
         if not schemas_are_whole(tools, last.text):
             found.notes.add(SCHEMAS)
+        if not names_are_written(chat.said[: last.index + 1], last.text):
+            found.notes.add(NAMES)
 
     def _not_there(self, found: Targets, chat: Prepared, tools: Tools) -> Iterator[Lost]:
         """What cannot be found at all."""

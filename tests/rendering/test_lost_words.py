@@ -74,3 +74,9 @@ def test_it_is_trained_without_if_that_is_asked_for_and_said(case):
         Conversation(messages, tools), "all_assistant_messages"
     )
     assert any(note.startswith("trained without ") for note in rendered.notes)
+
+
+def test_names_of_those_who_speak_are_said_to_be_left_out():
+    chat = [{**user("Hi."), "name": "bob"}, answer("Ho.", name="eve")]
+    (rendered,) = renderer().render(chat, "all_assistant_messages")
+    assert rendered.notes == ("the chat template leaves out the names of those who speak",)

@@ -21,6 +21,7 @@ from sft.rendering.missing.pieces import call_groups, in_order, is_spelled, of_s
 
 WHITE_SPACE = "the chat template changes the white space around the words"
 SCHEMAS = "the chat template leaves out parts of the tools' parameters"
+NAMES = "the chat template leaves out the names of those who speak"
 WITHOUT = "trained without {}, which the chat template does not write"
 WHAT_TO_DO = (
     "take another model.renderer or model.chat_template_kwargs, change the row, or set "
@@ -82,6 +83,13 @@ def schemas_are_whole(tools: list[dict[str, Any]], text: str) -> bool:
     """
     parameters = [tool.get("function", tool).get("parameters") for tool in tools]
     return all(is_spelled(value, text) for value in of_schema(parameters))
+
+
+def names_are_written(messages: Messages, text: str) -> bool:
+    """Whether the `name` that a message has beside its role stands in `text`; a tool's is known
+    from its call."""
+    named = (message for message in messages if message["role"] != "tool")
+    return all(is_spelled(message["name"], text) for message in named if message.get("name"))
 
 
 def stand_apart(messages: Messages, text: str, *, thoughts: bool = False) -> bool:
