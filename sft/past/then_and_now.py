@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sft.record.metrics import compared as held_out_metrics
+from sft.record.metrics import evaluated, unit_of
 
 ELSEWHERE_TOLERANCE = 1e-3
 """Nats: what two runs of one config may differ by where the hardware is not ours to name."""
@@ -57,11 +58,32 @@ def compare(
         f"{metric} by at most {size:.3g} nats at step {step}"
         for metric, (size, step) in largest.items()
     )
+    others = _others(then, now)
     if first is not None:
-        return Verdict(False, f"{sizes}; first at step {first[0]} ({first[1]})")
+        return Verdict(False, f"{sizes}; first at step {first[0]} ({first[1]}){others}")
     if all(size == 0 for size, _ in largest.values()):
-        return Verdict(True, f"all {compared} values of {' and '.join(largest)} are identical")
-    return Verdict(True, f"{sizes}, within {tolerance:g}")
+        words = f"all {compared} values of {' and '.join(largest)} are identical"
+        return Verdict(True, words + others)
+    return Verdict(True, f"{sizes}, within {tolerance:g}{others}")
+
+
+def _others(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
+    """What became of metrics that decide nothing: an evaluator may well draw by chance."""
+    measured = {name for row in [*then, *now] for name in row}
+    said = []
+    for metric in evaluated(measured):
+        if unit_of(metric):  # held-out NLL, and bits per byte, which follow from it
+            continue
+        before = {row["step"]: row[metric] for row in then if metric in row}
+        after = {row["step"]: row[metric] for row in now if metric in row}
+        sizes = [_distance(before[step], after[step]) for step in before.keys() & after.keys()]
+        if before.keys() != after.keys():
+            said.append(f"{metric} is not measured at the same steps")
+        elif any(sizes):
+            said.append(f"{metric} differs by at most {max(sizes):.3g}")
+        else:
+            said.append(f"{metric} is identical")
+    return f"; {'; '.join(said)}" if said else ""
 
 
 def _distance(one: float, other: float) -> float:
