@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sft.record.checkpoints import CheckpointFile, CheckpointRecord
 from sft.record.metrics import read
 from sft.secrets import mask_urls
-from sft.tracking import begin, models, values
+from sft.tracking import begin, inputs, models, values
 from sft.tracking.run_in_store import ensure_run
 from sft.tracking.store import Store, is_permanent
 from sft.tracking.tracked_run import TrackedRun
@@ -155,7 +155,7 @@ class Mirror:
             client.delete_tag(self.run.run_id, tag)
         self._set_tags(client, tags)
         with self._unless_refused("data"):
-            begin.send_dataset(self.run, client)
+            inputs.send(self.run, client)
 
     # --- metrics --------------------------------------------------------------------------------
 
@@ -192,9 +192,7 @@ class Mirror:
 
     def _send_checkpoints(self, client: MlflowClient) -> None:
         with self._unless_refused("checkpoints"):
-            self._set_tags(
-                client, models.send_checkpoints(self.run, client, begin.dataset(self.run))
-            )
+            self._set_tags(client, models.send_checkpoints(self.run, client))
 
     def _send_files(self, client: MlflowClient) -> None:
         """Files go where artifacts are kept, which may fail although the store itself answers."""
