@@ -31,7 +31,7 @@ from sft.files import replace_durably
 from sft.past.find import WORDS, Found, find
 from sft.past.same_data import look, trained
 from sft.past.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
-from sft.past.trust import check_untrusted
+from sft.past.trust import TRUST, saved_config
 from sft.record import fingerprints, provenance
 from sft.record.metrics import read
 from sft.record.rundir import read_facts
@@ -51,11 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN", help=f"{WORDS}, or a config.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="make a variation")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="let a config from elsewhere import code, and name services, stores and paths",
-    )
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument(
         "--anyway", action="store_true", help="run although the data is not the same"
     )
@@ -126,14 +122,6 @@ def reproduce(
         print("there are no numbers to compare with: a config alone has no past")
     _link(found, directory, tags, verdict)
     return code or (0 if verdict is None or verdict.agrees else 1)
-
-
-def saved_config(found: Found, trust: bool = False) -> dict[str, Any]:
-    """The saved config of `found`, checked for what it may do. Raises `BadInput`."""
-    saved = found.saved()
-    if not found.is_own and not trust:
-        check_untrusted(saved, found.source, found.uri)
-    return saved
 
 
 def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:

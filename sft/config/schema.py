@@ -102,7 +102,9 @@ class CheckpointSettings:
     rolling_ttl_seconds: int | None = key(604_800, "life of a rolling checkpoint", minimum=1)
     ttl_seconds: int | None = key(None, "life of a periodic checkpoint; null: for ever", minimum=1)
     keep: int = key(0, "newest periodic checkpoints to keep beside the best; 0: all", minimum=0)
-    load: str | None = key(None, "tinker://RUN/weights/NAME to start from, weights alone")
+    load: str | None = key(
+        None, "tinker://RUN/weights/NAME or models:/NAME@ALIAS to start from, weights alone"
+    )
 
 
 @dataclass

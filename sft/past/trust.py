@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft.config.data import named
 from sft.config.evaluators import named_builders
@@ -20,10 +20,23 @@ from sft.errors import BadInput
 from sft.secrets import identity
 from sft.tracking.store import absolute
 
+if TYPE_CHECKING:
+    from sft.past.find import Found
+
+TRUST = "let a config from elsewhere import code, and name services, stores and paths"
+"""What `--trust` does."""
 _PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|(?:^|[/\\])\.\.(?:[/\\]|$)")
 _URL = re.compile(r"^\w[\w+.-]*:/")
 _SPLIT = re.compile(r"\.(?:eval_)?split$")
 """Keys that name a part of the data, such as train[:10%], and no place."""
+
+
+def saved_config(found: Found, trust: bool = False) -> dict[str, Any]:
+    """The saved config of `found`, checked for what it may do. Raises `BadInput`."""
+    saved = found.saved()
+    if not found.is_own and not trust:
+        check_untrusted(saved, found.source, found.uri)
+    return saved
 
 
 def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = None) -> None:
