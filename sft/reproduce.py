@@ -25,9 +25,10 @@ from sft.command.naming import default_name, in_short, new_directory
 from sft.config.checking import dotted_values, schema_of, unknown_key
 from sft.config.compose import holds_own_keys, parsed
 from sft.config.saved import NOT_SAVED, from_saved, to_saved
-from sft.config.secrets import fill
+from sft.config.secrets import fill, leaves
 from sft.errors import BadInput
 from sft.files import replace_durably
+from sft.past.fetched import needed
 from sft.past.find import WORDS, Found, find
 from sft.past.same_data import look, trained
 from sft.past.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
@@ -85,14 +86,20 @@ def reproduce(
     if tolerance is not None and not tolerance >= 0:
         raise BadInput(f"--tolerance: {tolerance} is below 0")
     found = find(word, uri)
-    saved = saved_config(found, trust)
+    then = found.facts()
+    kept = needed(found, then, trust)
+    saved = saved_config(found, trust, {one.key: one.place for one in kept})
     original = from_saved(saved, found.source)
     for override in overrides:
         saved = vary(saved, override)
     settings = from_saved(saved, found.source)
     settings = replace(settings, run_name=_name(word, original, settings, overrides))
     settings = replace(settings, run_dir=str(new_directory(settings)))
-    then, rows, batches = found.facts(), found.rows(), found.batches()
+    rows, batches = found.rows(), found.batches()
+    values = dict(leaves(saved))
+    for one in kept:
+        if values.get(one.key) == one.place:  # not varied
+            print(one.fetch(found), flush=True)
     seen = _look(settings, then, batches, overrides, anyway) if then else Seen()
     print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)
     for line in [*overrides, *seen.different, *([] if overrides else _no_differences(seen))]:

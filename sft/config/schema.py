@@ -77,6 +77,12 @@ class ServiceSettings:
 class TrackingSettings:
     uri: str | None = key(DEFAULT_URI, "MLFLOW_TRACKING_URI where set; null: no tracking")
     experiment: str = key(DEFAULT_EXPERIMENT, "MLFLOW_EXPERIMENT_NAME where set")
+    keep_data_mb: float = key(
+        0.0,
+        "keep local files of data with the run in MLflow, if they have so many megabytes in all "
+        "at most",
+        minimum=0,
+    )
     also: dict[str, Any] = key({}, "trackers beside MLflow, each with its options: {NAME: {…}}")
 
 

@@ -125,14 +125,32 @@ class Found:
         """The client of the run's MLflow store. Raises `BadInput` if its secret is nowhere."""
         return open_client(fill(self.uri or DEFAULT_URI, "tracking.uri"))
 
+    def kept(self, folder: str) -> dict[str, int]:
+        """The run's artifacts below `folder` and their bytes; empty if there are none."""
+        store, found, folders = self._artifacts(), {}, [folder]
+        while folders:
+            for file in store.list_artifacts(folders.pop()):
+                if file.is_dir:
+                    folders.append(file.path)
+                else:
+                    found[str(file.path)] = int(file.file_size or 0)
+        return found
+
+    def download(self, name: str, folder: Path) -> Path:
+        """Bring the artifact `name` to its place below `folder`."""
+        return Path(self._artifacts().download_artifacts(name, str(folder)))
+
+    def _artifacts(self) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = self.client().get_run(self.run_id).info.artifact_uri
+        return get_artifact_repository(moved(uri, self.uri or DEFAULT_URI), self.uri)
+
     def _artifact(self, name: str, read: Any, limit: int = MAX_CONFIG_BYTES) -> Any:
         """What `read` makes of the run's artifact `name`; None if it has none."""
         import tempfile
 
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        uri = self.client().get_run(self.run_id).info.artifact_uri
-        store = get_artifact_repository(moved(uri, self.uri or DEFAULT_URI), self.uri)
+        store = self._artifacts()
         files = {file.path: file for file in store.list_artifacts()}
         if name not in files:
             if name == "config.yaml":

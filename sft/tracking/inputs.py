@@ -59,12 +59,34 @@ def of_run(run: TrackedRun) -> list[Input]:
 def _named(run: TrackedRun) -> Iterator[tuple[str, str, Any, Any, Any, str | None]]:
     facts, dataset = run.facts, run.settings.get("dataset") or {}
     name, split = data_name(dataset), dataset.get("eval_split")
-    yield TRAINING, name, facts.get("digest"), dataset, facts.get("data"), None
+    trained = _of_files(run, ("dataset", "dataset.parts.")) | (facts.get("data") or {})
+    yield TRAINING, name, facts.get("digest"), dataset, trained, None
     held_out = f"{name} ({split or 'held out'})"
     yield HELD_OUT, held_out, facts.get("held_out_digest"), dataset, facts.get("held_out"), None
     inner = (dataset.get("parts") or {}) | (dataset.get("eval_sets") or {})
     for one, digest in sorted((facts.get("eval_set_digests") or {}).items()):
-        yield HELD_OUT, one, digest, inner.get(one), None, one
+        files = _of_files(run, (f"dataset.parts.{one}", f"dataset.eval_sets.{one}"))
+        yield HELD_OUT, one, digest, inner.get(one), files, one
+
+
+def _of_files(run: TrackedRun, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Rows, bytes and digest of the local files that `keys` name; one with a dot at its end
+    stands for all that begin so."""
+    files: Mapping[str, Any] = run.facts.get("files") or {}
+    found = [
+        known
+        for key, known in files.items()
+        if key in keys or any(key.startswith(k) for k in keys if k.endswith("."))
+    ]
+    if not found:
+        return {}
+    rows = [known["rows"] for known in found]
+    profile = {
+        "num_rows": None if None in rows else sum(rows),
+        "bytes": sum(known["bytes"] for known in found),
+        "sha256": found[0]["sha256"] if len(found) == 1 else None,
+    }
+    return {name: value for name, value in profile.items() if value is not None}
 
 
 def send(run: TrackedRun, client: MlflowClient) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sft.record.checkpoints import CheckpointFile, CheckpointRecord
 from sft.record.metrics import read
 from sft.secrets import mask_urls
-from sft.tracking import begin, inputs, models, values
+from sft.tracking import begin, inputs, kept_data, models, values
 from sft.tracking.run_in_store import ensure_run
 from sft.tracking.store import Store, is_permanent
 from sft.tracking.tracked_run import TrackedRun
@@ -199,6 +199,8 @@ class Mirror:
         try:
             begin.send_files(self.run, client)
             models.send_tables(self.run, client)
+            for sentence in kept_data.send(self.run, client):
+                self._warn("files of data", sentence)
         except Exception as error:
             self._file_failures += 1
             if not is_permanent(error) and self._file_failures < FILE_ATTEMPTS:
