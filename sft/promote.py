@@ -72,7 +72,7 @@ def promote(word: str, model: str, checkpoint: str | None = None, uri: str | Non
         if same:
             version = same[-1]
         else:
-            text = _description(found, name)
+            text = _description(found, model_id)
             version = add_version(client, name, model_id, found.run_id, _tags(found, record), text)
         moved = ""
         if alias is not None:
@@ -144,11 +144,11 @@ def _tags(found: Found, record: CheckpointRecord) -> dict[str, str]:
     }
 
 
-def _description(found: Found, name: str) -> str:
+def _description(found: Found, model_id: str) -> str:
     """Markdown above the version in the UI."""
     return (
         f"A LoRA adapter; its weights stay with the Tinker service that trained it.\n\n"
-        f'    python -m sft.sample {PREFIX}{name}/latest "a prompt"\n'
+        f'    python -m sft.sample {PREFIX}{model_id} "a prompt"\n'
         f"    python -m sft.reproduce {found.run_id}\n"
     )
 

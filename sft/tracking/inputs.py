@@ -59,14 +59,23 @@ def of_run(run: TrackedRun) -> list[Input]:
 def _named(run: TrackedRun) -> Iterator[tuple[str, str, Any, Any, Any, str | None]]:
     facts, dataset = run.facts, run.settings.get("dataset") or {}
     name, split = data_name(dataset), dataset.get("eval_split")
-    trained = _of_files(run, ("dataset", "dataset.parts.")) | (facts.get("data") or {})
+    trained = _of_files(run, ("dataset", "dataset.parts.")) | _counted(facts.get("data"))
     yield TRAINING, name, facts.get("digest"), dataset, trained, None
     held_out = f"{name} ({split or 'held out'})"
-    yield HELD_OUT, held_out, facts.get("held_out_digest"), dataset, facts.get("held_out"), None
+    counted = _counted(facts.get("held_out"))
+    yield HELD_OUT, held_out, facts.get("held_out_digest"), dataset, counted, None
     inner = (dataset.get("parts") or {}) | (dataset.get("eval_sets") or {})
     for one, digest in sorted((facts.get("eval_set_digests") or {}).items()):
         files = _of_files(run, (f"dataset.parts.{one}", f"dataset.eval_sets.{one}"))
         yield HELD_OUT, one, digest, inner.get(one), files, one
+
+
+def _counted(statistics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a dataset counts of itself, as short values; run.json holds its whole report."""
+    counted = dict(statistics or {})
+    if found := (counted.pop("report", None) or {}).get("found"):
+        counted["found"] = found
+    return counted
 
 
 def _of_files(run: TrackedRun, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -132,12 +132,18 @@ def write_table(directory: Path, name: str, step: int, rows: list[dict[str, Any]
 
 
 def send_tables(run: TrackedRun, client: MlflowClient) -> None:
-    """Each file of tables/ as one artifact that MLflow's UI shows as a table, with its step."""
+    """Each file of tables/ as one artifact that MLflow's UI shows as a table, newest rows first.
+
+    Where the UI compares runs by a table, it groups its rows by the first column and shows the
+    second one of the first row of each group: the last answer to each prompt.
+    """
     names = []
     for file in sorted((run.directory / "tables").glob("*.jsonl")):
         by_step = {entry["step"]: entry["rows"] for entry in json_lines(file)}
-        rows = [{"step": step, **row} for step in sorted(by_step) for row in by_step[step]]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+        steps = sorted(by_step, reverse=True)
+        rows = [{**row, "step": step} for step in steps for row in by_step[step]]
+        columns = list(dict.fromkeys(key for row in rows for key in row if key != "step"))
+        columns.append("step")
         data = [[row.get(column) for column in columns] for row in rows]
         client.log_dict(run.run_id, {"columns": columns, "data": data}, f"{file.stem}.json")
         names.append({"path": f"{file.stem}.json", "type": "table"})

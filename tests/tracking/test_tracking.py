@@ -221,8 +221,8 @@ def test_tables_are_artifacts_the_ui_shows(uri, tmp_path):
         Path(client.download_artifacts(found.info.run_id, "answers.json")).read_text()
     )
     assert table == {
-        "columns": ["step", "prompt", "answer"],
-        "data": [[0, "p", "a"], [4, "p", "b"]],
+        "columns": ["prompt", "answer", "step"],
+        "data": [["p", "b", 4], ["p", "a", 0]],
     }
     assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [
         {"path": "answers.json", "type": "table"}
