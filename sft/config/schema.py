@@ -83,6 +83,9 @@ class TrackingSettings:
         "at most",
         minimum=0,
     )
+    system_metrics: bool = key(
+        True, "CPU, memory and GPU of a run of ten seconds or more, as system/…"
+    )
     also: dict[str, Any] = key({}, "trackers beside MLflow, each with its options: {NAME: {…}}")
 
 

@@ -16,6 +16,7 @@ from sft.files import read_yaml
 from sft.past.registry import is_registered, look_up
 from sft.record.metrics import read
 from sft.record.rundir import BATCHES_FILE, read_facts
+from sft.record.system_metrics import PREFIX as SYSTEM
 from sft.secrets import mask_urls
 from sft.tracking import moved_project
 from sft.tracking.store import (
@@ -104,6 +105,8 @@ class Found:
         client = self.client()
         rows: dict[int, dict[str, Any]] = {}
         for name in client.get_run(self.run_id).data.metrics:
+            if name.startswith(SYSTEM):
+                continue  # their steps are others
             history = client.get_metric_history(self.run_id, name)
             for metric in sorted(history, key=lambda m: m.timestamp):
                 row = rows.setdefault(metric.step, {"step": metric.step, "timestamp": 0})

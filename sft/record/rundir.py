@@ -4,6 +4,7 @@ config.yaml         the resolved config: enough to run again
 metrics.jsonl       one object a step
 batches.jsonl       one object a step: a digest of what was trained on
 checkpoints.jsonl   one object a checkpoint
+system.jsonl        one object for each sample of CPU, memory and GPU, if the run is tracked
 run.json            provenance, state and end of the run
 run.log             what was said
 run.lock            held by the process that trains; free if none does

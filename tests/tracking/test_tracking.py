@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from sft import tracking
 from sft.errors import BadInput
-from sft.record import checkpoints
+from sft.past.find import find
+from sft.record import checkpoints, system_metrics
 from sft.tracking.store import check_uri, open_client
 from tests.tracking.tracked_run import SETTINGS, TrackedRun, fresh_store
 
@@ -227,6 +230,45 @@ def test_tables_are_artifacts_the_ui_shows(uri, tmp_path):
     assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [
         {"path": "answers.json", "type": "table"}
     ]
+
+
+def test_system_metrics_are_in_mlflow_as_in_the_run_directory_however_often_sent(
+    uri, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(system_metrics, "EVERY_SECONDS", 0.05)
+    run = TrackedRun(tmp_path / "run", uri).start()
+    run.step(0, train_nll=1.0)
+    file = tmp_path / "run" / system_metrics.FILE
+    deadline = time.monotonic() + 60
+    while not (file.exists() and file.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.end()
+    assert tracking.flush(30) == []
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    name = "system/cpu_utilization_percentage"
+    expected = [(row["step"], row["timestamp"], row[name]) for row in rows]
+
+    def in_mlflow():
+        client, found = only_run(uri)
+        history = client.get_metric_history(found.info.run_id, name)
+        return sorted((m.step, m.timestamp, m.value) for m in history)
+
+    assert in_mlflow() == expected
+    state = tmp_path / "run" / "mlflow.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"ended": False}))
+    assert tracking.sync(run.directory) and tracking.flush(30) == []
+    assert in_mlflow() == expected
+    of_training = replace(find(str(run.directory)), directory=None)
+    assert of_training.rows() == [{"step": 0, "timestamp": ANY, "train/nll": 1.0}]
+
+
+def test_system_metrics_can_be_left_out(uri, tmp_path, monkeypatch):
+    monkeypatch.setattr(system_metrics, "EVERY_SECONDS", 0.01)
+    settings = SETTINGS | {"tracking": {"system_metrics": False}}
+    run = TrackedRun(tmp_path / "run", uri, settings=settings).start()
+    time.sleep(0.2)
+    run.end()
+    assert not (tmp_path / "run" / system_metrics.FILE).exists()
 
 
 @pytest.mark.parametrize(
