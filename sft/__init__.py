@@ -4,7 +4,7 @@ What is typed or imported lies here at the top:
 
     train, types, datasets, renderers, evaluators, hooks    the Python API
     __main__, sample, resume, reproduce, runs,
-    compare, preview, export, ui                            the commands
+    compare, preview, export, promote, ui                   the commands
     errors, files, keys, secrets                            what every folder may use
 
 Everything else has a folder, and folders import downwards only:

@@ -14,7 +14,10 @@ from typing import Any
 
 from sft.secrets import mask_urls
 
-COMMANDS = ("sample", "resume", "reproduce", "runs", "compare", "preview", "export", "ui")
+COMMANDS = (
+    *("sample", "resume", "reproduce", "runs", "compare", "preview", "export", "promote"),
+    "ui",
+)
 """Modules of `sft` with a `main(argv)`; one is imported only when it is called."""
 
 

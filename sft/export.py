@@ -1,7 +1,8 @@
 """`python -m sft.export RUN DIR`: a checkpoint as a folder that PEFT, transformers and vLLM load.
 
     python -m sft.export RUN adapter                       # the last checkpoint, a PEFT adapter
-    python -m sft.export RUN adapter --checkpoint 000020
+    python -m sft.export RUN adapter --checkpoint best
+    python -m sft.export models:/qwen-faq@champion adapter
     python -m sft.export RUN model --merge                 # merged into the base model
 
 A merged model ends its answers where they were trained to end (`generation_config.json`).
@@ -26,11 +27,11 @@ from sft.config.shadows import check_working_folder
 from sft.errors import BadInput
 from sft.models.merge import merge_into_base
 from sft.models.names import model_folder
+from sft.past.choosing import CHECKPOINT, choose, home
 from sft.past.find import WORDS, find
+from sft.past.trust import TRUST, saved_config
 from sft.run.client import Connection, Service, await_client
 from sft.run.failures import ServiceLost, words_of
-from sft.sample import choose
-from sft.tracking import moved_project
 from sft.types import ChatDatasetBuilder
 
 if TYPE_CHECKING:
@@ -48,12 +49,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = new_parser("sft.export", __doc__)
     parser.add_argument("run", metavar="RUN", help=WORDS)
     parser.add_argument("folder", metavar="DIR", type=Path, help="a new or an empty folder")
-    parser.add_argument("--checkpoint", metavar="NAME", help="default: the last one")
+    parser.add_argument("--checkpoint", metavar="NAME", help=CHECKPOINT)
     parser.add_argument("--merge", action="store_true", help="merge into the base model")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     options = parser.parse_args(argv)
     check_working_folder()
-    print(export(options.run, options.folder, options.checkpoint, options.merge, options.uri))
+    print(
+        export(
+            options.run,
+            options.folder,
+            options.checkpoint,
+            options.merge,
+            options.uri,
+            trust=options.trust,
+        )
+    )
     return 0
 
 
@@ -63,18 +74,18 @@ def export(
     checkpoint: str | None = None,
     merge: bool = False,
     uri: str | None = None,
+    *,
+    trust: bool = False,
 ) -> str:
     """Bring a checkpoint of the run `word` to the folder `target`; a sentence on what is there.
 
     The folder appears whole or not at all. Raises `BadInput`.
     """
     found = find(word, uri)
-    if found.directory is None:
-        raise BadInput(f"{word}: its run directory, which lists its checkpoints, is not here")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"{target}: is there already; name a new folder")
-    settings = from_saved(found.saved(), found.source)
-    record = choose(found.directory, checkpoint)
+    settings = from_saved(saved_config(found, trust), found.source)
+    record = choose(found, checkpoint)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -83,7 +94,7 @@ def export(
         adapter = Path(scratch) / "adapter"
         adapter.mkdir()
         if settings.service.kind == "local":
-            _copy(_local_folder(settings, found.directory, record), adapter)
+            _copy(_local_folder(settings, home(found, settings), record), adapter)
         else:
             asyncio.run(_download(settings.service.base_url, record.state_path, adapter))
         tensors = check_adapter(adapter, settings.lora.rank)
@@ -152,10 +163,10 @@ def _stop_as_trained(folder: Path, settings: Settings) -> None:
     file.write_text(json.dumps(config | {kind: stops}, indent=2) + "\n", encoding="utf-8")
 
 
-def _local_folder(settings: Settings, directory: Path, record: CheckpointRecord) -> Path:
-    """The checkpoint's folder under `service.root`, wherever the run's project lies now."""
+def _local_folder(settings: Settings, home: Path, record: CheckpointRecord) -> Path:
+    """The checkpoint's folder under `service.root`, in the working folder `home` of the run."""
     part = record.sampler_path.removeprefix("tinker://")
-    folder = moved_project.home(directory, settings) / settings.service.root / part
+    folder = home / settings.service.root / part
     if (folder / CONFIG).is_file():
         return folder
     raise BadInput(

@@ -25,13 +25,14 @@ from sft.command.naming import default_name, in_short, new_directory
 from sft.config.checking import dotted_values, schema_of, unknown_key
 from sft.config.compose import holds_own_keys, parsed
 from sft.config.saved import NOT_SAVED, from_saved, to_saved
-from sft.config.secrets import fill
+from sft.config.secrets import fill, leaves
 from sft.errors import BadInput
 from sft.files import replace_durably
+from sft.past.fetched import needed
 from sft.past.find import WORDS, Found, find
 from sft.past.same_data import look, trained
 from sft.past.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
-from sft.past.trust import check_untrusted
+from sft.past.trust import TRUST, saved_config
 from sft.record import fingerprints, provenance
 from sft.record.metrics import read
 from sft.record.rundir import read_facts
@@ -51,11 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN", help=f"{WORDS}, or a config.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="make a variation")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="let a config from elsewhere import code, and name services, stores and paths",
-    )
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument(
         "--anyway", action="store_true", help="run although the data is not the same"
     )
@@ -89,14 +86,20 @@ def reproduce(
     if tolerance is not None and not tolerance >= 0:
         raise BadInput(f"--tolerance: {tolerance} is below 0")
     found = find(word, uri)
-    saved = saved_config(found, trust)
+    then = found.facts()
+    kept = needed(found, then, trust)
+    saved = saved_config(found, trust, {one.key: one.place for one in kept})
     original = from_saved(saved, found.source)
     for override in overrides:
         saved = vary(saved, override)
     settings = from_saved(saved, found.source)
     settings = replace(settings, run_name=_name(word, original, settings, overrides))
     settings = replace(settings, run_dir=str(new_directory(settings)))
-    then, rows, batches = found.facts(), found.rows(), found.batches()
+    rows, batches = found.rows(), found.batches()
+    values = dict(leaves(saved))
+    for one in kept:
+        if values.get(one.key) == one.place:  # not varied
+            print(one.fetch(found), flush=True)
     seen = _look(settings, then, batches, overrides, anyway) if then else Seen()
     print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)
     for line in [*overrides, *seen.different, *([] if overrides else _no_differences(seen))]:
@@ -126,14 +129,6 @@ def reproduce(
         print("there are no numbers to compare with: a config alone has no past")
     _link(found, directory, tags, verdict)
     return code or (0 if verdict is None or verdict.agrees else 1)
-
-
-def saved_config(found: Found, trust: bool = False) -> dict[str, Any]:
-    """The saved config of `found`, checked for what it may do. Raises `BadInput`."""
-    saved = found.saved()
-    if not found.is_own and not trust:
-        check_untrusted(saved, found.source, found.uri)
-    return saved
 
 
 def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:

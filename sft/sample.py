@@ -8,7 +8,6 @@ import contextlib
 import logging
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.command.main import command, new_parser
@@ -16,15 +15,13 @@ from sft.command.service import service_of
 from sft.config.saved import common_config, dataset_builder, from_saved
 from sft.config.schema import Settings
 from sft.config.shadows import check_working_folder
-from sft.errors import BadInput, nearest
+from sft.errors import BadInput
 from sft.evaluators import answer_text
-from sft.files import read_yaml
-from sft.past.find import WORDS, run_directory
-from sft.record import checkpoints
-from sft.record.checkpoints import CheckpointRecord
+from sft.past.choosing import CHECKPOINT, choose, home
+from sft.past.find import WORDS, find
+from sft.past.trust import TRUST, saved_config
 from sft.run.client import Connection, Service, await_client
 from sft.run.failures import ServiceLost, words_of
-from sft.tracking import moved_project
 from sft.types import ChatDatasetBuilder
 
 if TYPE_CHECKING:
@@ -37,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = new_parser("sft.sample", __doc__)
     parser.add_argument("run", metavar="RUN", help=WORDS)
     parser.add_argument("prompt", help="what to say to the model; - reads standard input")
-    parser.add_argument("--checkpoint", metavar="NAME", help="default: the last one")
+    parser.add_argument("--checkpoint", metavar="NAME", help=CHECKPOINT)
     parser.add_argument("--base", action="store_true", help="ask the model as it was before")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer (%(default)s)")
     parser.add_argument(
@@ -45,17 +42,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (%(default)s)")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     arguments = parser.parse_args(argv)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     check_working_folder()
     logging.getLogger("tinker").addHandler(logging.NullHandler())  # the sentence below says it
     _check(arguments)
-    directory = run_directory(arguments.run, arguments.uri)
-    settings = from_saved(read_yaml(directory / "config.yaml"), str(directory / "config.yaml"))
+    found = find(arguments.run, arguments.uri)
+    settings = from_saved(saved_config(found, arguments.trust), found.source)
     path = None
     if not arguments.base:
-        path = choose(directory, arguments.checkpoint).sampler_path
-    with contextlib.chdir(moved_project.home(directory, settings)):
+        path = choose(found, arguments.checkpoint).sampler_path
+    with contextlib.chdir(home(found, settings)):
         answer = sample(
             settings,
             path,
@@ -74,22 +72,6 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, option)
         if not least <= value < float("inf"):
             raise BadInput(f"--{option.replace('_', '-')}: {value} is not a number from {least} on")
-
-
-def choose(directory: Path, name: str | None = None) -> CheckpointRecord:
-    """The checkpoint called `name` of the run in `directory`, or its last. Raises `BadInput`."""
-    file = directory / "checkpoints.jsonl"
-    records = checkpoints.read(file) if file.exists() else []
-    if not records:
-        raise BadInput(f"{directory}: the run has no checkpoint yet")
-    if name is None:
-        return records[-1]
-    names = [record.name for record in records]
-    if name not in names:
-        raise BadInput(
-            f"--checkpoint: the run has no '{name}', but {', '.join(names)}{nearest(name, names)}"
-        )
-    return records[names.index(name)]
 
 
 def sample(

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sft.config.data import inventory
 from sft.config.day import on_its_day, with_day
 from sft.config.saved import completed, from_train
 from sft.config.secrets import without_secrets
@@ -84,7 +85,8 @@ async def main(
         if settings is None:
             settings = from_train(config)
         settings = without_secrets(with_day(settings, config))
-        with rundir.hold(directory, settings, plan.origin(), overrides, completed) as state:
+        origin = plan.origin() | {"files": await asyncio.to_thread(inventory, settings)}
+        with rundir.hold(directory, settings, origin, overrides, completed) as state:
             if (statistics := plan.facts()["data"]) is not None:
                 state.record(rows=statistics.report.to_json())
             facts = plan.facts() | {"without_effect": without_effect}

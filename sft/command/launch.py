@@ -17,7 +17,10 @@ from sft.command.signals import Signals
 from sft.config.saved import to_saved, to_train
 from sft.config.schema import Settings
 from sft.display.terminal import Terminal
+from sft.files import read_yaml
 from sft.hooks import Hook, RunResult
+from sft.past.choosing import weights
+from sft.past.registry import is_registered
 from sft.tracking import trackers
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
@@ -94,8 +97,20 @@ async def train(
     `base_url` is a service that runs already (a sweep's); without it the one that the settings
     name is used, and started if it is the local one. `overrides` are what a command set.
     """
+    settings = await asyncio.to_thread(_with_weights, settings, directory)
     config = to_train(settings, str(directory), base_url)
     service = None if base_url is not None else service_of(settings)
     return await loop.main(
         config, hooks=hooks, service=service, settings=to_saved(settings), overrides=overrides
     )
+
+
+def _with_weights(settings: Settings, directory: Path) -> Settings:
+    """`settings` with a path in place of a registered model in `checkpoint.load`: an alias moves,
+    and a run that is taken up again in `directory` keeps what it began from. Raises `BadInput`."""
+    word, file = settings.checkpoint.load, directory / "config.yaml"
+    if word is None or not is_registered(word):
+        return settings
+    load = read_yaml(file)["checkpoint"]["load"] if file.exists() else None
+    load = load or weights(word, settings.tracking.uri)
+    return replace(settings, checkpoint=replace(settings.checkpoint, load=load))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sft.config.data_kinds import INNER, NOT_INSIDE
+from sft.data.files.inventory import take
 from sft.data.import_path import load_class, own_fields
 from sft.data.import_path import saved as saved_builder
 from sft.datasets import BUILDERS, custom_builder
@@ -83,6 +84,17 @@ def named(saved: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for name, entry in entries.items() if isinstance(entries, Mapping) else ():
             if isinstance(entry, Mapping):
                 yield f"dataset.{group}.{name}", entry
+
+
+def inventory(saved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a saved config's data is on this machine, by its key; without what is of the Hub or of
+    a builder of the user's own. Raises `BadInput`."""
+    found = {}
+    for key, values in named(saved):
+        path, kind = values.get("path"), values.get("kind")
+        if isinstance(path, str) and (one := take(path, stream=kind == "hf_stream")):
+            found[key] = dataclasses.asdict(one)
+    return found
 
 
 def named_builders(saved: Mapping[str, Any]) -> list[str]:

@@ -78,6 +78,15 @@ class ServiceSettings:
 class TrackingSettings:
     uri: str | None = key(DEFAULT_URI, "MLFLOW_TRACKING_URI where set; null: no tracking")
     experiment: str = key(DEFAULT_EXPERIMENT, "MLFLOW_EXPERIMENT_NAME where set")
+    keep_data_mb: float = key(
+        0.0,
+        "keep local files of data with the run in MLflow, if they have so many megabytes in all "
+        "at most",
+        minimum=0,
+    )
+    system_metrics: bool = key(
+        True, "CPU, memory and GPU of a run of ten seconds or more, as system/…"
+    )
     also: dict[str, Any] = key({}, "trackers beside MLflow, each with its options: {NAME: {…}}")
 
 
@@ -103,7 +112,9 @@ class CheckpointSettings:
     rolling_ttl_seconds: int | None = key(604_800, "life of a rolling checkpoint", minimum=1)
     ttl_seconds: int | None = key(None, "life of a periodic checkpoint; null: for ever", minimum=1)
     keep: int = key(0, "newest periodic checkpoints to keep beside the best; 0: all", minimum=0)
-    load: str | None = key(None, "tinker://RUN/weights/NAME to start from, weights alone")
+    load: str | None = key(
+        None, "tinker://RUN/weights/NAME or models:/NAME@ALIAS to start from, weights alone"
+    )
 
 
 @dataclass

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sft.data.files import kinds
 from sft.data.files.finding import files_of
+from sft.data.files.inventory import digest_of
 from sft.data.files.kinds import Kind
-from sft.data.files.opening import as_it_is
 from sft.data.files.tables import ROWS_AT_ONCE
 from sft.data.other_data import MEDIA
 from sft.data.reading import Numbered, Reader, Reading
@@ -73,8 +73,7 @@ class ChatFiles:
     def key(self) -> str:
         digest = hashlib.sha256()
         for file in self.files:
-            with as_it_is(file) as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(digest_of(file)))
         return f"{digest.hexdigest()} {self.layout} {self.on_bad_line} {self.spans}"
 
     def conversations(self) -> Iterator[Numbered]:

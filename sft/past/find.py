@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from sft.config.secrets import fill
 from sft.errors import BadInput
 from sft.files import read_yaml
+from sft.past.registry import is_registered, look_up
 from sft.record.examples import Examples, last_examples
 from sft.record.metrics import read
 from sft.record.rundir import BATCHES_FILE, read_facts
+from sft.record.system_metrics import PREFIX as SYSTEM
 from sft.secrets import mask_urls
 from sft.tracking import moved_project
 from sft.tracking.store import (
@@ -31,7 +34,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SWEEPS = Path("outputs", "sweeps")
-WORDS = "a run directory, an MLflow run id, runs:/ID, or STUDY/NUMBER for a sweep's trial"
+WORDS = (
+    "a run directory, an MLflow run id, runs:/ID, STUDY/NUMBER for a sweep's trial, or "
+    "models:/NAME@ALIAS for a registered model"
+)
 MAX_CONFIG_BYTES = 5_000_000
 MAX_BATCHES_BYTES = 500_000_000
 
@@ -46,6 +52,8 @@ class Found:
     run_id: str | None = None
     config: Path | None = None
     """A bare config.yaml: a run to be, without a past."""
+    state_path: str | None = None
+    """The checkpoint's, if the word is that of a registered model."""
 
     @property
     def is_own(self) -> bool:
@@ -82,7 +90,7 @@ class Found:
         if self.config:
             return {}
         facts = self._artifact("run.json", lambda path: json.loads(path.read_text())) or {}
-        tags = self._client().get_run(self.run_id).data.tags
+        tags = self.client().get_run(self.run_id).data.tags
         return {"digest": tags.get("sft.data_digest"), "status": tags.get("sft.status")} | facts
 
     def rows(self) -> list[dict[str, Any]]:
@@ -95,9 +103,11 @@ class Found:
             return read(self.directory / "metrics.jsonl")
         if self.config:
             return []
-        client = self._client()
+        client = self.client()
         rows: dict[int, dict[str, Any]] = {}
         for name in client.get_run(self.run_id).data.metrics:
+            if name.startswith(SYSTEM):
+                continue  # their steps are others
             history = client.get_metric_history(self.run_id, name)
             for metric in sorted(history, key=lambda m: m.timestamp):
                 row = rows.setdefault(metric.step, {"step": metric.step, "timestamp": 0})
@@ -119,17 +129,36 @@ class Found:
             rows = self._artifact(BATCHES_FILE, read, MAX_BATCHES_BYTES) or []
         return {row["step"]: row["digest"] for row in rows}
 
-    def _client(self) -> MlflowClient:
-        return open_client(self.uri or DEFAULT_URI)
+    def client(self) -> MlflowClient:
+        """The client of the run's MLflow store. Raises `BadInput` if its secret is nowhere."""
+        return open_client(fill(self.uri or DEFAULT_URI, "tracking.uri"))
+
+    def kept(self, folder: str) -> dict[str, int]:
+        """The run's artifacts below `folder` and their bytes; empty if there are none."""
+        store, found, folders = self._artifacts(), {}, [folder]
+        while folders:
+            for file in store.list_artifacts(folders.pop()):
+                if file.is_dir:
+                    folders.append(file.path)
+                else:
+                    found[str(file.path)] = int(file.file_size or 0)
+        return found
+
+    def download(self, name: str, folder: Path) -> Path:
+        """Bring the artifact `name` to its place below `folder`."""
+        return Path(self._artifacts().download_artifacts(name, str(folder)))
+
+    def _artifacts(self) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = self.client().get_run(self.run_id).info.artifact_uri
+        return get_artifact_repository(moved(uri, self.uri or DEFAULT_URI), self.uri)
 
     def _artifact(self, name: str, read: Any, limit: int = MAX_CONFIG_BYTES) -> Any:
         """What `read` makes of the run's artifact `name`; None if it has none."""
         import tempfile
 
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        uri = self._client().get_run(self.run_id).info.artifact_uri
-        store = get_artifact_repository(moved(uri, self.uri or DEFAULT_URI), self.uri)
+        store = self._artifacts()
         files = {file.path: file for file in store.list_artifacts()}
         if name not in files:
             if name == "config.yaml":
@@ -145,7 +174,8 @@ class Found:
 
 
 def find(word: str, uri: str | None = None) -> Found:
-    """The run that `word` names: a directory, a config.yaml, a run id, `runs:/ID`, `STUDY/NUMBER`.
+    """The run that `word` names: a directory, a config.yaml, a run id, `runs:/ID`, `STUDY/NUMBER`,
+    or a registered model, which is made from a checkpoint of it.
 
     `uri` is the MLflow store in which ids and trials are looked up (default:
     `MLFLOW_TRACKING_URI`, then the default of `tracking.uri`). A run whose directory is on this
@@ -161,6 +191,10 @@ def find(word: str, uri: str | None = None) -> Found:
     if path.is_dir():
         raise BadInput(f"{word}: is no run directory: it has no config.yaml")
     store = tracking_uri(uri)
+    if is_registered(word):
+        client = _open(word, store)
+        named = look_up(client, word)
+        return replace(_of_run(client, word, store, named.run_id), state_path=named.state_path)
     run_id = re.fullmatch(r"(?:runs:/+)?([0-9a-fA-F]{32})(?:/.*)?", word)
     trial = re.fullmatch(r"([^/]+)/(\d+)(?:-(\d+))?", word)
     if run_id:

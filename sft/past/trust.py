@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft.config import data
 from sft.config.evaluators import named
@@ -22,20 +22,54 @@ from sft.evaluators import BUILDERS
 from sft.secrets import identity
 from sft.tracking.store import absolute
 
+if TYPE_CHECKING:
+    from sft.past.find import Found
+
+TRUST = "let a config from elsewhere import code, and name services, stores and paths"
+"""What `--trust` does."""
 _PATH = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/])|(?:^|[/\\])\.\.(?:[/\\]|$)")
 _URL = re.compile(r"^\w[\w+.-]*:/")
 _SPLIT = re.compile(r"\.(?:eval_)?split$")
 """Keys that name a part of the data, such as train[:10%], and no place."""
 
 
-def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = None) -> None:
+def saved_config(
+    found: Found, trust: bool = False, fetched: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The saved config of `found`, checked for what it may do. Raises `BadInput`.
+
+    `fetched` are the places, by key, of data that comes from the run's own store: they are put in
+    for those that the config names, and need no trust.
+    """
+    saved, places = found.saved(), dict(fetched or {})
+    for key, place in places.items():
+        _put(saved, key, place)
+    if not found.is_own and not trust:
+        check_untrusted(saved, found.source, found.uri, places)
+    return saved
+
+
+def _put(saved: dict[str, Any], key: str, value: str) -> None:
+    *groups, name = key.split(".")
+    node: Any = saved
+    for group in groups:
+        node = node[group]
+    node[name] = value
+
+
+def check_untrusted(
+    saved: Mapping[str, Any],
+    source: str,
+    store: str | None = None,
+    fetched: Mapping[str, str] | None = None,
+) -> None:
     """Raise `BadInput` if the config from `source` needs the user's trust.
 
     It may not hold code or references, import anything, name a service, a tracking store other
     than `store` (where the user found it) and the default, another tracker, or a path of this
-    machine.
+    machine, but for the values of `fetched`, which the harness itself has put under these keys.
     """
-    reasons = list(_reasons(saved, store))
+    reasons = list(_reasons(saved, store, fetched or {}))
     if reasons:
         raise BadInput(
             f"{source} is not from this machine, and {'; '.join(reasons[:5])}; "
@@ -43,7 +77,9 @@ def check_untrusted(saved: Mapping[str, Any], source: str, store: str | None = N
         )
 
 
-def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
+def _reasons(
+    saved: Mapping[str, Any], store: str | None, fetched: Mapping[str, str]
+) -> Iterator[str]:
     for key, values in data.named(saved):
         if "builder" in values or values.get("kind") == "custom":
             yield f"{key}.builder would import {values.get('builder')!r}"
@@ -71,6 +107,8 @@ def _reasons(saved: Mapping[str, Any], store: str | None) -> Iterator[str]:
                 yield f"{key} is {value!r}"
         elif "${" in value:
             yield f"{key} holds a reference, {value!r}"
+        elif fetched.get(key) == value:
+            continue
         elif not key.startswith(TEXTS) and (
             _reaches(value) or (has_wildcard(value) and not _SPLIT.search(key))
         ):

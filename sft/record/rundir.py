@@ -5,6 +5,7 @@ metrics.jsonl       one object a step
 batches.jsonl       one object a step: a digest of what was trained on
 checkpoints.jsonl   one object a checkpoint
 examples/           what evaluations are made of, a file each
+system.jsonl        one object for each sample of CPU, memory and GPU, if the run is tracked
 run.json            provenance, state and end of the run
 run.log             what was said
 run.lock            held by the process that trains; free if none does

@@ -137,4 +137,8 @@ def of_settings(settings: Settings) -> list[str]:
             found.append(f"service.{name}={value}: is for service=local alone")
     if settings.tracking.uri is None and settings.tracking.experiment != "sft":
         found.append(f"tracking.experiment={settings.tracking.experiment}: nothing is tracked")
+    if settings.tracking.uri is None and settings.tracking.keep_data_mb:
+        found.append(
+            f"tracking.keep_data_mb={settings.tracking.keep_data_mb:g}: nothing is tracked"
+        )
     return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import subprocess
@@ -26,19 +27,28 @@ from pathlib import Path
 from sft.service.process import POLL_SECONDS, Running, ServiceUnavailable, Wanted, is_taken, lock
 from sft.service.proxies import exempt_loopback
 
-__all__ = ["ServiceUnavailable", "api_key", "local"]
+__all__ = ["ServiceUnavailable", "api_key", "local", "pid"]
 
 END_SECONDS = 15.0  # for a service nobody uses to write what it has and go
 WATCH_SECONDS = 1.0
 MOST_RESTARTS = 5  # that fail, one after another
 
 _keys: dict[str, list[str]] = {}  # of the services in use by this process, by URL, once a use
+_roots: dict[str, Path] = {}  # of these services, by URL
 _held: set[int] = set()  # open users.lock files
 
 
 def api_key(base_url: str | None) -> str | None:
     """The key of a local service that this process uses; None: the SDK finds its own."""
     return next(iter(_keys.get(base_url or "", [])), None)
+
+
+def pid(base_url: str | None) -> int | None:
+    """The process of a local service that this process uses; None of any other."""
+    try:
+        return int(json.loads((_roots[base_url or ""] / "service.json").read_text())["pid"])
+    except (KeyError, OSError, ValueError):
+        return None
 
 
 @contextlib.contextmanager
@@ -73,6 +83,7 @@ def local(
             logging.getLogger(__name__).warning("the local service: %s", sentence)
         keys = _keys.setdefault(running.url, [])
         keys.append(running.key)
+        _roots[running.url] = root
         watch = _Watch(wanted, running, child)
         try:
             yield running.url

@@ -1,4 +1,4 @@
-"""What MLflow is told of a run when it begins: parameters, tags, description, data and files."""
+"""What MLflow is told of a run when it begins: parameters, tags, description and files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sft.config.data_name import data_name
 from sft.record.rundir import BATCHES_FILE
 from sft.secrets import mask_urls
-from sft.tracking import values as values
+from sft.tracking import values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,32 +65,6 @@ def _description(run: TrackedRun) -> str:
     if run.resumed_at is not None:
         paragraphs.append(DOUBLED_POINTS)
     return "\n".join(paragraphs)
-
-
-def dataset(run: TrackedRun) -> tuple[str, str] | None:
-    """Name and digest of the data, as MLflow shows them beside a run and its checkpoints."""
-    digest = run.facts.get("digest")
-    if not digest:
-        return None
-    name = data_name(run.settings.get("dataset") or {})
-    return name[:500], str(digest)[: values.MAX_DIGEST]
-
-
-def send_dataset(run: TrackedRun, client: MlflowClient) -> None:
-    """The data as the run's input, with what was counted of it."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    if (named := dataset(run)) is None:
-        return
-    entity = Dataset(
-        name=named[0],
-        digest=named[1],
-        source_type="local",
-        source=json.dumps(run.settings.get("dataset"), default=str)[:60_000],
-        profile=json.dumps({key: run.facts.get(key) for key in ("data", "held_out")}),
-    )
-    context = InputTag("mlflow.data.context", "training")
-    client.log_inputs(run.run_id, [DatasetInput(entity, [context])])
 
 
 def send_files(run: TrackedRun, client: MlflowClient) -> None:

@@ -28,6 +28,8 @@ from sft.config.secrets import without_secrets
 from sft.files import read_yaml
 from sft.hooks import BaseHook
 from sft.record.rundir import read_facts
+from sft.record.system_metrics import Sampler
+from sft.service import child
 from sft.tracking import moved_project
 from sft.tracking.begin import plain
 from sft.tracking.mirror import Mirror
@@ -77,6 +79,7 @@ class MlflowHook(BaseHook):
             self.tags["mlflow.parentRunId"] = parent_run_id
         self._given_run_id = run_id
         self._mirror: Mirror | None = None
+        self._sampler: Sampler | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -100,8 +103,15 @@ class MlflowHook(BaseHook):
         if run.start_step > 0:
             self._mirror.measured_before()
         writer().add(self._mirror)
+        if (run.settings.get("tracking") or {}).get("system_metrics", True):
+            base_url = getattr(run.config, "base_url", None)
+            self._sampler = Sampler(run.directory, self._measured, lambda: child.pid(base_url))
+            self._sampler.start()
 
     def on_metrics(self, step: int, metrics: dict[str, float], timestamp_ms: int) -> None:
+        self._measured(step, timestamp_ms, metrics)
+
+    def _measured(self, step: int, timestamp_ms: int, metrics: dict[str, float]) -> None:
         if self._mirror:
             self._mirror.measured(step, timestamp_ms, metrics)
             writer().wake()
@@ -118,6 +128,8 @@ class MlflowHook(BaseHook):
             writer().wake()
 
     def on_end(self, result: RunResult) -> None:
+        if self._sampler:
+            self._sampler.stop()
         if self._mirror:
             self._mirror.ended(result.status, result.error, result.reason, time.time())
             writer().wake()

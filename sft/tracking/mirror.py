@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sft.record.checkpoints import CheckpointFile, CheckpointRecord
 from sft.record.metrics import read
+from sft.record.system_metrics import FILE as SYSTEM_FILE
 from sft.secrets import mask_urls
-from sft.tracking import begin, models, values
+from sft.tracking import begin, inputs, kept_data, models, values
 from sft.tracking.run_in_store import ensure_run
 from sft.tracking.store import Store, is_permanent
 from sft.tracking.tracked_run import TrackedRun
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sft.tracking")
 
 MAX_PENDING = 10_000
-"""Rows kept in memory while a store is away; beyond them metrics.jsonl is read again."""
+"""Rows kept in memory while a store is away; beyond them their files are read again."""
 METRICS_PER_BATCH = 1_000
 FILE_ATTEMPTS = 3
 """Failures after which a run goes on without its files in MLflow."""
@@ -42,9 +43,9 @@ class Mirror:
 
     run: TrackedRun
     rows: deque[tuple[int, int, dict[str, float]]] = field(default_factory=deque)
-    """(step, timestamp in ms, metrics) that are in metrics.jsonl and not yet sent."""
+    """(step, timestamp in ms, metrics) of metrics.jsonl and system.jsonl that are not yet sent."""
     whole_file: bool = False
-    """Everything in metrics.jsonl is to be sent, again or for the first time."""
+    """Everything in these files is to be sent, again or for the first time."""
     begun: bool = False
     """Parameters, tags and files were sent by this process."""
     new_checkpoints: bool = True
@@ -69,11 +70,11 @@ class Mirror:
     # --- what the hook says happened -------------------------------------------------------------
 
     def measured(self, step: int, timestamp_ms: int, metrics: dict[str, float]) -> None:
-        """A row is in metrics.jsonl."""
+        """A row is in metrics.jsonl or in system.jsonl."""
         self.rows.append((step, timestamp_ms, dict(metrics)))
 
     def measured_before(self) -> None:
-        """metrics.jsonl holds rows that another process wrote."""
+        """metrics.jsonl and system.jsonl hold rows that another process wrote."""
         self.whole_file = True
 
     def saved(self, record: CheckpointRecord) -> None:
@@ -155,7 +156,7 @@ class Mirror:
             client.delete_tag(self.run.run_id, tag)
         self._set_tags(client, tags)
         with self._unless_refused("data"):
-            begin.send_dataset(self.run, client)
+            inputs.send(self.run, client)
 
     # --- metrics --------------------------------------------------------------------------------
 
@@ -163,7 +164,8 @@ class Mirror:
         self.rows.clear()
         self.whole_file = False
         with self._again("whole_file"):
-            rows = [(r["step"], r["timestamp"], r) for r in read(self.directory / "metrics.jsonl")]
+            files = (self.directory / name for name in ("metrics.jsonl", SYSTEM_FILE))
+            rows = [(r["step"], r["timestamp"], r) for file in files for r in read(file)]
             while rows:
                 del rows[: self._send_batch(client, rows)]
 
@@ -192,15 +194,15 @@ class Mirror:
 
     def _send_checkpoints(self, client: MlflowClient) -> None:
         with self._unless_refused("checkpoints"):
-            self._set_tags(
-                client, models.send_checkpoints(self.run, client, begin.dataset(self.run))
-            )
+            self._set_tags(client, models.send_checkpoints(self.run, client))
 
     def _send_files(self, client: MlflowClient) -> None:
         """Files go where artifacts are kept, which may fail although the store itself answers."""
         try:
             begin.send_files(self.run, client)
             models.send_tables(self.run, client)
+            for sentence in kept_data.send(self.run, client):
+                self._warn("files of data", sentence)
         except Exception as error:
             self._file_failures += 1
             if not is_permanent(error) and self._file_failures < FILE_ATTEMPTS:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sft.files import json_lines
 from sft.record.checkpoints import CheckpointRecord, best, read
 from sft.record.metrics import read as read_metrics
-from sft.tracking import values as values
+from sft.tracking import inputs, values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,9 +20,7 @@ MODEL_PARAMETERS = ("model.name", "lr", "lora.rank", "batch_size", "dataset.kind
 """Settings that the list of models shows as columns."""
 
 
-def send_checkpoints(
-    run: TrackedRun, client: MlflowClient, dataset: tuple[str, str] | None
-) -> dict[str, str]:
+def send_checkpoints(run: TrackedRun, client: MlflowClient) -> dict[str, str]:
     """Make MLflow's models those of checkpoints.jsonl; returns the run's tags that name them.
 
     A model is external: its weights stay on the Tinker service, its tags hold the `tinker://`
@@ -38,7 +36,7 @@ def send_checkpoints(
             models[record.name] = known
             run.save()
         if record.evaluation and known.get("evaluation") != record.evaluation:
-            _send_evaluation(run, client, known["id"], record, dataset)
+            _send_evaluation(run, client, known["id"], record)
             known["evaluation"] = record.evaluation
             run.save()
         if record.name in run.records:
@@ -105,13 +103,9 @@ def _create(run: TrackedRun, client: MlflowClient, record: CheckpointRecord) -> 
 
 
 def _send_evaluation(
-    run: TrackedRun,
-    client: MlflowClient,
-    model_id: str,
-    record: CheckpointRecord,
-    dataset: tuple[str, str] | None,
+    run: TrackedRun, client: MlflowClient, model_id: str, record: CheckpointRecord
 ) -> None:
-    """The record's metrics, tied to the model and the data it was measured on.
+    """The record's metrics, each tied to the model and to the held-out data it was measured on.
 
     MLflow adds them to the run's metrics, too; under the timestamp that metrics.jsonl has for
     the step they are the same points and change nothing.
@@ -120,11 +114,12 @@ def _send_evaluation(
 
     rows = {row["step"]: row for row in read_metrics(run.directory / "metrics.jsonl")}
     timestamp = rows.get(record.step, {}).get("timestamp", record.timestamp)
-    data = {"dataset_name": dataset[0], "dataset_digest": dataset[1]} if dataset else {}
-    metrics = [
-        Metric(key, value, timestamp, record.step, model_id=model_id, **data)
-        for key, value in values.numbers(record.evaluation or {}).items()
-    ]
+    data = inputs.of_run(run)
+    metrics = []
+    for key, value in values.numbers(record.evaluation or {}).items():
+        of = next((one for one in data if one.measures(key)), None)
+        tied = {"dataset_name": of.name, "dataset_digest": of.digest} if of else {}
+        metrics.append(Metric(key, value, timestamp, record.step, model_id=model_id, **tied))
     client.log_batch(run.run_id, metrics=metrics)
 
 
@@ -137,12 +132,18 @@ def write_table(directory: Path, name: str, step: int, rows: list[dict[str, Any]
 
 
 def send_tables(run: TrackedRun, client: MlflowClient) -> None:
-    """Each file of tables/ as one artifact that MLflow's UI shows as a table, with its step."""
+    """Each file of tables/ as one artifact that MLflow's UI shows as a table, newest rows first.
+
+    Where the UI compares runs by a table, it groups its rows by the first column and shows the
+    second one of the first row of each group: the last answer to each prompt.
+    """
     names = []
     for file in sorted((run.directory / "tables").glob("*.jsonl")):
         by_step = {entry["step"]: entry["rows"] for entry in json_lines(file)}
-        rows = [{"step": step, **row} for step in sorted(by_step) for row in by_step[step]]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+        steps = sorted(by_step, reverse=True)
+        rows = [{**row, "step": step} for step in steps for row in by_step[step]]
+        columns = list(dict.fromkeys(key for row in rows for key in row if key != "step"))
+        columns.append("step")
         data = [[row.get(column) for column in columns] for row in rows]
         client.log_dict(run.run_id, {"columns": columns, "data": data}, f"{file.stem}.json")
         names.append({"path": f"{file.stem}.json", "type": "table"})

@@ -8,7 +8,7 @@ from sft.config.data_name import data_name
 from sft.config.saved import to_saved
 from sft.display.terminal import _describe_data
 from sft.runs import listed
-from sft.tracking.begin import dataset
+from sft.tracking import inputs
 
 OVERRIDES = {
     "chats.jsonl": ["dataset=jsonl", "dataset.path=data/chats.jsonl"],
@@ -35,7 +35,7 @@ def test_run_names_mlflow_the_banner_and_the_list_name_data_alike(name, override
     mirror = type("Mirror", (), {"facts": {"digest": "d"}, "settings": saved})
     assert data_name(settings.dataset) == data_name(saved["dataset"]) == name
     assert default_name(settings).endswith(f"-{name}")
-    assert dataset(mirror) == (name, "d")
+    assert [(one.name, one.digest) for one in inputs.of_run(mirror)] == [(name, "d")]
     assert _describe_data(data_name(settings.dataset), {}) == name
     assert listed(tmp_path).cells["data"] == name
 

@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from sft import tracking
 from sft.errors import BadInput
-from sft.record import checkpoints
+from sft.past.find import find
+from sft.record import checkpoints, system_metrics
 from sft.tracking.store import check_uri, open_client
 from tests.tracking.tracked_run import SETTINGS, TrackedRun, fresh_store
 
@@ -103,7 +106,7 @@ def test_hundreds_of_settings_and_odd_names_all_arrive(uri, tmp_path):
 
 
 def test_each_checkpoint_is_an_external_model_with_paths_evaluation_and_data(uri, tmp_path):
-    run = TrackedRun(tmp_path / "run", uri).start()
+    run = TrackedRun(tmp_path / "run", uri).start(held_out_digest="held")
     run.step(0, train_nll=2.0)
     run.step(2, eval_nll=1.5)
     first = run.checkpoint(2)
@@ -124,13 +127,77 @@ def test_each_checkpoint_is_an_external_model_with_paths_evaluation_and_data(uri
     assert model.tags["mlflow.model.isExternal"] == "true"
     assert model.tags["sft.state_path"] == "tinker://run:train:0/weights/000002"
     assert [(m.key, m.value, m.step, m.dataset_digest) for m in model.metrics] == [
-        ("eval/nll", 1.5, 2, "0123456789abcdef")
+        ("eval/nll", 1.5, 2, "held")
     ]
     tags = found.data.tags
     assert tags["sft.best_checkpoint"] == "tinker://run:train:0/sampler_weights/000002"
     assert tags["sft.final_checkpoint"] == "tinker://run:train:0/sampler_weights/final"
     history = client.get_metric_history(found.info.run_id, "eval/nll")
     assert [(m.step, m.value) for m in history] == [(2, 1.5), (4, 1.7)]
+
+
+MEASURED = {
+    "eval/nll": ("faq (held out)", "held"),
+    "eval/nll_stderr": ("faq (held out)", "held"),
+    "eval/bpb": ("faq (held out)", "held"),
+    "eval/exact_match": ("faq (held out)", "held"),
+    "eval/exam/nll": ("exam", "set"),
+    "eval/exam/nll_stderr": ("exam", "set"),
+    "eval/judge/accuracy": (None, None),
+    "eval/score": (None, None),
+    "eval/prompts/exact_match": (None, None),
+}
+"""What a metric is measured on: name and digest."""
+
+
+def digests_of_data(directory):
+    """The digests that `train.main` writes into run.json beside what hooks are told."""
+    digests = {"held_out_digest": "held", "eval_set_digests": {"exam": "set", "odd": None}}
+    facts = json.loads((directory / "run.json").read_text()) | digests
+    (directory / "run.json").write_text(json.dumps(facts))
+    return digests
+
+
+def test_what_is_measured_is_tied_to_the_data_it_was_measured_on(uri, tmp_path):
+    run = TrackedRun(tmp_path / "run", uri)
+    run.start(**digests_of_data(tmp_path / "run"), held_out={"conversations": 4})
+    run.checkpoint(2, evaluation=dict.fromkeys(MEASURED, 1.0))
+    run.end()
+    assert tracking.flush(30) == []
+    client, found = only_run(uri)
+    [model] = client.search_logged_models([found.info.experiment_id])
+    assert {m.key: (m.dataset_name, m.dataset_digest) for m in model.metrics} == MEASURED
+    inputs = {
+        (one.tags[0].value, one.dataset.name, one.dataset.digest): json.loads(one.dataset.profile)
+        for one in found.inputs.dataset_inputs
+    }
+    assert inputs == {
+        ("training", "faq", "0123456789abcdef"): {"tokens": 100},
+        ("eval", "faq (held out)", "held"): {"conversations": 4},
+        ("eval", "exam", "set"): {},
+    }
+
+
+def test_it_is_tied_to_its_data_also_if_mlflow_is_told_by_a_later_process(uri, tmp_path):
+    run = TrackedRun(tmp_path / "run", uri)
+    code = (
+        "import os, pathlib\n"
+        "from tests.tracking.test_tracking import MEASURED, digests_of_data\n"
+        "from tests.tracking.tracked_run import TrackedRun\n"
+        f"folder = pathlib.Path({str(run.directory)!r})\n"
+        "run = TrackedRun(folder, 'http://127.0.0.1:9')\n"
+        "run.start(**digests_of_data(folder), held_out={'conversations': 4})\n"
+        "run.checkpoint(2, evaluation=dict.fromkeys(MEASURED, 1.0)); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60)
+    assert tracking.sync(run.directory, uri) and tracking.flush(30) == []
+    client, found = only_run(uri)
+    [model] = client.search_logged_models([found.info.experiment_id])
+    assert {m.key: (m.dataset_name, m.dataset_digest) for m in model.metrics} == MEASURED
+    names = {
+        one.dataset.name: json.loads(one.dataset.profile) for one in found.inputs.dataset_inputs
+    }
+    assert names["faq (held out)"] == {"conversations": 4} and len(names) == 3
 
 
 def test_a_checkpoint_that_was_replaced_leaves_the_models(uri, tmp_path):
@@ -157,12 +224,51 @@ def test_tables_are_artifacts_the_ui_shows(uri, tmp_path):
         Path(client.download_artifacts(found.info.run_id, "answers.json")).read_text()
     )
     assert table == {
-        "columns": ["step", "prompt", "answer"],
-        "data": [[0, "p", "a"], [4, "p", "b"]],
+        "columns": ["prompt", "answer", "step"],
+        "data": [["p", "b", 4], ["p", "a", 0]],
     }
     assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [
         {"path": "answers.json", "type": "table"}
     ]
+
+
+def test_system_metrics_are_in_mlflow_as_in_the_run_directory_however_often_sent(
+    uri, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(system_metrics, "EVERY_SECONDS", 0.05)
+    run = TrackedRun(tmp_path / "run", uri).start()
+    run.step(0, train_nll=1.0)
+    file = tmp_path / "run" / system_metrics.FILE
+    deadline = time.monotonic() + 60
+    while not (file.exists() and file.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.end()
+    assert tracking.flush(30) == []
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    name = "system/cpu_utilization_percentage"
+    expected = [(row["step"], row["timestamp"], row[name]) for row in rows]
+
+    def in_mlflow():
+        client, found = only_run(uri)
+        history = client.get_metric_history(found.info.run_id, name)
+        return sorted((m.step, m.timestamp, m.value) for m in history)
+
+    assert in_mlflow() == expected
+    state = tmp_path / "run" / "mlflow.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"ended": False}))
+    assert tracking.sync(run.directory) and tracking.flush(30) == []
+    assert in_mlflow() == expected
+    of_training = replace(find(str(run.directory)), directory=None)
+    assert of_training.rows() == [{"step": 0, "timestamp": ANY, "train/nll": 1.0}]
+
+
+def test_system_metrics_can_be_left_out(uri, tmp_path, monkeypatch):
+    monkeypatch.setattr(system_metrics, "EVERY_SECONDS", 0.01)
+    settings = SETTINGS | {"tracking": {"system_metrics": False}}
+    run = TrackedRun(tmp_path / "run", uri, settings=settings).start()
+    time.sleep(0.2)
+    run.end()
+    assert not (tmp_path / "run" / system_metrics.FILE).exists()
 
 
 @pytest.mark.parametrize(

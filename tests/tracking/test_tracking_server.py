@@ -11,6 +11,9 @@ from urllib.request import urlopen
 import pytest
 
 from sft import tracking
+from sft.past.choosing import choose
+from sft.past.find import find
+from sft.promote import promote
 from sft.tracking.store import open_client
 from tests.tracking.tracked_run import TrackedRun
 
@@ -95,3 +98,23 @@ def test_a_server_that_is_down_dies_and_comes_back_has_every_point_once(server, 
     assert {"config.yaml", "run.json"} <= files
     experiment = client.get_experiment_by_name("tests")
     assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_a_checkpoint_is_promoted_in_the_registry_of_a_server(server, tmp_path):
+    server.kill()
+    server.start()
+    run = TrackedRun(tmp_path / "run", server.uri).start(held_out_digest="held")
+    record = run.checkpoint(1, "final", {"eval/nll": 2.0})
+    run.end()
+    assert tracking.flush(60) == []
+    said = promote(str(run.directory), "served@champion")
+    assert said.endswith("is now version 1 of served, and models:/served@champion names it")
+    client = open_client(server.uri)
+    version = client.get_model_version_by_alias("served", "champion")
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert version.tags["sft.state_path"] == model.tags["sft.state_path"] == record.state_path
+    assert model.tags["mlflow.modelVersions"].count("served") == 1
+    [metric] = model.metrics
+    assert (metric.dataset_name, metric.dataset_digest) == ("faq (held out)", "held")
+    found = find("models:/served@champion", server.uri)
+    assert choose(found).state_path == record.state_path

@@ -42,8 +42,8 @@ class TrackedRun:
         self.facts |= facts
         (self.directory / "run.json").write_text(json.dumps(self.facts))
 
-    def start(self, start_step: int = 0) -> TrackedRun:
-        facts = {"digest": "0123456789abcdef", "data": {"tokens": 100}, "held_out": None}
+    def start(self, start_step: int = 0, **more) -> TrackedRun:
+        facts = {"digest": "0123456789abcdef", "data": {"tokens": 100}, "held_out": None, **more}
         run = Run(None, self.settings, self.directory, self.name, facts, start_step)
         self.hook.on_start(run)
         return self
