@@ -82,8 +82,9 @@ def promote(word: str, model: str, checkpoint: str | None = None, uri: str | Non
             client.set_registered_model_alias(name, alias, version)
     named = f"{PREFIX}{name}@{alias}" if alias else f"{PREFIX}{name}/{version}"
     was = "is already" if same else "is now"
-    nll = (record.evaluation or {}).get("eval/nll")
-    measured = "" if nll is None else f", eval/nll {nll:.4f}"
+    metric = found.saved().get("metric", "eval/nll")
+    value = (record.evaluation or {}).get(metric)
+    measured = "" if value is None else f", {metric} {value:.4f}"
     return (
         f"checkpoint {record.name} (step {record.step}{measured}) {was} version {version} of "
         f"{name}, and {named} names it{moved}"

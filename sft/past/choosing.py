@@ -10,7 +10,7 @@ from sft.errors import BadInput, nearest
 from sft.past.find import Found, find
 from sft.past.registry import is_registered
 from sft.record import checkpoints
-from sft.record.checkpoints import CheckpointRecord, best
+from sft.record.checkpoints import CheckpointRecord, best_of
 from sft.tracking import moved_project
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sft.config.schema import Settings
 
-CHECKPOINT = "best (the lowest eval/nll), last or a name; default: the last one"
+CHECKPOINT = "best (in the run's `metric`), last or a name; default: the last one"
 """What `--checkpoint` takes."""
 PATH = re.compile(r"tinker://(?!\.\.?/)[^/\s]+/(?:sampler_)?weights/(?!\.\.?$)[^/\s]+")
 
@@ -42,13 +42,13 @@ def choose(found: Found, word: str | None = None) -> CheckpointRecord:
     if word in (None, "last"):
         return records[-1]
     if word == "best":
-        lowest = best(records)
-        if lowest is None:
+        chosen = best_of(records, found.saved())
+        if chosen is None:
             raise BadInput(
                 "--checkpoint: no checkpoint of the run was evaluated, so that none is the best; "
                 "name one, or last"
             )
-        return lowest
+        return chosen
     names = [record.name for record in records]
     if word not in names:
         raise BadInput(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from sft.config.secrets import fill
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.past.registry import is_registered, look_up
+from sft.record.examples import FOLDER as EXAMPLES
 from sft.record.examples import Examples, last_examples
 from sft.record.metrics import read
 from sft.record.rundir import BATCHES_FILE, read_facts
@@ -117,7 +119,13 @@ class Found:
 
     def examples(self) -> dict[str, Examples]:
         """What the last value of each metric is made of, if its examples are kept."""
-        return {} if self.directory is None else last_examples(self.directory)
+        if self.directory is not None or self.config is not None:
+            return last_examples(self.directory) if self.directory else {}
+        if not 0 < sum(self.kept(EXAMPLES).values()) < MAX_BATCHES_BYTES:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            self.download(EXAMPLES, Path(folder))
+            return last_examples(Path(folder), self.rows())
 
     def batches(self) -> dict[int, str]:
         """The digest of what each step was trained on, by step; empty if none is recorded."""
@@ -156,8 +164,6 @@ class Found:
 
     def _artifact(self, name: str, read: Any, limit: int = MAX_CONFIG_BYTES) -> Any:
         """What `read` makes of the run's artifact `name`; None if it has none."""
-        import tempfile
-
         store = self._artifacts()
         files = {file.path: file for file in store.list_artifacts()}
         if name not in files:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sft.files import json_lines, replace_durably
 
@@ -84,6 +86,11 @@ def best(
     scored = [(value, record) for value, record in values if math.isfinite(value)]
     choose = min if direction == "minimize" else max
     return choose(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def best_of(records: list[CheckpointRecord], saved: Mapping[str, Any]) -> CheckpointRecord | None:
+    """The record that is best in what the run of the saved config goes by."""
+    return best(records, saved.get("metric", "eval/nll"), saved.get("direction", "minimize"))
 
 
 @dataclass

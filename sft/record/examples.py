@@ -14,7 +14,7 @@ import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sft.files import replace_durably
 from sft.record.metrics import read as read_rows
@@ -90,9 +90,14 @@ def standard_errors(examples: Mapping[str, Examples]) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def last_examples(run_directory: Path) -> dict[str, Examples]:
-    """What the last value of each metric is made of, if its examples are kept."""
-    rows = read_rows(run_directory / "metrics.jsonl")
+def last_examples(
+    run_directory: Path, rows: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Examples]:
+    """What the last value of each metric is made of, if its examples are kept.
+
+    `rows` are those of metrics.jsonl, if they are not in the directory.
+    """
+    rows = read_rows(run_directory / "metrics.jsonl") if rows is None else rows
     last = {name: row["step"] for row in rows for name in row}
     folder = ExamplesFolder(run_directory)
     return {
@@ -112,7 +117,7 @@ class ExamplesFolder:
 
     def steps(self) -> list[int]:
         """The steps of the evaluations that are kept."""
-        return sorted(int(file.stem) for file in self.path.glob("[0-9]*.parquet"))
+        return sorted(int(file.stem) for file in self.path.glob("*.parquet") if file.stem.isdigit())
 
     def read(self, step: int) -> dict[str, Examples]:
         """The examples of the evaluation at `step`, by metric; none if it is not kept."""

@@ -200,6 +200,8 @@ class Mirror:
         """Files go where artifacts are kept, which may fail although the store itself answers."""
         try:
             begin.send_files(self.run, client)
+            if self.end:
+                models.send_examples(self.run, client)
             models.send_tables(self.run, client)
             for sentence in kept_data.send(self.run, client):
                 self._warn("files of data", sentence)

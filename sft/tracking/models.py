@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.files import json_lines
-from sft.record.checkpoints import CheckpointRecord, best, read
+from sft.record.checkpoints import CheckpointRecord, best_of, read
+from sft.record.examples import FOLDER as EXAMPLES
 from sft.record.metrics import read as read_metrics
 from sft.tracking import inputs, values
 
@@ -45,14 +46,14 @@ def send_checkpoints(run: TrackedRun, client: MlflowClient) -> dict[str, str]:
         client.delete_logged_model(models[name]["id"])
         del models[name]
         run.save()
-    return _tags(records)
+    return _tags(run, records)
 
 
-def _tags(records: list[CheckpointRecord]) -> dict[str, str]:
+def _tags(run: TrackedRun, records: list[CheckpointRecord]) -> dict[str, str]:
     """Where the last and the best checkpoint are."""
     tags = {}
-    lowest = best(records)
-    for word, record in (("last", records[-1] if records else None), ("best", lowest)):
+    chosen = best_of(records, run.settings)
+    for word, record in (("last", records[-1] if records else None), ("best", chosen)):
         if record is not None:
             tags[f"sft.{word}_checkpoint"] = record.sampler_path
             tags[f"sft.{word}_state"] = record.state_path
@@ -129,6 +130,12 @@ def write_table(directory: Path, name: str, step: int, rows: list[dict[str, Any]
     folder.mkdir(exist_ok=True)
     with (folder / f"{values.model_name(name)}.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": step, "rows": rows}, default=str) + "\n")
+
+
+def send_examples(run: TrackedRun, client: MlflowClient) -> None:
+    """What the kept evaluations of an ended run are made of, so that it can be compared."""
+    for file in sorted((run.directory / EXAMPLES).glob("*.parquet")):
+        client.log_artifact(run.run_id, str(file), EXAMPLES)
 
 
 def send_tables(run: TrackedRun, client: MlflowClient) -> None:

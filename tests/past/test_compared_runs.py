@@ -1,0 +1,64 @@
+"""Two real runs compared: by their directories, and by what MLflow has of them."""
+
+import re
+import shutil
+
+import pytest
+
+from sft import compare
+from sft.past.find import find
+from sft.record.examples import ExamplesFolder
+from tests.finished_run import finished_run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_model):
+    """Runs `slow`, `fast` and `seeded`, which differs from `fast` in its seeds alone."""
+    folder = tmp_path_factory.mktemp("place")
+    finished_run(folder, tiny_model, "lr=1e-5", directory="slow")
+    finished_run(folder, tiny_model, directory="fast")
+    finished_run(folder, tiny_model, "seed=1", "lora.seed=1", directory="seeded")
+    return folder
+
+
+def verdict(capsys, *words):
+    assert compare.main([*words]) == 0
+    return re.findall(r"^eval/nll: .*", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_value_and_its_standard_error_are_those_of_the_examples_that_are_kept(place):
+    rows = {row["step"]: row for row in find(str(place / "fast")).rows()}
+    kept = ExamplesFolder(place / "fast")
+    assert kept.steps() in ([0, 6], [0, 3, 6])
+    for step in kept.steps():
+        nll = kept.read(step)["eval/nll"]
+        assert nll.value == pytest.approx(rows[step]["eval/nll"], rel=1e-12)
+        assert nll.standard_error() == pytest.approx(rows[step]["eval/nll_stderr"], rel=1e-12)
+
+
+def test_a_higher_learning_rate_is_said_to_be_better_with_its_interval(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (line,) = verdict(capsys, "slow", "fast")
+    assert re.fullmatch(r"eval/nll: B against A: lower by [\d.]+ \([\d.]+ to [\d.]+\): real", line)
+
+
+def test_of_seeds_alone_it_is_chance(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (line,) = verdict(capsys, "fast", "seeded")
+    assert "chance between seeds" in line or "no difference" in line
+
+
+def test_it_is_the_same_from_mlflow_alone(place, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(place)
+    before = verdict(capsys, "slow", "fast")
+    ids = [find(name).run_id for name in ("slow", "fast")]
+    shutil.copy(place / "mlflow.db", tmp_path)
+    shutil.copytree(place / "mlartifacts", tmp_path / "mlartifacts")
+    (place / "slow").rename(place / "gone-slow")
+    (place / "fast").rename(place / "gone-fast")
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert verdict(capsys, *ids) == before
+    finally:
+        (place / "gone-slow").rename(place / "slow")
+        (place / "gone-fast").rename(place / "fast")
