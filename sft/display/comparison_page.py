@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from sft.past.comparison import Compared, figures, metrics_of, varying
+from sft.past.verdicts import verdicts
 from sft.record.metrics import unit_of
 
 MAX_POINTS = 2_000
@@ -39,10 +40,18 @@ def page(runs: Sequence[Compared]) -> str:
     parts = {
         "TITLE": html.escape(title),
         "SETTINGS": _table(runs, varying(runs), "All settings are the same."),
+        "VERDICTS": _verdicts(runs),
         "FIGURES": _table(runs, figures(runs), "All figures are the same."),
         "DATA": encoded,
     }
     return re.sub(r"@([A-Z]+)@", lambda match: parts[match[1]], template)
+
+
+def _verdicts(runs: Sequence[Compared]) -> str:
+    """Which is better and how sure that is, a paragraph for each two."""
+    lines = verdicts(runs, [run.name for run in runs])
+    said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f"<h2>Which is better</h2>\n{said}\n" if said else ""
 
 
 def _thin(points: list[tuple[int, float]]) -> list[list[Any]]:

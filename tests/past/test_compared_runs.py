@@ -42,6 +42,14 @@ def test_a_higher_learning_rate_is_said_to_be_better_with_its_interval(place, mo
     assert re.fullmatch(r"eval/nll: B against A: lower by [\d.]+ \([\d.]+ to [\d.]+\): real", line)
 
 
+def test_the_page_says_so_too(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (line,) = verdict(capsys, "slow", "fast", "--html", "page.html")
+    names = [find(name).facts()["name"] for name in ("slow", "fast")]
+    said = line.replace("B against A", f"{names[1]} against {names[0]}")
+    assert f"<p>{said}</p>" in (place / "page.html").read_text()
+
+
 def test_of_seeds_alone_it_is_chance(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     (line,) = verdict(capsys, "fast", "seeded")
