@@ -153,15 +153,17 @@ class TemplateRenderer:
             before, after = self.template.place([QUESTION], 0, prompt=True)
         except BadInput:
             return None
+        turn = before.removeprefix(beginning(self.tokenizer))
+        turn = turn.rpartition(self.ends.of_answers["user"].text)[2].lstrip()  # no system turn
         markers = list(self.ends.marker.finditer(before))
-        header = before[markers[-1].start() :] if markers else before.rpartition("\n")[2]
+        header = turn or (before[markers[-1].start() :] if markers else "")
         text = self.tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
         if not header or not after or not text.endswith(after):
             return None
         earlier, found, words = text[: -len(after)].rpartition(header)
         if not found:
             return None
-        return ("… " if self.ends.of_answers["user"].text in earlier else "") + words.strip()
+        return ("… " if header in earlier else "") + words.strip()
 
     def stop_sequences(self) -> list[int] | list[str]:
         stops = self.ends.stops

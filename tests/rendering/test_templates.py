@@ -228,3 +228,13 @@ def test_fields_beside_role_and_content_reach_the_template():
 
 def test_markers_are_single_tokens_here():
     assert all(len(base_tokenizer().encode(m, add_special_tokens=False)) == 1 for m in MARKERS)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen3", "llama3", "gemma", "phi3"])
+def test_the_question_of_a_prompt_is_the_users_words_alone(name):
+    renderer = get_renderer(None, tokenizer_with(name))
+    asked = [{"role": "user", "content": "What is it?"}]
+    chat = [*asked, {"role": "assistant", "content": "That."}, {"role": "user", "content": "Why?"}]
+    assert renderer.question(renderer.generation_prompt(asked)) == "What is it?"
+    assert renderer.question(renderer.generation_prompt(chat)) == "… Why?"
+    assert renderer.question(renderer.generation_prompt(asked)[:-1]) is None
