@@ -153,7 +153,7 @@ class TemplateRenderer:
             before, after = self.template.place([QUESTION], 0, prompt=True)
         except BadInput:
             return None
-        turn = before.removeprefix(beginning(self.tokenizer))
+        turn = before.removeprefix(self.tokenizer.bos_token or "")
         turn = turn.rpartition(self.ends.of_answers["user"].text)[2].lstrip()  # no system turn
         markers = list(self.ends.marker.finditer(before))
         header = turn or (before[markers[-1].start() :] if markers else "")
