@@ -15,6 +15,7 @@ from sft.tracking.store import open_client
 from sweeps import report
 from tests.finished_run import finished_run, overrides
 
+pytestmark = pytest.mark.slow
 if pictures.chromium() is None:
     pytest.skip("no Chromium here: apt-get install chromium", allow_module_level=True)
 if importlib.util.find_spec("playwright") is None:

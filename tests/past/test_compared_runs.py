@@ -1,23 +1,45 @@
 """Two real runs compared: by their directories, and by what MLflow has of them."""
 
+import asyncio
 import re
 import shutil
 
 import pytest
 
-from sft import compare
+from sft import compare, train
+from sft.datasets import FromConversationFileBuilder
 from sft.past.find import find
 from sft.record.examples import ExamplesFolder
-from tests.finished_run import finished_run
+from sft.tracking import MlflowHook
+from sft.types import ChatDatasetBuilderCommonConfig
+from tests.chat_data import write_chats
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_model):
+def place(tmp_path_factory, tiny_model, local_service):
     """Runs `slow`, `fast` and `seeded`, which differs from `fast` in its seeds alone."""
     folder = tmp_path_factory.mktemp("place")
-    finished_run(folder, tiny_model, "lr=1e-5", directory="slow")
-    finished_run(folder, tiny_model, directory="fast")
-    finished_run(folder, tiny_model, "seed=1", "lora.seed=1", directory="seeded")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+
+    def run(name, seed=0, **changes):
+        common = ChatDatasetBuilderCommonConfig(
+            model_name_for_tokenizer=str(tiny_model), batch_size=2, max_length=128, seed=seed
+        )
+        data = FromConversationFileBuilder(
+            common_config=common, path=str(write_chats(folder / "chats.jsonl", 24)), eval_size=4
+        )
+        config = train.Config(
+            log_path=str(folder / name), model_name="tiny", dataset_builder=data, max_steps=6,
+            lora_rank=4, held_out_answers=0, eval_every=3, base_url=local_service, seed=seed,
+            lora_seed=seed, **changes,
+        )  # fmt: skip
+        hook = MlflowHook(uri, "sft", name)
+        assert asyncio.run(train.main(config, hooks=[hook])).status == "FINISHED"
+        assert hook.flush(60) == []
+
+    run("slow", learning_rate=1e-5)
+    run("fast", learning_rate=1e-2)
+    run("seeded", seed=1, learning_rate=1e-2)
     return folder
 
 

@@ -63,6 +63,7 @@ def steps_in(client, run):
     return [m.step for m in client.get_metric_history(run.hook.run_id, "train/nll")]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_dies_and_comes_back_has_every_point_once(server, tmp_path, caplog):
     early = TrackedRun(tmp_path / "early", server.uri).start()
     for step in range(2_000):

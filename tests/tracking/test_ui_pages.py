@@ -11,6 +11,7 @@ from sft.promote import promote
 from tests.chat_data import write_chats
 from tests.finished_run import finished_run
 
+pytestmark = pytest.mark.slow
 if pictures.chromium() is None:
     pytest.skip("no Chromium here: apt-get install chromium", allow_module_level=True)
 if importlib.util.find_spec("playwright") is None:
