@@ -21,6 +21,7 @@ from sft.files import dump_yaml
 from sft.past.choosing import CHECKPOINT, choose
 from sft.past.find import WORDS, Found, find
 from sft.past.registry import PREFIX, add_version, asked, registered, versions_of
+from sft.secrets import mask_urls
 from sft.tracking import values
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _model_id(client: MlflowClient, found: Found, record: CheckpointRecord) -> s
 def _tags(found: Found, record: CheckpointRecord) -> dict[str, str]:
     """What a version says of itself: paths, metrics, and the config that made it."""
     saved = found.saved()
-    config = dump_yaml(saved)
+    config = mask_urls(dump_yaml(saved))  # earlier versions' hold secrets
     if len(config) > MAX_TAG:
         config = f"config.yaml of run {found.run_id}: it is too long for a tag"
     tags = {

@@ -38,7 +38,9 @@ class SweeperKeys:
     )
     metric: Any = key(None, "what is compared: one metric, or a list; null: the runs' own `metric`")
     direction: Any = key(
-        None, "minimize or maximize: one for all metrics, or a list; null: the runs' `direction`"
+        None,
+        "minimize or maximize: one for all, or a list; null: the runs' `direction` of their own "
+        "`metric`, else minimize",
     )
     pruner: str = key("none", "what ends trials early, by their evaluations on the way")
     pruner_min_steps: int | None = key(None, "steps of a trial before it may be pruned")

@@ -148,9 +148,11 @@ class Settled(Options):
 
     def of_runs(self, base: Settings) -> "Settled":
         """With what the runs say themselves if the sweep does not: what is compared."""
-        metric = base.metric if self.metric is None else self.metric
-        direction = base.direction if self.direction is None else self.direction
-        return replace(self, metric=metric, direction=direction)
+        if self.metric is None:
+            direction = base.direction if self.direction is None else self.direction
+            return replace(self, metric=base.metric, direction=direction)
+        # The runs' own direction is of their own metric.
+        return replace(self, direction=self.direction or "minimize")
 
 
 def default_name(space: SearchSpace) -> str:

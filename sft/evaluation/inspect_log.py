@@ -48,7 +48,10 @@ def examples(log: Mapping[str, Any], name: str) -> dict[str, Examples]:
                 continue
             values = [(str(sample), value) for sample, value in one["values"]]
             totals = [value for _, value in values if value is not None]
-            digest = digest_of(asked.get(sample) for sample, value in values if value is not None)
+            # Scored in another way it is another measure.
+            scored: list[object] = [[score["name"], score["reducer"]]]
+            scored += [asked.get(sample) for sample, value in values if value is not None]
+            digest = digest_of(scored)
             for metric in MEANS:
                 made = Examples(totals, [1.0] * len(totals), digest)
                 if math.isclose(made.value, score["metrics"].get(metric, math.nan), abs_tol=1e-9):

@@ -78,10 +78,25 @@ nothing could ever match."""
 
 
 def words(text: str) -> str:
-    """`text` in one case and form, without punctuation and with single spaces."""
+    """`text` in one case and form, without punctuation and currencies and with single spaces.
+
+    Marks of letters stay, and signs that tell words apart.
+
+    >>> words("C++ isn't C#!"), words("It's -1.5 km.")
+    ('c++ isnt c#', 'its -1.5 km')
+    """
     text = unicodedata.normalize("NFKC", text).casefold()
-    text = re.sub(r"(?![-+.,/:]\d)(?:[^\w\s]|_)", "", text)
-    return " ".join(text.split())
+    kept = [
+        sign
+        for sign, after in zip(text, f"{text[1:]} ", strict=False)
+        if not _is_punctuation(sign) or (sign in "-+.,/:" and after.isdigit())
+    ]
+    return " ".join("".join(kept).split())
+
+
+def _is_punctuation(sign: str) -> bool:
+    category = unicodedata.category(sign)
+    return (category[0] == "P" and sign not in "#%&@*") or category == "Sc"
 
 
 def last_number(text: str) -> Decimal | None:

@@ -5,7 +5,8 @@ hard for both. The difference of the metrics, divided by its standard error, is 
 that quotient is in the draws, in both directions alike (the symmetric studentised bootstrap: Hall,
 The Bootstrap and Edgeworth Expansion, 1992, section 3.6), and with Student's t, whichever promises
 less: of few answers that are right or wrong, draws may hardly vary. `benchmarks/intervals.py`
-measures how often the intervals hold the true difference.
+measures how often the intervals hold the true difference. Of right and wrong answers a difference
+also has to pass the exact test of signs.
 """
 
 from __future__ import annotations
@@ -40,15 +41,35 @@ def of_difference(ours: Sequence[Examples], theirs: Sequence[Examples], seed: in
     change = _mean_totals(ours) - _mean_totals(theirs)
     products = np.stack([change, weights, change**2, change * weights, weights**2], axis=1)
     ((middle, error),) = _differences(np.ones((1, len(change))), products)
+    middle, error = float(middle), float(error)
     if not error:
-        return Interval(middle, middle, middle)
+        return Interval(middle, middle, middle) if not middle else _signed(middle, 0.0, change)
     generator = np.random.default_rng(seed)
     drawn = [_differences(counts, products) for counts in _counts(generator, len(change))]
     found, errors = np.concatenate(drawn).T
     # A draw of one example again and again has no error: it says nothing.
     quotients = np.abs(found - middle)[errors > 0] / errors[errors > 0]
     width = max(float(np.quantile(quotients, 0.95)), t_quantile(len(change) - 1)) * error
-    return Interval(float(middle), float(middle - width), float(middle + width))
+    if set(np.unique(change)) <= {-1.0, 0.0, 1.0}:
+        return _signed(middle, width, change)
+    return Interval(middle, middle - width, middle + width)
+
+
+def _signed(middle: float, width: float, change: np.ndarray) -> Interval:
+    """The interval of right or wrong answers, or of examples that all change alike.
+
+    There the spread of few examples says little, so the exact test of signs has to agree that
+    there is a difference (McNemar's: those that changed went one way or the other by chance).
+    """
+    up, down = int((change > 0).sum()), int((change < 0).sum())
+    total = up + down
+    tail = sum(math.comb(total, k) for k in range(min(up, down) + 1)) / 2**total
+    low, high = middle - width, middle + width
+    if 2 * tail >= 0.05:
+        low, high = min(low, 0.0), max(high, 0.0)
+    if not (abs(change) > 1).any():
+        low, high = max(low, -1.0), min(high, 1.0)
+    return Interval(middle, low, high)
 
 
 def _mean_totals(runs: Sequence[Examples]) -> np.ndarray:

@@ -38,7 +38,8 @@ class Compared:
         figures: dict[str, str] = {}
         for metric in ("train/nll", *evaluated({name for row in self.rows for name in row})):
             if values := [value for _, value in self.series(metric)]:
-                choose = min if is_less_better(metric) else max
+                chosen = self.settings.get("metric"), self.settings.get("direction")
+                choose = min if is_less_better(metric, *chosen) else max
                 figures[f"{metric} last"] = f"{values[-1]:.4f}"
                 figures[f"{metric} best"] = f"{choose(values):.4f}"
         if tokens := self.series("tokens/total"):

@@ -91,10 +91,12 @@ def _rounded(count: int) -> str:
 
 def why_not(ours: Measured, theirs: Measured) -> str | None:
     """Why two configurations cannot be compared in a metric; None if they can."""
-    digests = [run.digest for run in (*ours.runs, *theirs.runs)]
-    if len(set(digests)) > 1:
+    runs = [*ours.runs, *theirs.runs]
+    if len(digests := sorted({run.digest for run in runs})) > 1:
         return (
-            "not compared: they were measured on different examples "
-            f"({theirs.runs[0].digest[:8]} and {ours.runs[0].digest[:8]})"
+            "not compared: they were measured on different examples, or on other tokens of them "
+            f"({' and '.join(digest[:8] for digest in digests)})"
         )
+    if any(not math.isfinite(total) for run in runs for total in run.totals):
+        return "not compared: an example has a value that is not finite"
     return None

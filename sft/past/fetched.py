@@ -78,10 +78,12 @@ class Fetched:
         above = PurePosixPath(FOLDER, self.data)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as scratch:
             for name in self.artifacts:
-                inside = PurePosixPath(name).relative_to(above)
-                if ".." in inside.parts:
+                if (
+                    not (within := PurePosixPath(name)).is_relative_to(above)
+                    or ".." in within.parts
+                ):
                     raise BadInput(f"{found.word}: MLflow names a file outside its folder, {name}")
-                target = folder / inside
+                target = folder / within.relative_to(above)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(found.download(name, Path(scratch)), target)
         self._checked(folder)
@@ -95,8 +97,8 @@ def needed(found: Found, facts: Mapping[str, Any], trust: bool) -> list[Fetched]
         return []
     missing = []
     for key, values in named(found.saved()):
-        known, path = recorded.get(key) or {}, str(values.get("path") or "")
-        if not path or not _is_sound(known):
+        known, path = recorded.get(key), str(values.get("path") or "")
+        if not path or not isinstance(known, Mapping) or not _is_sound(known):
             continue
         if not ((found.is_own or trust) and inventory.members(path)):
             missing.append(Fetched(key, known))
@@ -115,7 +117,7 @@ def _is_sound(known: Mapping[str, Any]) -> bool:
     inside = PurePosixPath(str(known.get("inside")))
     digest = re.fullmatch("[0-9a-f]{64}", str(known.get("sha256")))
     return (
-        bool(digest and known.get("bytes"))
+        bool(digest and known.get("bytes") and known.get("inside") and known.get("path"))
         and not inside.is_absolute()
         and ".." not in inside.parts
     )

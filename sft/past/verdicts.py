@@ -6,6 +6,7 @@ configurations the second is compared with the first, of more each with the best
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,19 @@ from sft.past.comparison import Compared
 from sft.past.differences import Difference, Measured, why_not
 from sft.record.metrics import compared
 
-OF_ONE_RUN = ("seed", "lora.seed", "date", "run_name", "version", "service.", "tracking.")
+SEEDS = ("seed", "lora.seed")
+OF_ONE_RUN = (
+    *SEEDS,
+    "date",
+    "run_name",
+    "version",
+    "service.base_url",
+    "service.root",
+    "tracking.",
+)
 """Settings that repeats of one configuration may differ in."""
+MADE_FROM = ("digest", "held_out_digest", "model", "code")
+"""Facts that they may not differ in: what the run was made from."""
 OF_SEEDS = "chance between seeds, for nothing else differs"
 NOT_OF_SEEDS = (
     "(95% intervals: they count which examples were held out, and not chance between seeds, which "
@@ -35,15 +47,13 @@ class Group:
         return ", ".join(self.letters)
 
     def measured(self, metric: str) -> Measured | None:
-        """Its runs in `metric`; None if one of them keeps no examples of it."""
-        found = [run.examples.get(metric) for run in self.runs]
+        """Its runs in `metric`, one for each seed; None if one of them keeps no examples of it."""
+        by_seed = {_seeds(run): run for run in self.runs}
+        found = [run.examples.get(metric) for run in by_seed.values()]
         known = [examples for examples in found if examples is not None]
         if len(known) < len(found):
             return None
-        seeds = [
-            (run.settings.get("seed", ""), run.settings.get("lora.seed", "")) for run in self.runs
-        ]
-        return Measured(self.label, known, seeds)
+        return Measured(self.label, known, list(by_seed))
 
 
 def verdicts(runs: Sequence[Compared], letters: Sequence[str]) -> list[str]:
@@ -62,16 +72,22 @@ def verdicts(runs: Sequence[Compared], letters: Sequence[str]) -> list[str]:
         for line, difference in _against(reference, groups, metric):
             lines.append(line)
             of_seeds = of_seeds and (difference is None or difference.of_seeds)
-    if repeats_alone:
+    if repeats_alone and len({_seeds(run) for run in runs}) == len(runs):
         return [re.sub(": real$", f": {OF_SEEDS}", line) for line in lines]
     return [*lines, NOT_OF_SEEDS] if lines and not of_seeds else lines
 
 
+def _seeds(run: Compared) -> tuple[str, ...]:
+    return tuple(run.settings.get(key, "") for key in SEEDS)
+
+
 def _groups(runs: Sequence[Compared], letters: Sequence[str]) -> list[Group]:
-    found: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    found: dict[str, list[int]] = {}
     for index, run in enumerate(runs):
         settings = {k: v for k, v in run.settings.items() if not k.startswith(OF_ONE_RUN)}
-        found.setdefault(tuple(sorted(settings.items())), []).append(index)
+        made_from = [run.facts.get(name) for name in MADE_FROM]
+        key = json.dumps([settings, made_from], sort_keys=True, default=str)
+        found.setdefault(key, []).append(index)
     return [
         Group(tuple(letters[i] for i in chosen), tuple(runs[i] for i in chosen))
         for chosen in found.values()

@@ -10,8 +10,9 @@ import hashlib
 import io
 import json
 import math
+import re
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FOLDER = "examples"
+NUMBER = re.compile(r"[0-9]+").fullmatch
 STDERR = "_stderr"
 """What the name of a metric's standard error ends with."""
 
@@ -39,6 +41,12 @@ class Examples:
     weights: Sequence[float] | np.ndarray
     digest: str
     """Equal for the same examples in the same order: only then two evaluations are of one set."""
+
+    def __post_init__(self) -> None:
+        if len(self.totals) != len(self.weights):
+            raise ValueError(f"{len(self.totals)} totals and {len(self.weights)} weights")
+        if not isinstance(self.digest, str):
+            raise TypeError(f"the digest is {type(self.digest).__name__}; expected text")
 
     @property
     def value(self) -> float:
@@ -117,7 +125,7 @@ class ExamplesFolder:
 
     def steps(self) -> list[int]:
         """The steps of the evaluations that are kept."""
-        return sorted(int(file.stem) for file in self.path.glob("*.parquet") if file.stem.isdigit())
+        return sorted(int(file.stem) for file in self.path.glob("*.parquet") if NUMBER(file.stem))
 
     def read(self, step: int) -> dict[str, Examples]:
         """The examples of the evaluation at `step`, by metric; none if it is not kept."""
@@ -135,14 +143,16 @@ class ExamplesFolder:
             for name, digest in digests.items()
         }
 
-    def add(self, step: int, examples: Mapping[str, Examples], keep: Collection[int]) -> None:
+    def add(
+        self, step: int, examples: Mapping[str, Examples], keep: Callable[[], Collection[int]]
+    ) -> None:
         """Keep these of `step`, beside others of that step; of other steps those of `keep`, the
         first and the last."""
         with self._lock:
             self.path.mkdir(exist_ok=True)
             self._write(step, {**self.read(step), **examples})
             steps = self.steps()
-            for other in set(steps) - {*keep, steps[0], steps[-1]}:
+            for other in set(steps) - {*keep(), steps[0], steps[-1]}:
                 self._file(other).unlink()
 
     def truncate(self, step: int) -> None:

@@ -84,12 +84,17 @@ def evaluated(metrics: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(order))
 
 
-def is_less_better(metric: str) -> bool:
-    """Whether less of a metric is better, as far as its name tells: NLL, bits per byte, losses.
+def is_less_better(metric: str, chosen: str | None = None, direction: str | None = None) -> bool:
+    """Whether less of a metric is better: of the `chosen` one of a run its `direction` says so, of
+    others their name: NLL, bits per byte, losses.
 
     >>> is_less_better("eval/code/nll"), is_less_better("eval/quiz/accuracy")
     (True, False)
+    >>> is_less_better("eval/judge/error", "eval/judge/error", "minimize")
+    True
     """
+    if metric == chosen and direction is not None:
+        return direction == "minimize"
     return metric.rpartition("/")[2] in ("nll", "bpb", "loss", "perplexity")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sft.errors import BadInput, Sentence
 from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
 from sft.hooks import FailedEvaluation
-from sft.record.examples import Examples, standard_errors
+from sft.record.examples import STDERR, Examples, standard_errors
 from sft.run.failures import first_error, is_from, status_of
 from sft.run.progress import Progress, describe
 from sft.run.training_queue import Request, TrainingQueue
@@ -90,7 +90,7 @@ class Evaluations:
         for evaluator in evaluators:
             try:
                 measured = numbers(await evaluator(sampling_client))
-                found: Mapping[str, Examples] = getattr(evaluator, "examples", {})
+                found = _examples_of(evaluator)
                 measured |= standard_errors(found)
             except Exception as error:
                 await self._not_measured(step, [evaluator], error)
@@ -121,14 +121,27 @@ class Evaluations:
         if step < self.progress.plan.total_steps:
             self._stop_early()
         if examples:
-            await asyncio.to_thread(self.progress.state.examples.add, step, examples, self._best())
+            await self._keep(step, examples)
 
-    def _best(self) -> list[int]:
-        """The step of the best evaluation so far."""
-        config = self.progress.run.config
-        series = dict(self.progress.state.metrics.series(config.metric))
+    async def _keep(self, step: int, examples: Mapping[str, Examples]) -> None:
+        """Keep what an evaluation is made of; if that fails, the run goes on without."""
+        add = self.progress.state.examples.add
+        try:
+            await asyncio.to_thread(add, step, examples, self._kept)
+        except Exception as error:
+            self.progress.tell(
+                f"what the evaluation at step {step} is made of could not be kept: "
+                f"{describe(error)}"
+            )
+
+    def _kept(self) -> list[int]:
+        """The steps of the best evaluation so far, and of the last one of each metric."""
+        config, rows = self.progress.run.config, dict(self.progress.state.metrics.rows)
+        last = {name: step for step, row in rows.items() for name in row if name.endswith(STDERR)}
+        series = {step: row[config.metric] for step, row in rows.items() if config.metric in row}
         choose = min if config.direction == "minimize" else max
-        return [choose(series, key=series.__getitem__)] if series else []
+        best = [choose(series, key=series.__getitem__)] if series else []
+        return [*best, *last.values()]
 
     async def _not_measured(self, step: int, evaluators: list[Evaluator], error: Exception) -> None:
         """Say and record that an evaluation failed; training goes on.
@@ -166,3 +179,11 @@ class Evaluations:
             self.progress.run.stop(
                 f"early stopping: {config.metric} no {better} for {patience} evaluations"
             )
+
+
+def _examples_of(evaluator: Evaluator) -> Mapping[str, Examples]:
+    """What an evaluator's metrics are made of, if it says so in the form of this product."""
+    found = getattr(evaluator, "examples", None)
+    if isinstance(found, Mapping) and all(isinstance(one, Examples) for one in found.values()):
+        return dict(found)
+    return {}

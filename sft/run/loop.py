@@ -164,9 +164,7 @@ class Loop:
         config, found = self.run.config, {}
         rows = self.state.metrics.rows
         for metric in evaluated({name for row in rows.values() for name in row}):
-            less = is_less_better(metric)
-            if metric == config.metric:
-                less = config.direction == "minimize"
+            less = is_less_better(metric, config.metric, config.direction)
             series = [(s, v) for s, v in self.state.metrics.series(metric) if math.isfinite(v)]
             if series:
                 found[metric] = (min if less else max)(series, key=lambda pair: pair[1])

@@ -76,17 +76,19 @@ def _doubts(results: Results, best: Result) -> list[str]:
     others = [results.against(best, trial) for trial in results.complete if trial is not best]
     if not others:
         return []
-    if any(compared.interval is None for compared in others):
+    unknown = sum(compared.interval is None for compared in others)
+    if unknown == len(others):
         return [
             f"  one run each: the data cannot tell whether its {metric} is better than the "
             "others' or luck; hydra.sweeper.repeats=3 could"
         ]
-    untold = [compared for compared in others if not compared.is_worse]
+    untold = [compared for compared in others if not compared.is_worse and compared.interval]
     worse = len(others) - len(untold)
-    line = (
-        f"  {worse} of the {len(others)} other trials are worse (95% intervals over "
-        f"{others[0].sources})"
-    )
+    worse -= unknown
+    sources = next(compared.sources for compared in others if compared.interval)
+    line = f"  {worse} of the {len(others)} other trials are worse (95% intervals over {sources})"
+    if unknown:
+        line += f"; of {unknown} the data cannot tell, since nothing is kept of them"
     if untold:
         numbers = ", ".join(str(compared.trial.number) for compared in untold[:8])
         more = ", …" if len(untold) > 8 else ""
@@ -124,7 +126,7 @@ def _ranks(results: Results, best: Result) -> list[str]:
             f"rank {r.trial.params[RANK]}: {r.behind:.4f} behind rank {rank_of_best}{sure}: {words}"
         )
     lines.append(_of_the_picked([r.trial for r in ranks]))
-    smaller = [r for r in others if r.trial.params[RANK] < rank_of_best and r.interval is not None]
+    smaller = [r for r in others if r.trial.params[RANK] < rank_of_best]
     if not smaller:
         return lines
     for r in smaller:
@@ -134,6 +136,8 @@ def _ranks(results: Results, best: Result) -> list[str]:
                 f"{r.trial.params[RANK]} (at most {r.interval.high:.4f} behind)"
             )
             return lines + _described(results, r.trial, "its best trial")
+    if any(r.interval is None for r in smaller):
+        return lines
     return [*lines, f"no rank below {rank_of_best} is as good: each is worse"]
 
 

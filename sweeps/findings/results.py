@@ -1,5 +1,6 @@
 """A study's trials as plain rows, and what they say: best trial, smallest rank, savings."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ class Results:
     space: dict[str, str]
     price: float | None = None  # per million tokens
     _examples: dict[int, Measured | None] = field(default_factory=dict)
+    _against: dict[tuple[int, int], Compared] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: optuna.Study) -> "Results":
@@ -142,6 +144,12 @@ class Results:
         them, and between seeds, if there are repeats: those of the same seeds are compared seed by
         seed. It does not count that the best was picked among many.
         """
+        key = best.number, trial.number
+        if key not in self._against:
+            self._against[key] = self._compare(best, trial)
+        return self._against[key]
+
+    def _compare(self, best: Result, trial: Result) -> Compared:
         sign = 1 if self.minimize else -1
         behind = sign * (trial.values[0] - best.values[0])
         ours, theirs = ([sign * value for value in t.repeats] for t in (trial, best))
@@ -153,9 +161,10 @@ class Results:
             count = len(mine.runs[0].totals)
             found = bootstrap.of_difference(mine.runs, other.runs)
             low, high = sorted((sign * found.low, sign * found.high))
-            interval = Interval(behind, low, high)
-            if seeds is not None:
-                interval = bootstrap.with_seeds(interval, seeds)
+            if math.isclose(sign * found.middle, behind, abs_tol=1e-6):  # else trained again since
+                interval = Interval(behind, low, high)
+                if seeds is not None:
+                    interval = bootstrap.with_seeds(interval, seeds)
         return Compared(trial, behind, interval, count, seeds is not None)
 
     def all_against(self, best: Result) -> dict[int, Compared]:

@@ -23,6 +23,8 @@ COMPARED = [
     ("normalised", "ﬁve", "five", True),
     ("normalised", "A", "a", True),
     ("normalised", "A", "", False),
+    ("normalised", "काम", "कम", False),
+    ("normalised", "C++", "C#", False),
     ("normalised", "the", "A", False),
     ("normalised", "5", "-5", False),
     ("normalised", "3.14", "314", False),

@@ -97,8 +97,8 @@ def test_of_more_than_two_each_is_compared_with_the_best():
 def test_runs_measured_on_different_examples_are_not_compared():
     lines = verdicts([run("a", nll(digest="4f3a0011"), lr="1"), run("b", nll(digest="91bc"))], "AB")
     assert lines[0] == (
-        "eval/nll: B against A: not compared: they were measured on different examples "
-        "(4f3a0011 and 91bc)"
+        "eval/nll: B against A: not compared: they were measured on different examples, or on "
+        "other tokens of them (4f3a0011 and 91bc)"
     )
 
 
@@ -107,3 +107,44 @@ def test_a_run_that_keeps_no_examples_is_not_compared():
     lines = verdicts([run("a", nll()), old], "AB")
     assert lines[0] == "eval/nll: B against A: not compared: no examples are kept of B"
     assert verdicts([old, old], "AB") == []
+
+
+def test_a_difference_in_the_data_is_not_called_chance_between_seeds():
+    one, other = run("a", nll()), run("b", nll(0.1, 1))
+    one.facts["digest"], other.facts["digest"] = "1", "2"
+    assert verdicts([one, other], "AB")[0].endswith("): real")
+
+
+def test_a_run_and_its_reproduction_are_one_seed_and_not_two():
+    runs = [run(n, nll(s), lr=lr) for n, lr, s in (("a", "1", 0), ("b", "1", 0),
+                                                   ("c", "2", 0.1), ("d", "2", 0.1))]  # fmt: skip
+    lines = verdicts(runs, "ABCD")
+    assert lines[0].endswith("the same on each of 48 examples") or ": real" in lines[0]
+    assert lines[-1].startswith("(95% intervals: they count which examples were held out, and not")
+    (same,) = verdicts(runs[:2], "AB")[:1]
+    assert same == "eval/nll: B against A: the same on each of 48 examples"
+
+
+@pytest.mark.parametrize(
+    "gained, lost, count, real",
+    [(2, 0, 2, False), (5, 0, 5, False), (4, 0, 10, False), (6, 0, 6, True), (9, 1, 30, True)],
+)
+def test_right_answers_differ_if_the_exact_test_of_signs_says_so(gained, lost, count, real):
+    ours = [1.0] * gained + [0.0] * (count - gained)
+    theirs = [0.0] * gained + [1.0] * lost + [0.0] * (count - gained - lost)
+    ones = [1.0] * count
+    found = between([Examples(ours, ones, "")], [Examples(theirs, ones, "")])
+    assert found.is_real == real
+    assert -1 <= found.interval.low <= found.interval.high <= 1
+
+
+def test_values_that_are_not_finite_are_not_compared():
+    broken = Examples([float("inf"), 1.0], [1.0, 1.0], "d")
+    lines = verdicts([run("a", broken, lr="1"), run("b", broken, lr="2")], "AB")
+    assert lines[0].endswith("not compared: an example has a value that is not finite")
+
+
+def test_the_best_value_is_that_in_the_runs_own_direction():
+    rows = [{"step": s, "eval/judge/error": v} for s, v in ((0, 0.9), (1, 0.1), (2, 0.5))]
+    settings = {"metric": "eval/judge/error", "direction": "minimize"}
+    assert Compared("a", settings, {}, rows).summary()["eval/judge/error best"] == "0.1000"

@@ -32,8 +32,8 @@ def test_one_example_has_no_standard_error():
 def test_what_is_kept_comes_back_as_it_was(tmp_path):
     folder = ExamplesFolder(tmp_path)
     nll, right = of(10.5, 20.25, weights=[7.0, 9.0]), of(1.0, 0.0, 1.0, digest="e")
-    folder.add(4, {"eval/nll": nll}, [])
-    folder.add(4, {"eval/quiz/accuracy": right}, [])
+    folder.add(4, {"eval/nll": nll}, list)
+    folder.add(4, {"eval/quiz/accuracy": right}, list)
     found = folder.read(4)
     assert list(found) == ["eval/nll", "eval/quiz/accuracy"]
     assert found["eval/nll"].value == nll.value and found["eval/nll"].digest == "d"
@@ -44,13 +44,20 @@ def test_what_is_kept_comes_back_as_it_was(tmp_path):
 def test_the_first_the_last_and_the_best_are_kept(tmp_path):
     folder = ExamplesFolder(tmp_path)
     for step, best in ((0, 0), (5, 5), (10, 5), (15, 5), (20, 5)):
-        folder.add(step, {"eval/nll": of(1.0, 2.0)}, [best])
+        folder.add(step, {"eval/nll": of(1.0, 2.0)}, lambda best=best: [best])
     assert folder.steps() == [0, 5, 20]
 
 
 def test_a_run_that_resumes_forgets_what_it_measured_beyond(tmp_path):
     folder = ExamplesFolder(tmp_path)
     for step in (0, 10, 20):
-        folder.add(step, {"eval/nll": of(1.0, 2.0)}, [10])
+        folder.add(step, {"eval/nll": of(1.0, 2.0)}, lambda: [10])
     folder.truncate(10)
     assert folder.steps() == [0, 10]
+
+
+def test_examples_that_do_not_fit_together_are_refused():
+    with pytest.raises(ValueError, match="2 totals and 1 weights"):
+        Examples([1.0, 2.0], [1.0], "d")
+    with pytest.raises(TypeError, match="the digest is bytes"):
+        Examples([1.0], [1.0], b"d")

@@ -103,7 +103,7 @@ def kept(tmp_path):
         folder.mkdir(parents=True)
         row = {"step": 20, "timestamp": 0, "eval/nll": examples.value}
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-        ExamplesFolder(folder).add(20, {"eval/nll": examples}, [])
+        ExamplesFolder(folder).add(20, {"eval/nll": examples}, list)
         add(study, 1e-3, rank, examples.value, directories=[str(folder)])
     return study
 

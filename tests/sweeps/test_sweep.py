@@ -275,6 +275,15 @@ def test_the_runs_metric_and_direction_are_the_sweeps(sweep):
     assert study.best_trial.params["lr"] == 1e-4
 
 
+def test_the_runs_direction_is_not_that_of_another_metric(sweep):
+    code = sweep(
+        "lr=1e-4,1e-2", "direction=maximize", "metric=eval/bpb", "hydra.sweeper.metric=eval/nll",
+        "hydra.sweeper.study_name=s",
+    )  # fmt: skip
+    assert code == 0
+    assert study_of("s").direction.name == "MINIMIZE"
+
+
 def test_several_metrics_give_a_pareto_front(sweep, capsys):
     code = sweep(
         "lora.rank=2,8", "lr=1e-2", "hydra.sweeper.metric=[eval/nll,lora.rank]",
