@@ -50,6 +50,7 @@ def shown_by(folder, *processes):
 # --- what a user does ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_with_a_password_in_its_tracking_uri_shows_it_nowhere_and_is_reproduced(
     server,  # noqa: F811
     tmp_path,

@@ -14,6 +14,8 @@ from tests.chat_data import write_chats
 from tests.command.test_signals import wait_until
 from tests.test_resume import start
 
+pytestmark = pytest.mark.slow
+
 
 def run(module, *arguments, cwd):
     command = [sys.executable, "-m", module, *map(str, arguments)]
