@@ -1,6 +1,5 @@
 """The MLflow UI in a real browser, on a store that real runs filled; and the comparison's page."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -13,13 +12,11 @@ from sft import compare
 from sft.past.find import find
 from sft.tracking.store import open_client
 from sweeps import report
+from tests.browser import skip_without
 from tests.finished_run import finished_run, overrides
 
 pytestmark = pytest.mark.slow
-if pictures.chromium() is None:
-    pytest.skip("no Chromium here: apt-get install chromium", allow_module_level=True)
-if importlib.util.find_spec("playwright") is None:
-    pytest.skip("no playwright here: pip install playwright", allow_module_level=True)
+skip_without()
 
 
 @pytest.fixture(scope="module")

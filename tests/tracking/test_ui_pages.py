@@ -1,6 +1,5 @@
 """What MLflow's UI shows, in a real browser, of a run's data, its answers and its names."""
 
-import importlib.util
 import json
 
 import pytest
@@ -8,14 +7,12 @@ import pytest
 from docs import make_pictures as pictures
 from sft.past.find import find
 from sft.promote import promote
+from tests.browser import skip_without
 from tests.chat_data import write_chats
 from tests.finished_run import finished_run
 
 pytestmark = pytest.mark.slow
-if pictures.chromium() is None:
-    pytest.skip("no Chromium here: apt-get install chromium", allow_module_level=True)
-if importlib.util.find_spec("playwright") is None:
-    pytest.skip("no playwright here: pip install playwright", allow_module_level=True)
+skip_without()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from sft.hooks import Run, RunResult
 from sft.record.checkpoints import CheckpointFile, CheckpointRecord
 from sft.record.metrics import MetricsFile
 from sft.tracking.hook import MlflowHook
+from sft.tracking.store import open_client
 
 SETTINGS = {
     "lr": 1e-4,
@@ -74,3 +75,11 @@ def fresh_store(template: Path, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(template, folder / "mlflow.db")
     return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def only_run(uri, experiment="tests"):
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id])
+    assert len(runs) == 1
+    return client, runs[0]
