@@ -18,8 +18,8 @@ from sft.errors import BadInput, not_one_of
 from sft.evaluation import questions
 from sft.evaluation.choice_rows import Question, question
 from sft.evaluation.interface import EvaluatorBuilder, gather_bounded
+from sft.evaluation.share import Share
 from sft.keys import key
-from sft.record.examples import Examples, digest_of, share_of
 from sft.rendering.base import Rendered, Renderer
 from sft.types import ChatDatasetBuilderCommonConfig
 
@@ -48,21 +48,13 @@ class Choice:
 
 
 @dataclass
-class ChoiceEvaluator:
+class ChoiceEvaluator(Share):
     """The share of questions whose right choice is the likeliest: `eval/NAME/accuracy`."""
 
     questions: list[Question]
     choices: list[list[Choice]]
     """Of each question."""
     normalise: str = "none"
-    name: str = "choice"
-    table: list[dict[str, Any]] = field(default_factory=list)
-    examples: dict[str, Examples] = field(default_factory=dict)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of what is measured."""
-        return (f"eval/{self.name}/accuracy",)
 
     async def __call__(self, sampling_client: "tinker.SamplingClient") -> dict[str, float]:
         import tinker
@@ -88,13 +80,9 @@ class ChoiceEvaluator:
                     "margin": own[asked.right] - max(others),
                 }
             )
-        [metric] = self.metrics
-        # Scored in another way it is another measure.
-        digest = digest_of(
+        return self.measured(
             [self.normalise, asked.asked, asked.choices, asked.right] for asked in self.questions
         )
-        self.examples = {metric: share_of([row["right"] for row in self.table], digest)}
-        return {metric: self.examples[metric].value}
 
 
 @dataclass
@@ -118,7 +106,7 @@ class ChoiceBuilder(EvaluatorBuilder):
         tokenizer, renderer = questions.tokenizer_and_renderer(self.common_config)
         asked = [question(row, where) for where, row in questions.rows(self.path)]
         choices = [_choices(one, renderer, tokenizer) for one in asked]
-        return ChoiceEvaluator(asked, choices, self.normalise, self.name)
+        return ChoiceEvaluator(asked, choices, self.normalise, name=self.name)
 
 
 def _choices(asked: Question, renderer: Renderer, tokenizer: Any) -> list[Choice]:

@@ -13,8 +13,8 @@ from sft.evaluation import questions
 from sft.evaluation.answers import as_written, sampled
 from sft.evaluation.interface import EvaluatorBuilder
 from sft.evaluation.matching import HOW, Matches
+from sft.evaluation.share import Share
 from sft.keys import key
-from sft.record.examples import Examples, digest_of, share_of
 from sft.rendering.conversations import Messages
 from sft.types import ChatDatasetBuilderCommonConfig
 
@@ -36,7 +36,7 @@ class Task:
 
 
 @dataclass
-class MatchEvaluator:
+class MatchEvaluator(Share):
     """The share of questions that are answered right: `eval/NAME/accuracy`.
 
     Temperature 0 takes the most likely token. Above 0, answer i of a call is seeded by `seed` + i:
@@ -51,14 +51,6 @@ class MatchEvaluator:
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
-    name: str = "match"
-    table: list[dict[str, Any]] = field(default_factory=list)
-    examples: dict[str, Examples] = field(default_factory=dict)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of what is measured."""
-        return (f"eval/{self.name}/accuracy",)
 
     async def __call__(self, sampling_client: "tinker.SamplingClient") -> dict[str, float]:
         said = await sampled(
@@ -80,11 +72,7 @@ class MatchEvaluator:
             }
             for task, (answer, reason) in zip(self.tasks, said, strict=True)
         ]
-        [metric] = self.metrics
-        # Compared in another way it is another measure.
-        digest = digest_of([self.how, task.asked, task.reference] for task in self.tasks)
-        self.examples = {metric: share_of([row["right"] for row in self.table], digest)}
-        return {metric: self.examples[metric].value}
+        return self.measured([self.how, task.asked, task.reference] for task in self.tasks)
 
 
 @dataclass
@@ -135,7 +123,7 @@ class MatchBuilder(EvaluatorBuilder):
             self.max_tokens,
             self.temperature,
             self.seed,
-            self.name,
+            name=self.name,
         )
 
 

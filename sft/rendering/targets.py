@@ -15,6 +15,7 @@ from sft.rendering.habits import QUESTION
 from sft.rendering.missing.lost_words import (
     NAMES,
     SCHEMAS,
+    UNSURE,
     WHITE_SPACE,
     WITHOUT,
     Lost,
@@ -223,14 +224,15 @@ class Finder:
         )
 
     def _not_marked(self, chat: Prepared, conversation: Conversation, what: str) -> list[Lost]:
-        """What the template does not write of the conversation with marks; nothing if it refuses
-        them."""
+        """What the template does not write of the conversation with marks; if it refuses them,
+        that nobody can be sure is noted."""
         marked = Marked(chat.said, chat.variables.get("tools") or [])
         messages = [self.preparing.for_template(said, None) for said in marked.said]
         variables = chat.variables | ({"tools": marked.tools} if marked.tools else {})
         try:
             found = self._found(Prepared(messages, marked.said, variables), conversation, what)
         except BadInput:
+            chat.notes.add(UNSURE)
             return []
         last = found.listed[-1]
         trained = {} if found.every else {target.index: target for target in found.listed}

@@ -22,6 +22,7 @@ from sft.rendering.missing.pieces import call_groups, in_order, is_spelled, of_s
 WHITE_SPACE = "the chat template changes the white space around the words"
 SCHEMAS = "the chat template leaves out parts of the tools' parameters"
 NAMES = "the chat template leaves out the names of those who speak"
+UNSURE = "words that stand several times: whether the chat template writes each cannot be told"
 WITHOUT = "trained without {}, which the chat template does not write"
 WHAT_TO_DO = (
     "take another model.renderer or model.chat_template_kwargs, change the row, or set "
