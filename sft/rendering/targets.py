@@ -178,9 +178,11 @@ class Finder:
             for said in [chat.said[target.index]]
             for name in ("content", THOUGHT)
         )
-        if not exact:
-            found.notes.add(WHITE_SPACE)
-        elif not tools and are_plain(chat.said[: last.index + 1], last.text, self.text.frame):
+        if (
+            exact
+            and not tools
+            and are_plain(chat.said[: last.index + 1], last.text, self.text.frame)
+        ):
             return
         lost = list(self._not_there(found, chat, tools))
         if not lost and self._is_doubtful(found, chat, tools):
@@ -188,6 +190,8 @@ class Finder:
         if lost and not self.lost_words:
             raise lost[0]
         found.notes |= {WITHOUT.format(one.kind) for one in lost}
+        if not exact and not any(one.kind in ("words", "reasoning") for one in lost):
+            found.notes.add(WHITE_SPACE)
         if not schemas_are_whole(tools, last.text):
             found.notes.add(SCHEMAS)
         if not names_are_written(chat.said[: last.index + 1], last.text):
