@@ -16,7 +16,7 @@ from sft.evaluation.answers import (
     held_out_prompts,
 )
 from sft.evaluation.choice import ChoiceBuilder, ChoiceEvaluator
-from sft.evaluation.inspect import InspectBuilder, InspectEvaluator
+from sft.evaluation.harnesses.inspect import InspectBuilder, InspectEvaluator
 from sft.evaluation.interface import (
     CONCURRENT_REQUESTS,
     Evaluator,
