@@ -97,7 +97,7 @@ def test_any_name_of_a_file_is_taken_as_it_is(name):
     assert settings.evaluators.args == {"path": name}
 
 
-ARGS = {"choice": "path", "match": "path", "inspect": "task"}
+ARGS = {"choice": "path", "match": "path", "inspect": "task", "lm_eval": "task"}
 
 
 @pytest.mark.parametrize("name", BUILDERS)
