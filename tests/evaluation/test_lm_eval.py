@@ -37,6 +37,7 @@ ROWS = {
     "tales": [{"q": "Once upon a time it rained. " * 9}, {"q": "It rained."}],
 }
 ACC = [{"metric": name, "aggregation": "mean"} for name in ("acc", "acc_norm")]
+BRIER = {"metric": "brier_score", "aggregation": "brier_score"}
 FILTERS = [
     {"name": "strict-match", "filter": [{"function": "take_first"}]},
     {
@@ -53,7 +54,7 @@ TASKS = {
         "doc_to_text": "{{q}}",
         "doc_to_choice": "choices",
         "doc_to_target": "a",
-        "metric_list": ACC,
+        "metric_list": [*ACC, BRIER],
     },
     "sums": {
         "output_type": "generate_until",
@@ -162,7 +163,9 @@ def test_choices_are_scored_right_behind_the_prompt_of_the_runs_renderer(
         right.append(float(row["answer"] == row["reference"]))
     assert [row["acc"] for row in evaluator.table] == right
     assert found["eval/lm_eval/acc"] == sum(right) / 3
-    assert set(found) == set(evaluator.metrics) == {"eval/lm_eval/acc", "eval/lm_eval/acc_norm"}
+    metrics = {f"eval/lm_eval/{metric}" for metric in ("acc", "acc_norm", "brier_score")}
+    assert set(found) == set(evaluator.metrics) == metrics
+    assert set(evaluator.examples) == metrics - {"eval/lm_eval/brier_score"}  # no mean of numbers
     assert list(evaluator.examples["eval/lm_eval/acc"].totals) == right
     assert not any(name.partition(".")[0] == "lm_eval" for name in sys.modules)
 

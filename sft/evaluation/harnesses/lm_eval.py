@@ -55,6 +55,7 @@ class LmEvalEvaluator(TaskEvaluator):
         in_chat = messages is not None
         stop = self.renderer.stop_sequences() if in_chat else [self.tokenizer.eos_token_id]
         config = question["config"] | {"seed": self.request["seed"]}
+        # The service takes tokens as ends or texts, not both: the task's own are cut off here.
         tokens, _ = await sampled(sampling_client, prompt, stop, config, asked)
         return {"text": cut(without_end(tokens, self.tokenizer, stop), question["until"])}
 

@@ -150,7 +150,11 @@ def run(parent: Parent, request: Message) -> Message:
         "groups": groups,
         "aggregations": {name: _aggregations(task) for name, task in tasks.items()},
         "results": {
-            name: {key: float(value) for key, value in own.items() if _is_metric(key, value)}
+            name: {
+                key: float(value)
+                for key, value in own.items()
+                if _is_metric(key) and _is_number(value)
+            }
             for name, own in results["results"].items()
         },
         "samples": {
@@ -190,9 +194,9 @@ def _aggregations(task: Any) -> dict[str, str]:
     return {metric: getattr(how, "__name__", "") for metric, how in task.aggregation().items()}
 
 
-def _is_metric(key: str, value: Any) -> bool:
+def _is_metric(key: str) -> bool:
     metric, comma, _ = key.partition(",")
-    return bool(comma) and not metric.endswith("_stderr") and hasattr(value, "__float__")
+    return bool(comma) and not metric.endswith("_stderr")
 
 
 def _sample(sample: dict[str, Any]) -> Message:
@@ -227,12 +231,14 @@ def _sample(sample: dict[str, Any]) -> Message:
 
 def _value(value: Any) -> float | list[float] | None:
     """A number, or two; None for what is neither."""
-    if isinstance(value, tuple) and len(value) == 2:
-        both = [_value(one) for one in value]
-        return both if all(isinstance(one, float) for one in both) else None  # type: ignore
-    if hasattr(value, "__float__") and math.isfinite(value):
-        return float(value)
-    return None
+    both = value if isinstance(value, tuple) and len(value) == 2 else [value]
+    if not all(_is_number(one) and math.isfinite(one) for one in both):
+        return None
+    return [float(one) for one in both] if both is value else float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
 
 
 if __name__ == "__main__":
