@@ -344,6 +344,18 @@ def test_white_space_that_ends_a_prompt_belongs_to_what_is_scored(tiny_model, be
     assert tokenizer.decode(prompt).endswith(f"<|im_start|>assistant\n{behind}")
 
 
+def test_a_token_that_would_reach_over_the_border_costs_no_character():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<end>": 0, "a": 1, "t": 2, "s": 3, "at": 4}
+    model = Tokenizer(models.BPE(words, [("a", "t")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<end>")
+    made = Texts(tokenizer, get_renderer("role_colon", tokenizer))
+    assert made.continuation(None, "sa", "ts") == Scored([3, 1, 2, 3], 2)
+    assert made.continuation(None, "s", "ats") == Scored([3, 4, 3], 1)
+
+
 @pytest.mark.parametrize("length", [2, 3, 4, 5, 6, 7])
 def test_each_token_of_a_long_text_is_scored_once_in_full_windows(tiny_model, length):
     made, tokenizer = texts(tiny_model)

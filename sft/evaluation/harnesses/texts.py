@@ -1,8 +1,9 @@
 """The tokens of a prompt and of a text behind it, as lm-evaluation-harness scores them.
 
 Its rules (`TemplateLM` of lm_eval/api/model.py): a prompt and its continuation are encoded as one
-text, for a token may reach over the border; white space that ends the prompt counts as the
-continuation's; where nothing stands before the text, the tokenizer's first token does.
+text; white space that ends the prompt counts as the continuation's; where nothing stands before the
+text, the tokenizer's first token does. Where a token of the whole would reach over the border, the
+harness loses the rest of it; here the continuation is then encoded by itself, as it is sampled.
 """
 
 from __future__ import annotations
@@ -47,20 +48,21 @@ class Texts:
     def continuation(self, messages: Messages | None, behind: str, text: str) -> Scored:
         """`text` behind a prompt. Raises `BadInput` if the messages cannot be written."""
         before = behind.rstrip()
-        if messages is not None:
-            prompt = self.renderer.generation_prompt(messages)
-            border = len(self.encoder.encode_behind(before)) if before else 0
-            tokens = prompt + self.encoder.encode_behind(behind + text)
-            return Scored(tokens, len(prompt) + border)
-        if before:
-            return Scored(self._alone(behind + text), len(self._alone(before)))
-        tokens = self._bare(behind + text)
-        return Scored(tokens if tokens[:1] == [self.first] else [self.first, *tokens], 1)
+        if messages is None and not before:
+            tokens = self._bare(behind + text)
+            return Scored(tokens if tokens[:1] == [self.first] else [self.first, *tokens], 1)
+        prompt = self.prompt(messages, before)
+        whole = self.prompt(messages, behind + text)
+        if whole[: len(prompt)] != prompt:
+            whole = prompt + self.encoder.encode_behind(behind[len(before) :] + text)
+        return Scored(whole, len(prompt))
 
     def windows(self, text: str, max_length: int) -> Iterator[Scored]:
         """All of `text`, in sequences of `max_length` tokens at most; each token is scored once.
 
-        Only the last window may have more than one token before what it scores.
+        Only the last window may have more than one token before what it scores. A token that the
+        tokenizer begins every text with is no text: unlike in the harness's own models, it is not
+        scored.
         """
         tokens = [self.first, *self._bare(text)]
         for start in range(1, len(tokens), max_length - 1):
