@@ -16,7 +16,8 @@ from sft.evaluation.answers import (
     held_out_prompts,
 )
 from sft.evaluation.choice import ChoiceBuilder, ChoiceEvaluator
-from sft.evaluation.inspect import InspectBuilder, InspectEvaluator
+from sft.evaluation.harnesses.inspect import InspectBuilder, InspectEvaluator
+from sft.evaluation.harnesses.lm_eval import LmEvalBuilder, LmEvalEvaluator
 from sft.evaluation.interface import (
     CONCURRENT_REQUESTS,
     Evaluator,
@@ -41,6 +42,8 @@ __all__ = [
     "Examples",
     "InspectBuilder",
     "InspectEvaluator",
+    "LmEvalBuilder",
+    "LmEvalEvaluator",
     "MatchBuilder",
     "MatchEvaluator",
     "NLLEvaluator",
@@ -61,5 +64,6 @@ BUILDERS: dict[str, type[EvaluatorBuilder]] = {
     "choice": ChoiceBuilder,
     "match": MatchBuilder,
     "inspect": InspectBuilder,
+    "lm_eval": LmEvalBuilder,
 }
 """Those that come with the product, as `evaluators=NAME` chooses them."""

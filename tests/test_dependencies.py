@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OURS = ("sft", "sweeps", "hydra_plugins")
-EXTRA = "inspect"  # evaluators=inspect imports it, and says how to install it
+EXTRAS = ("inspect", "lm-eval")  # evaluators=NAME imports it, and says how to install it
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -32,7 +32,8 @@ def test_every_package_that_is_imported_is_declared():
     files = [file for folder in OURS for file in (ROOT / folder).rglob("*.py")]
     found = {name for file in files for name in imported(file)}
     packages = packages_distributions()
-    declared = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"][EXTRA])
+    extras = [line for name in EXTRAS for line in PROJECT["optional-dependencies"][name]]
+    declared = names(PROJECT["dependencies"] + extras)
     foreign = found - sys.stdlib_module_names - set(OURS)
     assert len(foreign) > 20
     missing = {n for n in foreign if not names(packages.get(n, [n.replace("_", "-")])) & declared}
@@ -42,5 +43,5 @@ def test_every_package_that_is_imported_is_declared():
 def test_every_package_that_is_declared_has_a_version_in_the_constraints():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = names(line for line in lines if "==" in line and not line.startswith("#"))
-    extras = [line for name in ("dev", EXTRA) for line in PROJECT["optional-dependencies"][name]]
+    extras = [line for name in ("dev", *EXTRAS) for line in PROJECT["optional-dependencies"][name]]
     assert names(PROJECT["dependencies"] + extras) == pinned

@@ -231,13 +231,18 @@ def as_written(text: str, tokenizer: Any, stop: list[int] | list[str]) -> str:
 
 def answer_text(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) -> str:
     """The text of an answer, without what ends it and the white space around it."""
+    return without_end(tokens, tokenizer, stop).strip()
+
+
+def without_end(tokens: list[int], tokenizer: Any, stop: list[int] | list[str]) -> str:
+    """The text of an answer, without what ends it."""
     text = tokenizer.decode(tokens, skip_special_tokens=True)
     for end in stop:
         if isinstance(end, str):
             text = text.partition(end)[0]
         elif tokens[-1:] == [end]:  # a marker that is no special token
             text = text.removesuffix(tokenizer.decode([end], skip_special_tokens=True))
-    return text.strip()
+    return text
 
 
 def _end(answer: list[int], tokenizer: Any, stop: list[int] | list[str]) -> int | None:

@@ -97,7 +97,7 @@ def test_any_name_of_a_file_is_taken_as_it_is(name):
     assert settings.evaluators.args == {"path": name}
 
 
-ARGS = {"choice": "path", "match": "path", "inspect": "task"}
+ARGS = {"choice": "path", "match": "path", "inspect": "task", "lm_eval": "task"}
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -181,11 +181,19 @@ def test_a_config_from_elsewhere_may_not_name_a_file_of_questions(here):
     assert "import" not in str(error.value)
 
 
-@pytest.mark.parametrize("task", ["my_task.py@sums", "theirs/sums"])
-def test_a_config_from_elsewhere_may_not_run_a_task(task):
-    entry = f"{{builder: sft.evaluators:InspectBuilder, args: {{task: {task}}}}}"
+@pytest.mark.parametrize(
+    ("group", "name", "task"),
+    [
+        ("inspect", "InspectBuilder", "my_task.py@sums"),
+        ("inspect", "InspectBuilder", "theirs/sums"),
+        ("lm_eval", "LmEvalBuilder", "my_task.yaml"),
+        ("lm_eval", "LmEvalBuilder", "hellaswag"),
+    ],
+)
+def test_a_config_from_elsewhere_may_not_run_a_task(group, name, task):
+    entry = f"{{builder: sft.evaluators:{name}, args: {{task: {task}}}}}"
     for given in (
-        ["evaluators=inspect", f"evaluators.args.task={task}"],
+        [f"evaluators={group}", f"evaluators.args.task={task}"],
         [f"evaluators.further=[{entry}]"],
     ):
         with pytest.raises(BadInput, match=f"evaluators.args.task would run the code of '{task}'"):

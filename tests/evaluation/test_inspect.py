@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sft.errors import BadInput, Sentence
-from sft.evaluation import inspect_log
+from sft.evaluation.harnesses import inspect_log
 from sft.evaluators import InspectBuilder
 from sft.models.tokenizers import load_tokenizer
 from sft.past.find import find
@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_answers_from_the_service(local_service, ti
     [
         ("with_tools", "the task gives its model tools"),
         ("with_logprobs", "the task sets logprobs"),
-        ("dying", "the process of Inspect ended without a result"),
+        ("dying", "the process of Inspect AI ended without a result"),
     ],
 )
 def test_a_task_that_cannot_be_measured_says_why(tiny_model, file, task, words):

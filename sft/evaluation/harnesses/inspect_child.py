@@ -1,25 +1,19 @@
-"""A process that runs a task of Inspect AI and asks its parent for the model's answers.
+"""Runs a task of Inspect AI and asks its parent for the model's answers (see `process.py`).
 
-Inspect keeps state of the process: it runs one evaluation at a time, sets up logging, reads `.env`.
-So it has a process of its own, which writes a JSON object a line to its parent and reads as many:
-
-    parent  {"task": "my_task.py@sums", "task_args": {…}, "config": {…}, "run": true}
-    child   {"id": 0, "messages": [{"role": …, "content": …}], "config": {…}}
-    parent  {"id": 0, "text": …, "stop_reason": …}, or {"id": 0, "error": …}
-    child   {"log": {…}}, or {"failed": "one sentence"}
+request   {"task": "my_task.py@sums", "task_args": {…}, "limit": …, "config": {…}}
+question  {"messages": [{"role": …, "content": …}], "config": {…}}
+answer    {"text": …, "stop_reason": …}
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import math
-import os
-import sys
 import tempfile
-import threading
-from typing import IO, Any
+from typing import Any
+
+from sft.errors import Sentence
+from sft.evaluation.harnesses.process import Parent, serve
 
 TAKEN = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop_seqs")
 """What a task may say of how an answer is sampled."""
@@ -29,49 +23,6 @@ REFUSED = (
     *("logprobs", "prompt_logprobs", "response_schema"),
 )
 """What the service's sampling does not have; the rest of Inspect's settings are of other APIs."""
-
-
-class Parent:
-    """The process that answers."""
-
-    def __init__(self) -> None:
-        # What a task prints goes to stderr, and it finds nothing to read.
-        self._out: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        self._in: IO[str] = os.fdopen(os.dup(0), "r", encoding="utf-8")
-        os.dup2(2, 1)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._ids = itertools.count()
-
-    def request(self) -> dict[str, Any]:
-        return json.loads(self._in.readline())
-
-    def tell(self, message: dict[str, Any]) -> None:
-        self._out.write(json.dumps(message) + "\n")
-        self._out.flush()
-
-    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        number = next(self._ids)
-        answer = self._waiting[number] = loop.create_future()
-        if number == 0:
-            threading.Thread(target=self._read, args=[loop], daemon=True).start()
-        self.tell({"id": number, **message})
-        return await answer
-
-    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            for line in self._in:
-                answer = json.loads(line)
-                waiting = self._waiting.pop(answer["id"])
-                loop.call_soon_threadsafe(_answered, waiting, answer)
-        finally:
-            os._exit(1)  # the parent is gone
-
-
-def _answered(waiting: asyncio.Future[dict[str, Any]], answer: dict[str, Any]) -> None:
-    if not waiting.done():  # the task may have given it up
-        waiting.set_result(answer)
 
 
 def model(parent: Parent, config: dict[str, Any]) -> Any:
@@ -84,21 +35,20 @@ def model(parent: Parent, config: dict[str, Any]) -> Any:
             self, input: list[Any], tools: list[Any], tool_choice: Any, config: Any
         ) -> ModelOutput:
             if tools:
-                raise ValueError("the task gives its model tools, which sampled text cannot call")
+                raise Sentence("the task gives its model tools, which sampled text cannot call")
             chosen = config.model_dump(exclude_none=True)
             refused = [name for name in REFUSED if chosen.get(name)]
             if chosen.get("num_choices", 1) > 1:
                 refused.append("num_choices")
             if refused:
-                raise ValueError(f"the task sets {', '.join(refused)}, which sampling has not here")
-            answer = await parent.ask(
+                raise Sentence(f"the task sets {', '.join(refused)}, which sampling has not here")
+            asked = parent.ask(
                 {
                     "messages": [_message(one) for one in input],
                     "config": {name: chosen[name] for name in TAKEN if name in chosen},
                 }
             )
-            if "error" in answer:
-                raise RuntimeError(answer["error"])
+            answer = await asyncio.wrap_future(asked)
             return ModelOutput.from_content("sft/run", answer["text"], answer["stop_reason"])
 
         def max_connections(self) -> int:
@@ -111,7 +61,7 @@ def _message(message: Any) -> dict[str, str]:
     content = message.content
     kinds = {part.type for part in content} if isinstance(content, list) else set()
     if strange := kinds - {"text", "reasoning"}:
-        raise ValueError(f"a message holds {', '.join(sorted(strange))}; only text is taken")
+        raise Sentence(f"a message holds {', '.join(sorted(strange))}; only text is taken")
     return {"role": message.role, "content": message.text}
 
 
@@ -135,10 +85,10 @@ def run(parent: Parent, request: dict[str, Any]) -> dict[str, Any]:
         )
     if len(logs) != 1:
         names = ", ".join(log.eval.task for log in logs)
-        raise ValueError(f"expected one task, not {len(logs)} ({names}); name it: FILE.py@NAME")
+        raise Sentence(f"expected one task, not {len(logs)} ({names}); name it: FILE.py@NAME")
     [log] = logs
     if log.error is not None:
-        raise RuntimeError(log.error.message)
+        raise Sentence(log.error.message)
     return _plain(log)
 
 
@@ -198,17 +148,5 @@ def _value(value: Any) -> float | None:
     return None
 
 
-def main() -> None:
-    parent = Parent()
-    try:
-        parent.tell({"log": run(parent, parent.request())})
-    except (Exception, SystemExit) as error:
-        words = " ".join(str(error).split()) or type(error).__name__
-        parent.tell({"failed": words if type(error).__module__ != "builtins" else
-                     f"{type(error).__name__}: {words}"})  # fmt: skip
-    sys.stdout.flush()
-    os._exit(0)  # whatever threads a task has left
-
-
 if __name__ == "__main__":
-    main()
+    serve(run)

@@ -1,0 +1,1 @@
+"""Tasks of other projects' harnesses, answered by the weights that are evaluated."""
