@@ -24,6 +24,7 @@ from sft.command.main import command, new_parser
 from sft.command.naming import default_name, in_short, new_directory
 from sft.config.checking import dotted_values, schema_of, unknown_key
 from sft.config.compose import holds_own_keys, parsed
+from sft.config.data import inventory
 from sft.config.saved import NOT_SAVED, from_saved, to_saved
 from sft.config.secrets import fill, leaves
 from sft.errors import BadInput
@@ -212,6 +213,7 @@ def _look(
             )
     model = fingerprints.model_files(settings.model.name)
     now = provenance.collect() | {"code": code or then.get("code"), "model": model}
+    now["files"] = inventory(to_saved(settings))
     around = surroundings(then, now, local=settings.service.kind == "local")
     if settings.checkpoint.load:
         around.unseen.append(f"the weights that it starts from, {settings.checkpoint.load}")

@@ -1,11 +1,14 @@
-"""Dataset builders in the config: those of a kind, of the user's own, and data within data."""
+"""Data in the config: dataset builders of a kind or of the user's own, data within data, and the
+places that all of it is read from."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from sft.config import evaluators
 from sft.config.data_kinds import INNER, NOT_INSIDE
 from sft.data.files.inventory import take
 from sft.data.import_path import load_class, own_fields
@@ -86,15 +89,50 @@ def named(saved: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield f"dataset.{group}.{name}", entry
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A path in a saved config at which a run reads data."""
+
+    name: str
+    """What the run's facts call it: `dataset`, `dataset.parts.NAME`, `evaluators.args.NAME` …"""
+    key: str
+    path: str
+    whole: bool
+    """The data is read whole, however large it is."""
+
+
+def places(saved: Mapping[str, Any]) -> Iterator[Place]:
+    """Where a saved config's data lies: that of the dataset, and what evaluators are given.
+
+    An evaluator's arguments are its own: each text may name a file.
+    """
+    for name, values in named(saved):
+        path = values.get("path")
+        if isinstance(path, str) and path:
+            yield Place(name, f"{name}.path", path, values.get("kind") != "hf_stream")
+    for evaluator, _, args in evaluators.named(saved):
+        for name, value in args.items():
+            if isinstance(value, str) and value:
+                yield Place(f"{evaluator}.args.{name}", f"{evaluator}.args.{name}", value, False)
+
+
 def inventory(saved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a saved config's data is on this machine, by its key; without what is of the Hub or of
+    """What a saved config's data is on this machine, by name; without what is of the Hub or of
     a builder of the user's own. Raises `BadInput`."""
     found = {}
-    for key, values in named(saved):
-        path, kind = values.get("path"), values.get("kind")
-        if isinstance(path, str) and (one := take(path, stream=kind == "hf_stream")):
-            found[key] = dataclasses.asdict(one)
+    for place in places(saved):
+        if place.name.startswith("evaluators") and not _is_file(place.path):
+            continue  # any text, which may be the name of a folder
+        if one := take(place.path, whole=place.whole):
+            found[place.name] = dataclasses.asdict(one)
     return found
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no path at all
+        return False
 
 
 def named_builders(saved: Mapping[str, Any]) -> list[str]:

@@ -47,7 +47,7 @@ def of_settings(
         )
     first = {name: getattr(chosen, name) for name in OWN}
     for number, entry in enumerate([first, *chosen.further]):
-        key = f"evaluators.further[{number - 1}]" if number else "evaluators"
+        key = _key(number)
         entry = _checked(entry, key)
         if entry["builder"] is None:
             continue
@@ -122,16 +122,20 @@ def _is_of_prompts(builder: Any, config: Config) -> bool:
     )
 
 
-def named(saved: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The import path of each builder that a saved config names, and its arguments."""
+def named(saved: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Each builder that a saved config names: its key, its import path and its arguments."""
     first = saved.get("evaluators")
     further = first.get("further") if isinstance(first, Mapping) else None
-    for entry in [first, *(further if isinstance(further, list) else [])]:
+    for number, entry in enumerate([first, *(further if isinstance(further, list) else [])]):
         if isinstance(entry, Mapping) and entry.get("builder"):
             args = entry.get("args")
-            yield str(entry["builder"]), args if isinstance(args, Mapping) else {}
+            yield _key(number), str(entry["builder"]), args if isinstance(args, Mapping) else {}
+
+
+def _key(number: int) -> str:
+    return f"evaluators.further[{number - 1}]" if number else "evaluators"
 
 
 def named_builders(saved: Mapping[str, Any]) -> list[str]:
     """The import paths of evaluators that a saved config names."""
-    return [path for path, _ in named(saved)]
+    return [path for _, path, _ in named(saved)]

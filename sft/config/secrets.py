@@ -105,7 +105,7 @@ def refuse(saved: Mapping[str, Any]) -> None:
     for key, value in leaves(saved):
         if not isinstance(value, str) or not value or key in VARIABLES or key.startswith(TEXTS):
             continue
-        name = key.rpartition(".")[2].lower()
+        name = key.rpartition(".")[2].partition("[")[0].lower()
         if mask_urls(value) != value:
             raise BadInput(
                 f"{key}: {value} holds a secret, which the run's files would show; leave it out "
@@ -119,14 +119,14 @@ def refuse(saved: Mapping[str, Any]) -> None:
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested mappings and lists with its dotted key; keys of mappings, too."""
+    """Every value of nested mappings and lists with its key, `a.b[0].c`; keys of mappings, too."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             dotted = f"{key}.{name}" if key else str(name)
             yield dotted, None
             yield from leaves(inner, dotted)
     elif isinstance(value, list):
-        for inner in value:
-            yield from leaves(inner, key)
+        for number, inner in enumerate(value):
+            yield from leaves(inner, f"{key}[{number}]")
     else:
         yield key, value

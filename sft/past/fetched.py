@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from sft.config.data import named
+from sft.config.data import places
 from sft.data.files import inventory
 from sft.errors import BadInput
 from sft.files import make_once
@@ -31,15 +31,13 @@ class Fetched:
     """Data of a config that is kept in MLflow."""
 
     data: str
-    """The key of the data: `dataset`, `dataset.parts.NAME` or `dataset.eval_sets.NAME`."""
+    """The name of the data: `dataset`, `dataset.parts.NAME`, `evaluators.args.NAME` …"""
+    key: str
+    """Of its path in the config."""
     known: Mapping[str, Any]
     """What the run recorded of it; see `Inventory`."""
     artifacts: dict[str, int] = field(default_factory=dict)
     """Its files among the run's artifacts, and their bytes."""
-
-    @property
-    def key(self) -> str:
-        return f"{self.data}.path"
 
     @property
     def folder(self) -> Path:
@@ -96,12 +94,12 @@ def needed(found: Found, facts: Mapping[str, Any], trust: bool) -> list[Fetched]
     if found.run_id is None or not isinstance(recorded, Mapping):
         return []
     missing = []
-    for key, values in named(found.saved()):
-        known, path = recorded.get(key), str(values.get("path") or "")
-        if not path or not isinstance(known, Mapping) or not _is_sound(known):
+    for place in places(found.saved()):
+        known = recorded.get(place.name)
+        if not isinstance(known, Mapping) or not _is_sound(known):
             continue
-        if not ((found.is_own or trust) and inventory.members(path)):
-            missing.append(Fetched(key, known))
+        if not ((found.is_own or trust) and inventory.members(place.path)):
+            missing.append(Fetched(place.name, place.key, known))
     if not missing:
         return []
     try:

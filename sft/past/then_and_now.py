@@ -139,7 +139,10 @@ def surroundings(then: Mapping[str, Any], now: Mapping[str, Any], *, local: bool
         absent = "that run recorded no digest of it"
         both = before.keys() & after.keys()  # what else of a package is loaded is no difference
         was, now_is = ({name: code[name] for name in both} for code in (before, after))
-        seen.files("the dataset builder's code", was, now_is, absent)
+        seen.files("the builders' code", was, now_is, absent)
+    was, now_is = (_of_evaluators(facts) for facts in (then, now))
+    if was or now_is:
+        seen.files("the evaluators' files", was, now_is, "that run recorded no digest of them")
     for group, what in (("packages", "packages"), ("platform", "machine")):
         before, after = then.get(group) or {}, now.get(group) or {}
         keys = [key for key in sorted(before | after) if (group, key) != ("platform", "torch")]
@@ -155,6 +158,12 @@ def surroundings(then: Mapping[str, Any], now: Mapping[str, Any], *, local: bool
         absent = "no folder on this machine was recorded to hold it"
         seen.files("the model's files", then.get("model"), now.get("model"), absent)
     return seen
+
+
+def _of_evaluators(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """Digests of the files that evaluators are given, by key."""
+    files: Mapping[str, Any] = facts.get("files") or {}
+    return {key: one["sha256"] for key, one in files.items() if key.startswith("evaluators")}
 
 
 def _one(seen: Seen, what: str, then: Any, now: Any) -> None:

@@ -50,10 +50,10 @@ def saved_config(
 
 
 def _put(saved: dict[str, Any], key: str, value: str) -> None:
-    *groups, name = key.split(".")
+    *groups, name = re.findall(r"[^.\[\]]+", key)
     node: Any = saved
     for group in groups:
-        node = node[group]
+        node = node[int(group)] if isinstance(node, list) else node[group]
     node[name] = value
 
 
@@ -72,8 +72,8 @@ def check_untrusted(
     reasons = list(_reasons(saved, store, fetched or {}))
     if reasons:
         raise BadInput(
-            f"{source} is not from this machine, and {'; '.join(reasons[:5])}; "
-            "read it, and add --trust if you trust who wrote it"
+            f"{source} was not written by a run directory of this machine, and "
+            f"{'; '.join(reasons[:5])}; read it, and add --trust if you trust who wrote it"
         )
 
 
@@ -84,11 +84,11 @@ def _reasons(
         if "builder" in values or values.get("kind") == "custom":
             yield f"{key}.builder would import {values.get('builder')!r}"
     ours = {import_path(builder) for builder in BUILDERS.values()}
-    for path, args in named(saved):
+    for key, path, args in named(saved):
         if path not in ours:
-            yield f"evaluators.builder would import {path!r}"
+            yield f"{key}.builder would import {path!r}"
         elif "task" in args:
-            yield f"evaluators.args.task would run the code of {args['task']!r}"
+            yield f"{key}.args.task would run the code of {args['task']!r}"
     tracking = saved.get("tracking")
     if isinstance(tracking, Mapping) and tracking.get("also"):
         yield f"tracking.also would send the run to {tracking['also']!r}"

@@ -46,7 +46,8 @@ def sequences(data: Iterable[tinker.Datum]) -> str:
 def code_of(*builders: object) -> dict[str, str]:
     """{module: digest} of the source of builders' classes; empty for the harness's own.
 
-    With them come the loaded modules of their packages, and those that lie beside them.
+    With them come the loaded modules of their packages, those that lie beside them, and files of
+    Python that a builder is given: the task of an evaluation.
     """
     names = {cls.__module__ for builder in builders for cls in type(builder).__mro__}
     names = {name for name in names if _is_foreign(name)}
@@ -62,6 +63,11 @@ def code_of(*builders: object) -> dict[str, str]:
         file = getattr(loaded.get(name), "__file__", None)
         if file and file.endswith(".py") and Path(file).is_file():
             found[name] = _file(Path(file))
+    for builder in builders:
+        for value in getattr(builder, "__dict__", {}).values():
+            file = value.partition("@")[0] if isinstance(value, str) else ""
+            if file.endswith(".py") and Path(file).is_file():
+                found[file] = _file(Path(file))
     return found
 
 

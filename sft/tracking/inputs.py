@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sft import evaluators
 from sft.config.data_name import data_name
+from sft.config.evaluators import named
+from sft.data.import_path import import_path
 from sft.tracking import values
 
 if TYPE_CHECKING:
@@ -35,39 +38,56 @@ class Input:
     """The keys that name it, as the saved config has them."""
     profile: Mapping[str, Any]
     """What was counted of it; MLflow's UI shows each as a line."""
-    set: str | None = None
-    """The name of a further held-out set; None for the other two."""
+    metrics: re.Pattern[str] | None = None
+    """The names of what is measured on it; None: nothing, or nobody knows what."""
 
     def measures(self, metric: str) -> bool:
         """Whether `metric` is measured on this data."""
-        if self.context == TRAINING:
-            return False
-        if self.set is not None:
-            return metric.startswith(f"eval/{self.set}/")
-        return OF_HELD_OUT.fullmatch(metric) is not None
+        return self.metrics is not None and self.metrics.fullmatch(metric) is not None
 
 
 def of_run(run: TrackedRun) -> list[Input]:
-    """The datasets of `run` that have a digest: trained on, held out, further sets by name."""
+    """The datasets of `run` that have a digest: trained on, held out, further sets by name, files
+    of evaluators."""
     return [
-        Input(context, name[:MAX_NAME], str(digest)[: values.MAX_DIGEST], source, profile or {}, of)
-        for context, name, digest, source, profile, of in _named(run)
+        Input(context, name[:MAX_NAME], str(digest)[: values.MAX_DIGEST], source, profile, of)
+        for context, name, digest, source, profile, of in [*_named(run), *_of_evaluators(run)]
         if digest
     ]
 
 
-def _named(run: TrackedRun) -> Iterator[tuple[str, str, Any, Any, Any, str | None]]:
+def _named(run: TrackedRun) -> Iterator[tuple[str, str, Any, Any, Any, re.Pattern[str] | None]]:
     facts, dataset = run.facts, run.settings.get("dataset") or {}
     name, split = data_name(dataset), dataset.get("eval_split")
     trained = _of_files(run, ("dataset", "dataset.parts.")) | _counted(facts.get("data"))
     yield TRAINING, name, facts.get("digest"), dataset, trained, None
     held_out = f"{name} ({split or 'held out'})"
     counted = _counted(facts.get("held_out"))
-    yield HELD_OUT, held_out, facts.get("held_out_digest"), dataset, counted, None
+    yield HELD_OUT, held_out, facts.get("held_out_digest"), dataset, counted, OF_HELD_OUT
     inner = (dataset.get("parts") or {}) | (dataset.get("eval_sets") or {})
     for one, digest in sorted((facts.get("eval_set_digests") or {}).items()):
         files = _of_files(run, (f"dataset.parts.{one}", f"dataset.eval_sets.{one}"))
-        yield HELD_OUT, one, digest, inner.get(one), files, one
+        yield HELD_OUT, one, digest, inner.get(one), files, _of_set(one)
+
+
+def _of_evaluators(
+    run: TrackedRun,
+) -> Iterator[tuple[str, str, Any, Any, Any, re.Pattern[str] | None]]:
+    """Files that evaluators read. What one of the user's own measures on them, it alone knows."""
+    names = {
+        import_path(builder): vars(builder).get("name") for builder in evaluators.BUILDERS.values()
+    }
+    for key, builder, args in named(run.settings):
+        name = args.get("name", names.get(builder)) if builder in names else None
+        for arg, value in args.items():
+            if profile := _of_files(run, (f"{key}.args.{arg}",)):
+                of = _of_set(name) if name else None
+                source = {"path": value, "evaluator": builder}
+                yield HELD_OUT, str(value), profile.get("sha256"), source, profile, of
+
+
+def _of_set(name: str) -> re.Pattern[str]:
+    return re.compile(rf"eval/{re.escape(name)}/.+")
 
 
 def _counted(statistics: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -153,6 +153,35 @@ def test_shards_parts_and_held_out_sets_are_kept_each_under_its_key(
     assert "verdict: agrees" in said
 
 
+def test_questions_are_kept_with_the_run_and_what_is_measured_on_them_says_so(
+    tmp_path, tiny_model, monkeypatch, capsys
+):
+    place = tmp_path / "place"
+    place.mkdir()
+    row = {"question": "Which one?", "choices": ["this", "that"], "answer": 1}
+    (place / "choices.jsonl").write_text(json.dumps(row) + "\n")
+    (place / "exam.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    match = "{builder: 'sft.evaluators:MatchBuilder', args: {path: exam.jsonl, name: exam}}"
+    words = ("evaluators=choice", "evaluators.args.path=choices.jsonl", "evaluators.every=3")
+    run = find(str(finished_run(place, tiny_model, *words, f"evaluators.further=[{match}]", KEEP)))
+    assert set(run.kept("data")) == {
+        "data/dataset/chats.jsonl",
+        "data/evaluators.args.path/choices.jsonl",
+        "data/evaluators.further[0].args.path/exam.jsonl",
+    }
+    client = open_client(f"sqlite:///{place / 'mlflow.db'}")
+    model = client.get_logged_model(client.get_run(run.run_id).outputs.model_outputs[-1].model_id)
+    of = {metric.key: metric.dataset_name for metric in model.metrics}
+    assert of["eval/choice/accuracy"] == "choices.jsonl"
+    assert of["eval/exam/accuracy"] == "exam.jsonl"
+    monkeypatch.chdir(only_mlflow(place, tmp_path / "store" / "elsewhere"))
+    shutil.rmtree(place)
+    assert reproduce.main([str(run.run_id), "--uri", URI, "--trust"]) == 0
+    said = capsys.readouterr().out
+    assert "evaluators.further[0].args.path: exam.jsonl as MLflow keeps it" in said
+    assert "the evaluators' files" in said and "eval/choice/accuracy is identical" in said
+
+
 def tracked(folder, limit):
     """A run on a file of data, as MLflow is told of it."""
     (folder / "chats.jsonl").write_text("a line\n" * 100)

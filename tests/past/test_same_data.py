@@ -90,7 +90,7 @@ def test_batches_held_out_data_and_code_of_a_custom_builder_are_compared(here, c
     assert reproduce.main(["run"]) == 0
     said = capsys.readouterr().out
     [same] = [line for line in said.splitlines() if "as it was: " in line]
-    for what in ("the batches of the first 6 steps", "held-out data", "the dataset builder's code"):
+    for what in ("the batches of the first 6 steps", "held-out data", "the builders' code"):
         assert what in same
     assert "all 6 steps trained on the same data" in said and "verdict: agrees" in said
 
@@ -117,7 +117,7 @@ def test_a_builders_code_that_changed_is_told_where_its_data_did_not(here, edit,
     edit("my_data.py", "a line.", "a line, no more.")
     assert reproduce.main(["run"]) == 0
     said = capsys.readouterr().out
-    assert "the dataset builder's code: my_data changed" in said and "verdict: agrees" in said
+    assert "the builders' code: my_data changed" in said and "verdict: agrees" in said
 
 
 def test_data_that_differs_beyond_the_first_batches_is_told_afterwards(here, edit, capsys):

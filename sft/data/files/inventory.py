@@ -36,13 +36,16 @@ class Inventory:
     """None if nobody can tell: too much to read, or files of other kinds among them."""
 
 
-def take(path: str, stream: bool = False) -> Inventory | None:
-    """What `path` names; None if it is no place on this machine. Raises `BadInput`."""
+def take(path: str, whole: bool = True) -> Inventory | None:
+    """What `path` names; None if it is no place on this machine. Raises `BadInput`.
+
+    What is not read whole to train on it is not read for this either if it is too large.
+    """
     found = members(path)
     if not found:
         return None
     size = sum(file.stat().st_size for file in found.values())
-    if stream and size > MOST_OF_A_STREAM:
+    if not whole and size > MOST_OF_A_STREAM:
         return Inventory(path, inside(path), len(found), size)
     return Inventory(path, inside(path), len(found), size, digest(found), _rows(found))
 
