@@ -22,8 +22,8 @@ PROMPTS = ("question", "prompt", "messages", "ctx")
 def rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of the file and its place, `questions.jsonl line 3`.
 
-    The file may begin with a byte order mark, as a data file may. Raises `BadInput` if there is no such file, for a line that is no JSON object, and if the file
-    holds none.
+    The file may begin with a byte order mark, as a data file may. Raises `BadInput` if there is no
+    such file, for a line that is no JSON object, and if the file holds none.
     """
     file = Path(path).expanduser()
     if not file.is_file():
