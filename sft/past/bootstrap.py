@@ -5,8 +5,8 @@ hard for both. The difference of the metrics, divided by its standard error, is 
 that quotient is in the draws, in both directions alike (the symmetric studentised bootstrap: Hall,
 The Bootstrap and Edgeworth Expansion, 1992, section 3.6), and with Student's t, whichever promises
 less: of few answers that are right or wrong, draws may hardly vary. `benchmarks/intervals.py`
-measures how often the intervals hold the true difference, and that they know nothing of outliers too
-rare to be among the examples. Of right and wrong answers a difference
+measures how often the intervals hold the true difference, and that they know nothing of outliers
+too rare to be among the examples. Of right and wrong answers a difference
 also has to pass the exact test of signs.
 """
 

@@ -93,10 +93,14 @@ def why_not(ours: Measured, theirs: Measured) -> str | None:
     """Why two configurations cannot be compared in a metric; None if they can."""
     runs = [*ours.runs, *theirs.runs]
     if len(digests := sorted({run.digest for run in runs})) > 1:
+        or_else = "judged in another way" if runs[0].is_share else "on other tokens of them"
         return (
-            "not compared: they were measured on different examples, or on other tokens of them "
+            f"not compared: they were measured on different examples, or {or_else} "
             f"({' and '.join(digest[:8] for digest in digests)})"
         )
+    if (count := len(runs[0].totals)) < 2:
+        what = "one example" if count else "no example"
+        return f"not compared: they were measured on {what}, which says nothing of others"
     if any(not math.isfinite(total) for run in runs for total in run.totals):
         return "not compared: an example has a value that is not finite"
     return None

@@ -174,9 +174,14 @@ def _totals(results: Results) -> str:
 
 
 def _problems(results: Results) -> list[str]:
-    """What happened to the trials that did not come to their end."""
-    return [
+    """What happened to the trials that did not come to their end, or cannot be compared."""
+    ended = [
         f"trial {trial.number}: {trial.state} ({trial.error})"
         for trial in results.trials
         if trial.error and trial.state in ("failed", "diverged")
+    ]
+    return ended + [
+        f"trial {trial.number}: not compared over its examples: {file} cannot be read"
+        for trial in results.trials
+        for file in trial.unreadable
     ]

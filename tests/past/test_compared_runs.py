@@ -64,6 +64,20 @@ def test_a_higher_learning_rate_is_said_to_be_better_with_its_interval(place, mo
     assert re.fullmatch(r"eval/nll: B against A: lower by [\d.]+ \([\d.]+ to [\d.]+\): real", line)
 
 
+def test_examples_that_cannot_be_read_are_named_and_the_rest_is_compared(
+    place, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("slow", "fast"):
+        shutil.copytree(place / name, name)
+    file = tmp_path / "fast" / "examples" / "000006.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    assert verdict(capsys, "slow", "fast") == [
+        "eval/nll: B against A: not compared: the examples of B cannot be read "
+        "(examples/000006.parquet)"
+    ]
+
+
 def test_the_page_says_so_too(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     (line,) = verdict(capsys, "slow", "fast", "--html", "page.html")

@@ -1,5 +1,7 @@
 """Which of two runs is better, and how sure that is: the words, and what is not compared."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,10 +105,66 @@ def test_runs_measured_on_different_examples_are_not_compared():
 
 
 def test_a_run_that_keeps_no_examples_is_not_compared():
-    old = Compared("old", {"lr": "1"}, {}, [])
+    old = Compared("old", {"lr": "1"}, {}, [{"step": 3, "eval/nll": 2.0}])
     lines = verdicts([run("a", nll()), old], "AB")
-    assert lines[0] == "eval/nll: B against A: not compared: no examples are kept of B"
-    assert verdicts([old, old], "AB") == []
+    assert lines == ["eval/nll: B against A: not compared: no examples are kept of B"]
+
+
+def test_metrics_without_examples_are_named_in_one_line():
+    rows = [{"step": 3, "eval/nll": 2.0, "eval/bpb": 0.7, "eval/own/score": 3.0}]
+    runs = [Compared(n, {"lr": n}, {}, rows, {"eval/nll": nll()}) for n in ("1", "2")]
+    assert verdicts(runs, "AB")[1:] == [
+        "no interval of eval/bpb, eval/own/score: no examples are kept of them"
+    ]
+    runs[1] = Compared("2", {"lr": "2"}, {}, [{"step": 3, "eval/nll": 2.0}], runs[1].examples)
+    assert len(verdicts(runs, "AB")) == 1  # there is nothing to compare
+
+
+def test_a_metric_that_a_run_does_not_measure_is_said_to_be_so():
+    lines = verdicts([run("a", nll()), Compared("b", {"lr": "1"}, {}, [])], "AB")
+    assert lines == ["eval/nll: B against A: not compared: not measured by B"]
+
+
+@pytest.mark.parametrize("count, words", [(1, "one example"), (0, "no example")])
+def test_one_example_is_not_compared(count, words):
+    few = Examples([1.0] * count, [1.0] * count, "d")
+    lines = verdicts([run("a", few, lr="1"), run("b", few, lr="2")], "AB")
+    assert lines == [
+        f"eval/nll: B against A: not compared: they were measured on {words}, which says nothing "
+        "of others"
+    ]
+
+
+def test_one_example_against_many_are_different_examples():
+    one = Examples([1.0], [1.0], "4f3a0011")
+    (line,) = verdicts([run("a", one, lr="1"), run("b", nll(digest="91bc"), lr="2")], "AB")
+    assert "not compared: they were measured on different examples" in line
+
+
+def test_examples_that_cannot_be_read_are_named_with_their_file():
+    rows = [{"step": 6, "eval/nll": 2.0, "eval/nll_stderr": 0.1, "eval/bpb": 0.7}]
+    broken = Compared("b", {"lr": "1"}, {}, rows)
+    broken.unreadable = dict.fromkeys(("eval/nll", "eval/bpb"), "examples/000006.parquet")
+    lines = verdicts([run("a", nll()), broken], "AB")
+    words = "cannot be read (examples/000006.parquet)"
+    assert lines == [f"eval/nll: B against A: not compared: the examples of B {words}"]
+    lines = verdicts([broken, replace(broken, settings={"lr": "2"})], "AB")
+    assert lines[0] == f"eval/nll: B against A: not compared: the examples of B and A {words}"
+
+
+def test_answers_that_were_judged_in_another_way_are_not_said_to_have_other_tokens():
+    ones = [1.0] * 4
+    one, other = (Examples([0.0, 1.0, 1.0, 0.0], ones, digest) for digest in ("4f3a", "91bc"))
+    (line,) = verdicts([run("a", one, lr="1"), run("b", other, lr="2")], "AB")
+    assert line.endswith("on different examples, or judged in another way (4f3a and 91bc)")
+
+
+def test_what_intervals_count_is_not_said_where_there_is_none():
+    assert verdicts([run("a", nll(), lr="1"), run("b", nll(), lr="2")], "AB") == [
+        "eval/nll: B against A: the same on each of 48 examples"
+    ]
+    lines = verdicts([run("a", nll(digest="4f3a"), lr="1"), run("b", nll(), lr="2")], "AB")
+    assert len(lines) == 1
 
 
 def test_a_difference_in_the_data_is_not_called_chance_between_seeds():

@@ -119,6 +119,14 @@ def test_one_run_each_is_compared_over_the_examples_that_its_evaluations_keep(ke
     assert f"rank {other}: 0.0" in said and "held-out examples): cannot be told from it" in said
 
 
+def test_a_trial_whose_examples_cannot_be_read_is_named_with_their_file(kept, tmp_path):
+    file = tmp_path / "k" / "4" / "examples" / "000020.parquet"
+    file.write_bytes(file.read_bytes()[:200])
+    said = report.answer(Results.of(kept))
+    assert f"trial 0: not compared over its examples: {file} cannot be read" in said
+    assert any("of 1 the data cannot tell, since nothing is kept of them" in line for line in said)
+
+
 def test_the_table_marks_what_cannot_be_told_from_the_best(kept):
     header, rows = report.table(Results.of(kept))
     column = next(i for i, name in enumerate(header) if name.startswith("against trial "))
