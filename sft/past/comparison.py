@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sft.past.choosing import choose
 from sft.past.find import Found
 from sft.record.durations import duration
 from sft.record.examples import Examples
@@ -62,14 +63,19 @@ class Compared:
         return figures
 
 
-def read_run(found: Found) -> Compared:
-    """Everything that is compared of a run. Raises `BadInput`."""
+def read_run(found: Found, checkpoint: str | None = None) -> Compared:
+    """Everything that is compared of a run; up to `checkpoint` (see `choose`) if one is named, or
+    if the run was found by that of a registered model. Raises `BadInput`."""
     facts = found.facts()
     settings = {key: mask_urls(text(value)) for key, value in flatten(found.saved())}
-    name = facts.get("name") or (found.directory or Path(found.word)).name
+    name = str(facts.get("name") or (found.directory or Path(found.word)).name)
     rows = found.rows()
+    if checkpoint is not None or found.state_path:
+        record = choose(found, None if found.state_path else checkpoint)
+        rows = [row for row in rows if row["step"] <= record.step]
+        name = f"{name}, checkpoint {record.name} (step {record.step})"
     kept = found.examples(rows)
-    return Compared(str(name), settings, facts, rows, kept.examples, kept.unreadable)
+    return Compared(name, settings, facts, rows, kept.examples, kept.unreadable)
 
 
 def tell_apart(runs: Sequence[Compared]) -> None:
