@@ -47,7 +47,8 @@ class Difference:
             paired=bool(ours.seeds) and ours.seeds == theirs.seeds,
         )
         if seeds is not None:
-            interval = bootstrap.with_seeds(interval, seeds)
+            of_shares = ours.runs[0].is_share
+            interval = bootstrap.with_seeds(interval, seeds, of_shares=of_shares)
         same = not interval.middle and interval.low == interval.high
         return cls(interval, len(ours.runs[0].totals), seeds is not None, same)
 

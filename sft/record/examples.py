@@ -67,7 +67,8 @@ class Examples:
         return bool(np.isin(self.totals, (0, 1)).all() and np.equal(self.weights, 1).all())
 
     def standard_error(self) -> float:
-        """How far the metric may be from that of all such examples; NaN for fewer than two.
+        """How far the metric may be from that of all such examples; NaN for fewer than two, and
+        where all are alike: four of four right answers say nothing of how far others may be.
 
         Of a ratio of two sums over n examples drawn at random (Cochran, Sampling Techniques,
         1977, chapter 6): with r the metric, sqrt(n / (n - 1) * sum((total - r * weight)^2)) /
@@ -84,6 +85,8 @@ class Examples:
         if count < 2 or not weight:
             return math.nan
         rest = totals - totals.sum() / weight * weights
+        if np.allclose(rest, 0, atol=1e-12 * np.abs(totals).max()):
+            return math.nan
         return float(np.sqrt(count / (count - 1) * (rest @ rest)) / weight)
 
 

@@ -141,7 +141,9 @@ class Evaluations:
         """The steps of the best evaluation so far, of the best checkpoint and of those that are on
         their way, and of the last evaluation of each metric."""
         config, rows = self.progress.run.config, dict(self.progress.state.metrics.rows)
-        last = {name: step for step, row in rows.items() for name in row if name.endswith(STDERR)}
+        last = {
+            name: step for step, row in rows.items() for name in row if name.startswith("eval/")
+        }
         series = {step: row[config.metric] for step, row in rows.items() if config.metric in row}
         choose = min if config.direction == "minimize" else max
         steps = [choose(series, key=series.__getitem__)] if series else []

@@ -165,7 +165,8 @@ class Results:
             if math.isclose(sign * found.middle, behind, abs_tol=1e-6):  # else trained again since
                 interval = Interval(behind, low, high)
                 if seeds is not None:
-                    interval = bootstrap.with_seeds(interval, seeds)
+                    of_shares = mine.runs[0].is_share
+                    interval = bootstrap.with_seeds(interval, seeds, of_shares=of_shares)
         return Compared(trial, behind, interval, count, seeds is not None)
 
     def all_against(self, best: Result) -> dict[int, Compared]:

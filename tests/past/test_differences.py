@@ -196,6 +196,18 @@ def test_right_answers_differ_if_the_exact_test_of_signs_says_so(gained, lost, c
     assert -1 <= found.interval.low <= found.interval.high <= 1
 
 
+def test_shares_never_differ_by_more_than_one_whatever_seeds_do():
+    ones = [1.0] * 10
+    seeds = [("0", "0"), ("1", "1")]
+    ours = [Examples([1.0] * 9 + [0.0], ones, ""), Examples(ones, ones, "")]
+    theirs = [Examples([0.0] * 10, ones, ""), Examples([1.0] * 6 + [0.0] * 4, ones, "")]
+    found = Difference.between(Measured("B", ours, seeds), Measured("A", theirs, seeds))
+    assert found.of_seeds and found.interval.middle == pytest.approx(0.65)
+    assert -1 <= found.interval.low <= found.interval.high == 1
+    alone = of_difference(ours[:1], theirs[:1])
+    assert -1 <= alone.low <= alone.high <= 1
+
+
 def test_values_that_are_not_finite_are_not_compared():
     broken = Examples([float("inf"), 1.0], [1.0, 1.0], "d")
     lines = verdicts([run("a", broken, lr="1"), run("b", broken, lr="2")], "AB")

@@ -35,6 +35,14 @@ def test_one_example_has_no_standard_error():
     assert standard_errors({"eval/nll": of(2.0), "eval/bpb": of()}) == {}
 
 
+@pytest.mark.parametrize(
+    "alike",
+    [of(0, 0, 0), of(1, 1, 1, 1), of(0.3, 0.3, 0.3), of(0.3, 0.6, weights=[1, 2]), of(0, 0)],
+)
+def test_examples_that_are_all_alike_are_no_certainty(alike):
+    assert standard_errors({"eval/quiz/accuracy": alike}) == {}
+
+
 def test_what_is_kept_comes_back_as_it_was(tmp_path):
     folder = ExamplesFolder(tmp_path)
     nll, right = of(10.5, 20.25, weights=[7.0, 9.0]), of(1.0, 0.0, 1.0, digest="e")
