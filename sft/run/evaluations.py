@@ -142,7 +142,10 @@ class Evaluations:
         their way, and of the last evaluation of each metric."""
         config, rows = self.progress.run.config, dict(self.progress.state.metrics.rows)
         last = {
-            name: step for step, row in rows.items() for name in row if name.startswith("eval/")
+            name: step
+            for step, row in rows.items()
+            for name in row
+            if name.startswith("eval/") or name.endswith(STDERR)
         }
         series = {step: row[config.metric] for step, row in rows.items() if config.metric in row}
         choose = min if config.direction == "minimize" else max

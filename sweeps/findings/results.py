@@ -63,6 +63,11 @@ class Compared:
         return self.interval is not None and self.interval.low > 0
 
     @property
+    def is_same(self) -> bool:
+        """Whether it has the best one's value."""
+        return not self.behind
+
+    @property
     def sources(self) -> str:
         """What chance the interval counts, in words."""
         found = [f"{self.of_examples:,} held-out examples"] * bool(self.of_examples)
@@ -120,6 +125,10 @@ class Results:
         """The complete trial with the best first metric; None if none is complete."""
         complete = self.complete
         return self._best_of(complete) if complete else None
+
+    def as_good(self, best: Result) -> list[Result]:
+        """The complete trials that have the first value of `best`, itself among them."""
+        return [trial for trial in self.complete if trial.values[0] == best.values[0]]
 
     def _best_of(self, trials: Sequence[Result]) -> Result:
         sign = 1 if self.minimize else -1
