@@ -74,7 +74,7 @@ class Difference:
             seeds = " and these seeds" if self.of_seeds else ""
             words = (
                 f"no difference that {self.examples:,} examples{seeds} can show "
-                f"({low:.{digits}f} to {high:.{digits}f})"
+                f"({low:z.{digits}f} to {high:z.{digits}f})"
             )
             if needed is None or self.of_seeds:
                 return words

@@ -43,6 +43,11 @@ def test_the_same_difference_within_the_noise_is_not():
     assert found.words().endswith("would be needed for this one")
 
 
+def test_the_end_of_an_interval_is_no_negative_zero():
+    found = Difference(Interval(0.0196, -0.0004, 0.0396), 48, False, False)
+    assert "can show (0.000 to 0.040)" in found.words()
+
+
 def test_identical_runs_are_said_to_be_the_same():
     assert between([nll()], [nll()]).words() == "the same on each of 48 examples"
 

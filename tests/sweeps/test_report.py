@@ -139,7 +139,7 @@ def test_of_equal_trials_none_is_called_the_best(kept, tmp_path):
     header, rows = report.table(results)
     column = next(i for i, name in enumerate(header) if name.startswith("against trial "))
     assert [row[column] for row in rows] == ["the same"] * 3
-    add(study, 2e-3, 4, first.values[0] + 1)
+    add(study, 3e-3, 4, first.values[0] + 1)
     assert report.answer(Results.of(study))[0].startswith(
         "first of 3 trials with the same lowest eval/nll: 0, eval/nll "
     )
