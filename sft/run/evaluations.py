@@ -10,6 +10,7 @@ from typing import Any
 from sft.errors import BadInput, Sentence
 from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
 from sft.hooks import FailedEvaluation
+from sft.record.checkpoints import best
 from sft.record.examples import STDERR, Examples, standard_errors
 from sft.run.failures import first_error, is_from, status_of
 from sft.run.progress import Progress, describe
@@ -47,6 +48,8 @@ class Evaluations:
     group: asyncio.TaskGroup
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """By step."""
+    saving: set[int] = field(default_factory=set)
+    """Steps whose checkpoints are on their way."""
 
     def before(self, step: int) -> list[asyncio.Task[None]]:
         """Those of earlier weights."""
@@ -135,13 +138,21 @@ class Evaluations:
             )
 
     def _kept(self) -> list[int]:
-        """The steps of the best evaluation so far, and of the last one of each metric."""
+        """The steps of the best evaluation so far, of the best checkpoint and of those that are on
+        their way, and of the last evaluation of each metric."""
         config, rows = self.progress.run.config, dict(self.progress.state.metrics.rows)
-        last = {name: step for step, row in rows.items() for name in row if name.endswith(STDERR)}
+        last = {
+            name: step
+            for step, row in rows.items()
+            for name in row
+            if name.startswith("eval/") or name.endswith(STDERR)
+        }
         series = {step: row[config.metric] for step, row in rows.items() if config.metric in row}
         choose = min if config.direction == "minimize" else max
-        best = [choose(series, key=series.__getitem__)] if series else []
-        return [*best, *last.values()]
+        steps = [choose(series, key=series.__getitem__)] if series else []
+        saved = best(self.progress.state.checkpoints.records, config.metric, config.direction)
+        steps += [saved.step] if saved else []
+        return [*steps, *self.saving, *last.values()]
 
     async def _not_measured(self, step: int, evaluators: list[Evaluator], error: Exception) -> None:
         """Say and record that an evaluation failed; training goes on.
