@@ -33,7 +33,7 @@ LAYERS = (
     "sweeps.keys sweeps.parameters",
     "sweeps.samplers sweeps.study",
     "sweeps.prior",
-    "sweeps.findings",
+    "sweeps.findings sweeps.scheduling",
     "sweeps",
 )
 """From the lowest to the highest; those of one line do not import each other."""

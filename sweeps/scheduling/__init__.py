@@ -1,0 +1,1 @@
+"""Which trial trains next: a new one, or a paused one that is thawed."""
