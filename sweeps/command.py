@@ -28,14 +28,17 @@ from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
 from sft.secrets import mask_urls
 from sft.tracking import trackers
-from sweeps import display, preflight, pruners, report, samplers, scheduling, space
+from sweeps import display, preflight, pruners, report, samplers, space
 from sweeps.composing import Composer
 from sweeps.jobs import run_in_jobs
 from sweeps.options import Options, Settled
 from sweeps.parent import Parent
 from sweeps.prior import published
 from sweeps.prior.response import Prior
-from sweeps.prior.warm_start import RATE, WarmStart
+from sweeps.prior.warm_start import RATE, WarmStart, cells
+from sweeps.scheduling.asha import Asha
+from sweeps.scheduling.base import Scheduler
+from sweeps.scheduling.freeze_thaw import FreezeThaw
 from sweeps.study import liveness, storage
 from sweeps.study.ledger import COUNTED, Ledger
 from sweeps.sweeper import Budget, Sweep, closing_words
@@ -59,6 +62,7 @@ def run(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
     composer = Composer(context, config, searched)
     settings = preflight.check_space(composer)
     settled = settled.of_runs(settings[0])
+    settled.check_curves(searched)
     # Optuna tells what it does on its own account; the display does that here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("tinker").setLevel(logging.WARNING)
@@ -89,7 +93,7 @@ async def _run(
             alive,
             searched.distributions,
             options.n_trials,
-            scheduling.make(options.scheduler, options.seed),
+            _scheduler(options, searched, base),
             known.tokens or 1,
             options.max_tokens,
         )
@@ -193,6 +197,20 @@ def _warm_start(
         return sampler
     parameters = published.parameters_of(base.model.name)
     return WarmStart(sampler, Prior(tables), parameters, base.lora.rank, options.seed, source)
+
+
+def _scheduler(options: Settled, searched: space.SearchSpace, base: Settings) -> Scheduler | None:
+    """Who trains next; None: new trials alone."""
+    if options.scheduler == "none":
+        return None
+    if options.scheduler == "asha":
+        return Asha()
+    file = options.prior_file or published.PACKAGED
+    parameters = published.parameters_of(base.model.name)
+    candidates = cells(searched.distributions, base.lora.rank, base.lr)
+    fixed = base.lr, base.lora.rank
+    prior = Prior(published.load(file)[0])
+    return FreezeThaw(prior, parameters, candidates, options.seed, fixed=fixed)
 
 
 def _enqueue(options: Settled, study: optuna.Study) -> None:

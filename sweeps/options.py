@@ -9,10 +9,12 @@ from typing import Any
 from sft.config.schema import Settings
 from sft.errors import BadInput, nearest, not_one_of
 from sft.record.checkpoints import DIRECTIONS
-from sweeps import pruners, samplers, scheduling
+from sweeps import pruners, samplers
 from sweeps.keys import SweeperKeys
 from sweeps.parameters import MOST_POINTS, is_endless
 from sweeps.prior.published import PACKAGED
+from sweeps.scheduling import NAMES
+from sweeps.scheduling.freeze_thaw import RANK, RATE
 from sweeps.space import SearchSpace
 
 
@@ -69,7 +71,8 @@ class Options(SweeperKeys):
                 "hydra.sweeper.pruner_min_steps: asha needs to know after how many steps it may "
                 "first prune; give for instance a tenth of the steps of a run."
             )
-        scheduling.make(self.scheduler, self.seed)
+        if self.scheduler not in NAMES:
+            raise not_one_of("hydra.sweeper.scheduler", self.scheduler, NAMES)
         if self.scheduler != "none":
             self._check_scheduler(f"hydra.sweeper.scheduler={self.scheduler}")
         name = self.study_name
@@ -90,11 +93,27 @@ class Options(SweeperKeys):
                 "them."
             )
 
+    def check_curves(self, space: SearchSpace) -> None:
+        """Refuse curves that cannot be extrapolated. Raises `BadInput`."""
+        if self.scheduler != "freeze_thaw":
+            return
+        if not {RATE, RANK} & space.distributions.keys():
+            raise BadInput(
+                f"hydra.sweeper.scheduler=freeze_thaw: extrapolates over {RATE} and {RANK}, and "
+                "the sweep varies neither; use scheduler=asha, which compares at rungs alone."
+            )
+        if self.directions[0] != "minimize":
+            raise BadInput(
+                "hydra.sweeper.scheduler=freeze_thaw: extrapolates a metric that is minimized, as "
+                "NLL is; use scheduler=asha."
+            )
+
     def settle(self, space: SearchSpace) -> "Settled":
         """These options, with what follows from the space filled in. Raises `BadInput`."""
         points, sampler, n_trials, beyond = space.points, self.sampler, self.n_trials, 0
         if sampler is None:
-            sampler = "tpe" if points is None or n_trials is not None else "grid"
+            whole = points is not None and n_trials is None
+            sampler = "grid" if whole and self.scheduler != "freeze_thaw" else "tpe"
         samplers.make(sampler, space.distributions, self.seed)  # refuses what cannot be
         if points is not None:
             beyond = max(0, (n_trials or 0) - len(points))
@@ -108,6 +127,11 @@ class Options(SweeperKeys):
             )
             raise BadInput(
                 f"hydra.sweeper.n_trials: is needed, since {reason}; add hydra.sweeper.n_trials=20."
+            )
+        if sampler == "grid" and self.scheduler == "freeze_thaw":
+            raise BadInput(
+                "hydra.sweeper.sampler=grid: has an order of its own, and scheduler=freeze_thaw "
+                "chooses who is next; leave the sampler out, or use scheduler=asha."
             )
         if sampler == "grid" and self.enqueue:
             raise BadInput("hydra.sweeper.enqueue: a grid runs every combination anyway.")

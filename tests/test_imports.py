@@ -34,7 +34,7 @@ LAYERS = (
     "sweeps.samplers sweeps.scheduling",
     "sweeps.study",
     "sweeps.prior",
-    "sweeps.findings",
+    "sweeps.findings sweeps.scheduling",
     "sweeps",
 )
 """From the lowest to the highest; those of one line do not import each other."""
