@@ -40,7 +40,7 @@ class SweeperKeys:
     direction: Any = key(
         None,
         "minimize or maximize: one for all, or a list; null: the runs' `direction` of their own "
-        "`metric`, else minimize",
+        "`metric`, else as its name tells; minimize if it is not of an evaluation",
     )
     pruner: str = key("none", "what ends trials early, by their evaluations on the way")
     pruner_min_steps: int | None = key(None, "steps of a trial before it may be pruned")

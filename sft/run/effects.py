@@ -41,9 +41,15 @@ def check_adapter(train_attn: bool, train_mlp: bool, train_unembed: bool) -> Non
 
 
 def _check_metric(config: Config, plan: Plan) -> None:
-    """Refuse a metric that no evaluation will measure, unless it is the default and not needed."""
+    """Refuse a metric that no evaluation will measure, unless it is the default and not needed,
+    and one of which nobody says whether less or more is better."""
     measured = plan.evaluated()
     if measured is None or config.metric in measured:
+        if config.direction is None:
+            raise BadInput(
+                f"direction: the name of metric={config.metric} does not tell whether less or "
+                "more of it is better; add direction=minimize or direction=maximize"
+            )
         return
     if config.metric != default("metric"):
         there = sorted(measured)

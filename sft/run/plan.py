@@ -18,7 +18,7 @@ from sft.evaluators import (
 from sft.models.lora_size import trained_parameters
 from sft.models.names import folder_or_name
 from sft.record import fingerprints
-from sft.record.metrics import TRAINING_METRICS
+from sft.record.metrics import TRAINING_METRICS, contrary
 from sft.run.batches import steps_in_total
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 
@@ -79,7 +79,7 @@ class Plan:
             eval_sets=found.named_digests(),
             evaluators=evaluators,
             infrequent=infrequent,
-            notes=notes,
+            notes=notes + contrary(config.metric, config.direction),
             trained_parameters=common and _trained_parameters(config, common),
             code=fingerprints.code_of(
                 config.dataset_builder,

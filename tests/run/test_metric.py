@@ -6,7 +6,9 @@ import pytest
 
 from sft.errors import BadInput
 from sft.evaluators import EvaluatorBuilder
+from sft.files import read_yaml
 from sft.record import metrics
+from tests.failing_runs import Listen
 from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures
 
 FIRST = "eval/quiz/first"
@@ -17,29 +19,32 @@ class Quiz(EvaluatorBuilder):
     """How likely a token is behind another; or, with `always`, a number that never changes."""
 
     always: float | None = None
+    metric: str = FIRST
 
     def __call__(self):
-        return Answers(self.always)
+        return Answers(self.always, (self.metric,))
 
 
 @dataclass
 class Answers:
     always: float | None
+    metrics: tuple[str, ...]
     name: str = "quiz"
-    metrics: tuple[str, ...] = (FIRST,)
 
     async def __call__(self, sampling_client):
         import tinker
 
         logprobs = await sampling_client.compute_logprobs(tinker.ModelInput.from_ints([65, 66]))
-        return {FIRST: logprobs[1] if self.always is None else self.always}
+        [metric] = self.metrics
+        return {metric: logprobs[1] if self.always is None else self.always}
 
 
 @pytest.fixture
 def quizzed(make_config):  # noqa: F811 - the fixture
     def make(always=None, **changes):
         fields = {"metric": FIRST, "eval_every": 1, "save_every": 1} | changes
-        return make_config(evaluator_builders=[Quiz(always)], **fields)
+        quiz = Quiz(always, FIRST if fields["metric"] == "eval/quiz/frist" else fields["metric"])
+        return make_config(evaluator_builders=[quiz], **fields)
 
     return make
 
@@ -73,4 +78,32 @@ def test_early_stopping_waits_for_the_metric(quizzed, direction, word):
 def test_a_metric_that_nothing_measures_is_refused_with_the_nearest(quizzed, tmp_path):
     with pytest.raises(BadInput, match="metric: no evaluation measures 'eval/quiz/frist'; did "):
         run(quizzed(metric="eval/quiz/frist"))
+    assert not (tmp_path / "run").exists()
+
+
+KNOWN = [("eval/quiz/accuracy", "maximize", max), ("eval/quiz/nll", "minimize", min)]
+
+
+@pytest.mark.parametrize("metric, direction, choose", KNOWN)
+def test_whether_less_or_more_is_better_follows_from_a_metrics_name(
+    quizzed, metric, direction, choose
+):
+    result = run(quizzed(metric=metric))
+    rows = metrics.read(result.directory / "metrics.jsonl")
+    values = {row["step"]: row[metric] for row in rows if row["step"] > 0 and metric in row}
+    assert result.best.step == choose(values, key=values.__getitem__)
+    assert read_yaml(result.directory / "config.yaml")["direction"] == direction
+
+
+def test_a_direction_against_the_metrics_name_is_taken_and_said(quizzed):
+    listen = Listen()
+    result = run(quizzed(metric="eval/quiz/accuracy", direction="minimize"), hooks=[listen])
+    values = [record.evaluation["eval/quiz/accuracy"] for record in result.checkpoints]
+    assert result.best.evaluation["eval/quiz/accuracy"] == min(values)
+    assert any("more eval/quiz/accuracy is better as a rule" in m for m in listen.messages)
+
+
+def test_a_metric_whose_name_tells_no_direction_is_asked_for_one(quizzed, tmp_path):
+    with pytest.raises(BadInput, match="direction: the name of metric=eval/quiz/first does not"):
+        run(quizzed())
     assert not (tmp_path / "run").exists()
