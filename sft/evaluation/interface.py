@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sft.errors import BadInput
+from sft.record.examples import Examples
 from sft.record.metrics import NOT_METRICS, UNITS
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 CONCURRENT_REQUESTS = 64
 """Requests of one evaluation in flight: enough to fill the service, few enough to hold."""
+
+SAME = 1e-3
+"""How far, relatively, a metric may be from the quotient of its examples: evaluators round."""
 
 Result = TypeVar("Result")
 
@@ -102,6 +107,47 @@ def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]
                 f"evaluators: '{other}' and '{name}' both measure '{key}', so that one would "
                 f"write over the other; call one of them eval/{name}/…"
             )
+
+
+def examples_of(
+    evaluator: Evaluator, measured: Mapping[str, float]
+) -> tuple[dict[str, Examples], dict[str, str]]:
+    """What the metrics `measured` are made of, if `evaluator` says it; and why others of its
+    examples are not taken. Those that are not of the metric would give intervals in other units."""
+    given = getattr(evaluator, "examples", None)
+    if given is None:
+        return {}, {}
+    if not isinstance(given, Mapping):
+        what = f"sft.evaluators.Examples by metric, not {type(given).__name__}"
+        return {}, {"its metrics": f"expected {what}"}
+    problems = {metric: _problem(one, measured.get(metric)) for metric, one in given.items()}
+    kept = {metric: given[metric] for metric, problem in problems.items() if problem is None}
+    return kept, {str(metric): problem for metric, problem in problems.items() if problem}
+
+
+def _problem(examples: object, value: float | None) -> str | None:
+    """Why `examples` are not those of a metric of that value; None if they are."""
+    import numpy as np
+
+    if not isinstance(examples, Examples):
+        return f"expected sft.evaluators.Examples, not {type(examples).__name__}"
+    if value is None:
+        return "the metric was not returned"
+    try:
+        totals = np.asarray(examples.totals, dtype=np.float64)
+        weights = np.asarray(examples.weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        return "a total or a weight is no number"
+    if totals.ndim != 1 or weights.ndim != 1:
+        return "expected one total and one weight for each example"
+    if not (np.isfinite(totals).all() and np.isfinite(weights).all()):
+        return "a total or a weight is not finite"
+    if (weights < 0).any():
+        return "a weight is below 0"
+    made = float(totals.sum() / weights.sum()) if weights.any() else math.nan
+    if not math.isclose(made, value, rel_tol=SAME, abs_tol=1e-6):
+        return f"they give {made:g} (sum of totals by sum of weights), and {value:g} was returned"
+    return None
 
 
 async def gather_bounded(jobs: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:

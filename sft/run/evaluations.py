@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sft.errors import BadInput, Sentence
-from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
+from sft.evaluators import Evaluator, NLLEvaluator, claim, examples_of, name_of, numbers
 from sft.hooks import FailedEvaluation
 from sft.record.examples import STDERR, Examples, standard_errors
 from sft.run.failures import first_error, is_from, status_of
@@ -33,6 +33,8 @@ class Measured:
     failed: list[FailedEvaluation] = field(default_factory=list)
     writers: dict[str, str] = field(default_factory=dict)
     """The evaluator that each metric is of."""
+    said: set[str] = field(default_factory=set)
+    """What is amiss with evaluators, and not said again."""
     no_snapshots: str | None = None
     """Why the service makes no snapshots; None if it does."""
 
@@ -90,7 +92,7 @@ class Evaluations:
         for evaluator in evaluators:
             try:
                 measured = numbers(await evaluator(sampling_client))
-                found = _examples_of(evaluator)
+                found, refused = examples_of(evaluator, measured)
                 measured |= standard_errors(found)
             except Exception as error:
                 await self._not_measured(step, [evaluator], error)
@@ -104,6 +106,9 @@ class Evaluations:
                 continue
             metrics |= measured
             examples |= found
+            for what, why in refused.items():
+                given = f"the examples of {what} that '{name_of(evaluator)}' gives"
+                self._say_once(f"{given} are not kept", why)
             self.progress.worked.add("evaluation")
             if table := getattr(evaluator, "table", None):
                 name = name_of(evaluator)
@@ -143,6 +148,12 @@ class Evaluations:
         best = [choose(series, key=series.__getitem__)] if series else []
         return [*best, *last.values()]
 
+    def _say_once(self, what: str, why: str) -> None:
+        """Say `what` is amiss once a run, with the reason of the first time."""
+        if what not in self.measured.said:
+            self.measured.said.add(what)
+            self.progress.tell(f"{what}: {why}")
+
     async def _not_measured(self, step: int, evaluators: list[Evaluator], error: Exception) -> None:
         """Say and record that an evaluation failed; training goes on.
 
@@ -179,11 +190,3 @@ class Evaluations:
             self.progress.run.stop(
                 f"early stopping: {config.metric} no {better} for {patience} evaluations"
             )
-
-
-def _examples_of(evaluator: Evaluator) -> Mapping[str, Examples]:
-    """What an evaluator's metrics are made of, if it says so in the form of this product."""
-    found = getattr(evaluator, "examples", None)
-    if isinstance(found, Mapping) and all(isinstance(one, Examples) for one in found.values()):
-        return dict(found)
-    return {}
