@@ -28,6 +28,7 @@ from sft.evaluation.interface import (
     gather_bounded,
     name_of,
     numbers,
+    table_of,
 )
 from sft.evaluation.match import MatchBuilder, MatchEvaluator
 from sft.evaluation.nll import NLLEvaluator, full_sequence
@@ -60,6 +61,7 @@ __all__ = [
     "held_out_prompts",
     "name_of",
     "numbers",
+    "table_of",
 ]
 
 BUILDERS: dict[str, type[EvaluatorBuilder]] = {

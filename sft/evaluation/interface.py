@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sft.errors import BadInput
 from sft.record.examples import Examples
@@ -21,6 +21,9 @@ CONCURRENT_REQUESTS = 64
 
 SAME = 1e-3
 """How far, relatively, a metric may be from the quotient of its examples: evaluators round."""
+
+METRIC = re.compile(r"eval/\S(.*\S)?").fullmatch
+"""What the names of an evaluator's metrics are."""
 
 Result = TypeVar("Result")
 
@@ -90,10 +93,11 @@ def numbers(measured: object) -> dict[str, float]:
 def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]) -> None:
     """Enter in `writers` that `evaluator` writes the metrics `measured`.
 
-    Raises `BadInput` if training or another evaluator writes one of them: a step's row has one
-    place for each.
+    Raises `BadInput` if training or another evaluator writes one of them, for a step's row has one
+    place for each, or if one has no name that can be shown. None of them is entered then.
     """
     name = name_of(evaluator)
+    measured = list(measured)
     for key in measured:
         of_training = key.startswith("train/") or key in UNITS and not key.startswith("eval/")
         if key in NOT_METRICS or of_training:
@@ -101,12 +105,30 @@ def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]
                 f"evaluators: '{name}' measures '{key}', which is what training writes; "
                 f"call it eval/{name}/…"
             )
-        other = writers.setdefault(key, name)
-        if other != name:
+        if not METRIC(key) or not key.isprintable():
+            raise BadInput(
+                f"evaluators: '{name}' measures {key!r}; a metric's name begins with eval/ and "
+                f"stands in one line: eval/{name}/…"
+            )
+        if (other := writers.get(key, name)) != name:
             raise BadInput(
                 f"evaluators: '{other}' and '{name}' both measure '{key}', so that one would "
                 f"write over the other; call one of them eval/{name}/…"
             )
+    writers.update(dict.fromkeys(measured, name))
+
+
+def table_of(evaluator: Evaluator) -> list[dict[str, Any]] | None:
+    """The rows of an evaluator's table; None if it has none. Raises `TypeError`."""
+    table = getattr(evaluator, "table", None)
+    if table is None:
+        return None
+    if not isinstance(table, list):
+        raise TypeError(f"expected a list of dicts, not {type(table).__name__}")
+    for row in table:
+        if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
+            raise TypeError(f"expected a list of dicts with texts as keys; a row is {row!r:.100}")
+    return table or None
 
 
 def examples_of(

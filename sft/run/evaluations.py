@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sft.errors import BadInput, Sentence
-from sft.evaluators import Evaluator, NLLEvaluator, claim, examples_of, name_of, numbers
+from sft.errors import Sentence
+from sft.evaluators import (
+    Evaluator,
+    NLLEvaluator,
+    claim,
+    examples_of,
+    name_of,
+    numbers,
+    table_of,
+)
 from sft.hooks import FailedEvaluation
 from sft.record.examples import STDERR, Examples, standard_errors
 from sft.run.failures import first_error, is_from, status_of
@@ -94,13 +102,9 @@ class Evaluations:
                 measured = numbers(await evaluator(sampling_client))
                 found, refused = examples_of(evaluator, measured)
                 measured |= standard_errors(found)
-            except Exception as error:
-                await self._not_measured(step, [evaluator], error)
-                continue
-            try:
                 claim(self.measured.writers, evaluator, measured)
-            except BadInput as error:
-                if step == self.progress.run.start_step:
+            except BaseException as error:
+                if not _is_of_an_evaluator(error):
                     raise
                 await self._not_measured(step, [evaluator], error)
                 continue
@@ -110,13 +114,7 @@ class Evaluations:
                 given = f"the examples of {what} that '{name_of(evaluator)}' gives"
                 self._say_once(f"{given} are not kept", why)
             self.progress.worked.add("evaluation")
-            if table := getattr(evaluator, "table", None):
-                name = name_of(evaluator)
-                if step == 0:
-                    self.measured.tables[f"{name}@start"] = table
-                self.measured.tables[name] = table
-                for hook in self.progress.hooks:
-                    hook.on_table(name, step, table)
+            self._hand_on_table(step, evaluator)
         if not metrics or self.progress.diverged:
             return
         self.progress.write(step, metrics)
@@ -127,6 +125,21 @@ class Evaluations:
             self._stop_early()
         if examples:
             await self._keep(step, examples)
+
+    def _hand_on_table(self, step: int, evaluator: Evaluator) -> None:
+        """Tell hooks the table of an evaluator, if it has one."""
+        name = name_of(evaluator)
+        try:
+            if (table := table_of(evaluator)) is None:
+                return
+            for hook in self.progress.hooks:
+                hook.on_table(name, step, table)
+        except Exception as error:
+            self._say_once(f"the table of '{name}' is not kept", describe(error))
+            return
+        if step == 0:
+            self.measured.tables[f"{name}@start"] = table
+        self.measured.tables[name] = table
 
     async def _keep(self, step: int, examples: Mapping[str, Examples]) -> None:
         """Keep what an evaluation is made of; if that fails, the run goes on without."""
@@ -154,7 +167,9 @@ class Evaluations:
             self.measured.said.add(what)
             self.progress.tell(f"{what}: {why}")
 
-    async def _not_measured(self, step: int, evaluators: list[Evaluator], error: Exception) -> None:
+    async def _not_measured(
+        self, step: int, evaluators: list[Evaluator], error: BaseException
+    ) -> None:
         """Say and record that an evaluation failed; training goes on.
 
         Raises the error of a lost service: the attempt ends, and the next one measures again.
@@ -190,3 +205,11 @@ class Evaluations:
             self.progress.run.stop(
                 f"early stopping: {config.metric} no {better} for {patience} evaluations"
             )
+
+
+def _is_of_an_evaluator(error: BaseException) -> bool:
+    """Whether an error is an evaluator's own, whatever it is, and not that the run is to end."""
+    if isinstance(error, asyncio.CancelledError):
+        this = asyncio.current_task()
+        return this is not None and not this.cancelling()
+    return isinstance(error, Exception | SystemExit)

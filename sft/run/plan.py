@@ -13,6 +13,7 @@ from sft.evaluators import (
     NLLEvaluator,
     SamplingEvaluator,
     check_names,
+    claim,
     held_out_prompts,
 )
 from sft.models.lora_size import trained_parameters
@@ -70,6 +71,9 @@ class Plan:
                 infrequent.append(answers)
                 notes = _notes(answers)
         check_names(evaluators + infrequent)
+        writers: dict[str, str] = {}
+        for evaluator in evaluators + infrequent:
+            claim(writers, evaluator, getattr(evaluator, "metrics", None) or ())
         common = getattr(config.dataset_builder, "common_config", None)
         return cls(
             data=data,
