@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sft.errors import Sentence
+from sft.config.schema import default
+from sft.errors import Sentence, nearest
 from sft.evaluators import (
     Evaluator,
     NLLEvaluator,
@@ -19,6 +21,7 @@ from sft.evaluators import (
 )
 from sft.hooks import FailedEvaluation
 from sft.record.examples import STDERR, Examples, standard_errors
+from sft.record.metrics import evaluated
 from sft.run.failures import first_error, is_from, status_of
 from sft.run.progress import Progress, describe
 from sft.run.training_queue import Request, TrainingQueue
@@ -115,7 +118,10 @@ class Evaluations:
                 self._say_once(f"{given} are not kept", why)
             self.progress.worked.add("evaluation")
             self._hand_on_table(step, evaluator)
-        if not metrics or self.progress.diverged:
+        if self.progress.diverged:
+            return
+        self._say_if_not_measured(step, metrics)
+        if not metrics:
             return
         self.progress.write(step, metrics)
         for record in self.progress.state.checkpoints.records:
@@ -141,6 +147,30 @@ class Evaluations:
             self.measured.tables[f"{name}@start"] = table
         self.measured.tables[name] = table
 
+    def _say_if_not_measured(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Before the first step and after the last, say if the run goes by what is not measured."""
+        config, plan = self.progress.run.config, self.progress.plan
+        if step not in (0, plan.total_steps) or self._values(config.metric):
+            return
+        if math.isfinite(value := metrics.get(config.metric, math.inf)):
+            return
+        asked_for = config.metric != default("metric") or config.early_stopping_patience
+        failed = any(one.step == step for one in self.measured.failed)
+        if failed or not (asked_for or config.metric in metrics):
+            return
+        there = evaluated(metrics)
+        what = f"is {value}" if config.metric in metrics else "was not measured"
+        others = f"; measured: {', '.join(there) or 'nothing'}{nearest(config.metric, there)}"
+        self.progress.tell(
+            f"metric={config.metric} {what} at step {step}{others}. Without it no checkpoint is "
+            "the best, and early stopping has nothing to go by"
+        )
+
+    def _values(self, metric: str) -> dict[int, float]:
+        """The values of `metric` so far, by step; those that are no finite number say nothing."""
+        series = self.progress.state.metrics.series(metric)
+        return {step: value for step, value in series if math.isfinite(value)}
+
     async def _keep(self, step: int, examples: Mapping[str, Examples]) -> None:
         """Keep what an evaluation is made of; if that fails, the run goes on without."""
         add = self.progress.state.examples.add
@@ -156,7 +186,7 @@ class Evaluations:
         """The steps of the best evaluation so far, and of the last one of each metric."""
         config, rows = self.progress.run.config, dict(self.progress.state.metrics.rows)
         last = {name: step for step, row in rows.items() for name in row if name.endswith(STDERR)}
-        series = {step: row[config.metric] for step, row in rows.items() if config.metric in row}
+        series = self._values(config.metric)
         choose = min if config.direction == "minimize" else max
         best = [choose(series, key=series.__getitem__)] if series else []
         return [*best, *last.values()]
@@ -195,7 +225,7 @@ class Evaluations:
     def _stop_early(self) -> None:
         config = self.progress.run.config
         patience, sign = config.early_stopping_patience, 1 if config.direction == "minimize" else -1
-        values = [sign * value for _, value in self.progress.state.metrics.series(config.metric)]
+        values = [sign * value for value in self._values(config.metric).values()]
         if (
             patience
             and len(values) > patience

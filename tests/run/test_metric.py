@@ -1,5 +1,6 @@
 """`metric` and `direction`: one choice for the best checkpoint, early stopping and sweeps."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from sft.errors import BadInput
 from sft.evaluators import EvaluatorBuilder
 from sft.files import read_yaml
+from sft.past import choosing
+from sft.past.find import find
 from sft.record import metrics
 from tests.failing_runs import Listen
 from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures
@@ -20,9 +23,11 @@ class Quiz(EvaluatorBuilder):
 
     always: float | None = None
     metric: str = FIRST
+    declared: bool = True
 
     def __call__(self):
-        return Answers(self.always, (self.metric,))
+        answers = Answers(self.always, (self.metric,))
+        return answers if self.declared else Undeclared(answers)
 
 
 @dataclass
@@ -39,11 +44,23 @@ class Answers:
         return {metric: logprobs[1] if self.always is None else self.always}
 
 
+class Undeclared:
+    """An evaluator that does not say beforehand what it measures."""
+
+    name = "quiz"
+
+    def __init__(self, evaluator):
+        self.evaluator = evaluator
+
+    async def __call__(self, sampling_client):
+        return await self.evaluator(sampling_client)
+
+
 @pytest.fixture
 def quizzed(make_config):  # noqa: F811 - the fixture
-    def make(always=None, **changes):
+    def make(always=None, measures=None, declared=True, **changes):
         fields = {"metric": FIRST, "eval_every": 1, "save_every": 1} | changes
-        quiz = Quiz(always, FIRST if fields["metric"] == "eval/quiz/frist" else fields["metric"])
+        quiz = Quiz(always, measures or fields["metric"], declared)
         return make_config(evaluator_builders=[quiz], **fields)
 
     return make
@@ -77,7 +94,7 @@ def test_early_stopping_waits_for_the_metric(quizzed, direction, word):
 
 def test_a_metric_that_nothing_measures_is_refused_with_the_nearest(quizzed, tmp_path):
     with pytest.raises(BadInput, match="metric: no evaluation measures 'eval/quiz/frist'; did "):
-        run(quizzed(metric="eval/quiz/frist"))
+        run(quizzed(measures=FIRST, metric="eval/quiz/frist"))
     assert not (tmp_path / "run").exists()
 
 
@@ -106,4 +123,38 @@ def test_a_direction_against_the_metrics_name_is_taken_and_said(quizzed):
 def test_a_metric_whose_name_tells_no_direction_is_asked_for_one(quizzed, tmp_path):
     with pytest.raises(BadInput, match="direction: the name of metric=eval/quiz/first does not"):
         run(quizzed())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("always", "metric", "words"),
+    [
+        (
+            0.5,
+            "eval/quiz/frist",
+            f"measured at step 0; measured: eval/nll, eval/bpb, {FIRST}; did you mean '{FIRST}'",
+        ),
+        (0.5, f"{FIRST}_stderr", "was not measured at step 0"),
+        (math.nan, FIRST, "is nan at step 0"),
+        (math.inf, FIRST, "is inf at step 0"),
+    ],
+)
+def test_a_metric_that_no_evaluation_gives_a_value_of_is_said_at_the_first_and_at_the_last(
+    quizzed, always, metric, words
+):
+    listen = Listen()
+    chosen = {"metric": metric, "direction": "maximize", "early_stopping_patience": 2}
+    result = run(quizzed(always, FIRST, declared=False, **chosen), hooks=[listen])
+    assert result.status == "FINISHED" and result.steps == 5 and result.best is None
+    said = [text for text in listen.messages if text.startswith(f"metric={metric} ")]
+    assert len(said) == 2 and words in said[0] and "at step 5" in said[1]
+    with pytest.raises(BadInput, match=f"has a number for its metric, {metric}.*eval/nll"):
+        choosing.choose(find(str(result.directory)), "best")
+
+
+def test_a_metric_of_training_is_refused_where_evaluators_do_not_say_what_they_measure(
+    quizzed, tmp_path
+):
+    with pytest.raises(BadInput, match="metric: no evaluation measures 'train/nll'; there will be"):
+        run(quizzed(measures=FIRST, declared=False, metric="train/nll"))
     assert not (tmp_path / "run").exists()
