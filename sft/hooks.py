@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sft.config.training import Config
     from sft.record.checkpoints import CheckpointRecord
 
-Status = Literal["FINISHED", "FAILED", "KILLED", "PRUNED"]
+Status = Literal["FINISHED", "FAILED", "KILLED", "PRUNED", "PAUSED"]
+"""PAUSED is no end: the run has stopped at a checkpoint, and its sweep may let it go on."""
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Run:
     start_step: int = 0
     """Updates that were applied before this process took over (> 0 when resumed)."""
     stopping: Stop | None = None
+    pause_at: int | None = None
+    """Updates after which the run pauses: with a checkpoint, and the evaluation due there."""
 
     def stop(self, reason: str, status: Status = "FINISHED") -> None:
         """Ask the loop to end between two steps, with a checkpoint. The first request counts."""

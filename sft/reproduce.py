@@ -9,28 +9,23 @@ variation finished); 1: they do not, or the run failed; 2: it cannot be run agai
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.command import launch
 from sft.command.main import command, new_parser
-from sft.command.naming import default_name, in_short, new_directory
-from sft.config.checking import dotted_values, schema_of, unknown_key
-from sft.config.compose import holds_own_keys, parsed
+from sft.command.naming import new_directory
+from sft.command.variation import link, named, vary
 from sft.config.data import inventory
-from sft.config.saved import NOT_SAVED, from_saved, to_saved
-from sft.config.secrets import fill, leaves
+from sft.config.saved import from_saved, to_saved
+from sft.config.secrets import leaves
 from sft.errors import BadInput
-from sft.files import replace_durably
 from sft.past.fetched import needed
-from sft.past.find import WORDS, Found, find
+from sft.past.find import WORDS, find
 from sft.past.same_data import look, trained
 from sft.past.then_and_now import Seen, Verdict, compare, default_tolerance, surroundings
 from sft.past.trust import TRUST, saved_config
@@ -38,7 +33,6 @@ from sft.record import fingerprints, provenance
 from sft.record.metrics import read
 from sft.record.rundir import read_facts
 from sft.secrets import mask_urls
-from sft.tracking.store import open_client
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -94,7 +88,7 @@ def reproduce(
     for override in overrides:
         saved = vary(saved, override)
     settings = from_saved(saved, found.source)
-    settings = replace(settings, run_name=_name(word, original, settings, overrides))
+    settings = replace(settings, run_name=named(word, original, settings, overrides))
     settings = replace(settings, run_dir=str(new_directory(settings)))
     rows, batches = found.rows(), found.batches()
     values = dict(leaves(saved))
@@ -128,67 +122,8 @@ def reproduce(
             print(f"verdict: {verdict}")
     elif not overrides:
         print("there are no numbers to compare with: a config alone has no past")
-    _link(found, directory, tags, verdict)
+    link(found, directory, tags, verdict)
     return code or (0 if verdict is None or verdict.agrees else 1)
-
-
-def vary(saved: dict[str, Any], override: str) -> dict[str, Any]:
-    """`saved` with one `KEY=VALUE` applied. Raises `BadInput`.
-
-    `schedule=cosine` and `optimizer=dimuon` change the kind; other groups have to be named by
-    their keys, for nothing is composed here. Values are written as on the command line of a run;
-    a mapping adds to the one that is there.
-    """
-    said = parsed(override) if "=" in override else None
-    if said is None or said.is_delete() or said.is_sweep_override():
-        raise BadInput(f"'{override}': expected KEY=VALUE with one value, such as lr=3e-4")
-    key, value = said.key_or_group, said.value()
-    saved = copy.deepcopy(saved)
-    *groups, name = key.split(".")
-    own = holds_own_keys(key)
-    target: Any = saved
-    for group in groups:
-        if own and isinstance(target, dict):
-            target.setdefault(group, {})
-        target = target.get(group) if isinstance(target, dict) else None
-    if not isinstance(target, dict) or (name not in target and not own and key not in NOT_SAVED):
-        known = list(target) if isinstance(target, dict) else list(saved)
-        raise unknown_key(key, [".".join([*groups, k]) for k in known if k != "version"])
-    there = target.get(name)
-    if isinstance(there, dict) and "kind" in there and isinstance(value, str):
-        takes = {item.name for item in fields(schema_of(name, value))} if name == "schedule" else {}
-        value = {key: kept for key, kept in there.items() if key in takes} | {"kind": value}
-    elif isinstance(there, dict) and isinstance(value, dict):
-        value = there | value
-    elif isinstance(there, dict) and not own:
-        raise BadInput(f"{key}: is a group; nothing is composed here, name its keys ({key}.…=…)")
-    target[name] = value
-    return saved
-
-
-def _name(word: str, original: Settings, settings: Settings, overrides: Sequence[str]) -> str:
-    """The new run's name: it becomes a folder's, and may come from elsewhere.
-
-    A variation of a run that was named after its values is named after its own; to a name that
-    the user gave, what varies is added, in place of what it says of the same keys.
-    """
-    given = original.run_name
-    values, old = dict(dotted_values(settings)), dict(dotted_values(original))
-    changed = [key for key in old if key != "run_name" and values.get(key, old[key]) != old[key]]
-    if settings.run_name != given:
-        name = settings.run_name or default_name(settings)
-    elif overrides and given == default_name(replace(original, run_name=None)):
-        name = default_name(settings)
-    elif overrides:
-        stem = (given or word)[:80]
-        for key in changed:
-            stem = re.sub(rf"(?:^|-){re.escape(in_short(key, old[key]))}(?=-|$)", "", stem)
-        stem = stem.strip("-") or "run"
-        name = "-".join([stem, *(in_short(key, values[key]) for key in changed)])
-        name = name if changed else f"{stem}-variation"
-    else:
-        name = f"{given or word}-again"
-    return re.sub(r"[^\w.=+-]+", "_", name).strip(".")[:120] or "run"
 
 
 def _look(
@@ -227,28 +162,6 @@ def _no_differences(seen: Seen) -> Iterator[str]:
         yield f"as it was: {', '.join(seen.same)}"
     for what in seen.unseen:
         yield f"not compared: {what}"
-
-
-def _link(found: Found, directory: Path, tags: dict[str, str], verdict: Verdict | None) -> None:
-    """Say in run.json what `tags` say in MLflow since the start; tag both runs with the end."""
-    ending = {"sft.verdict": str(verdict)} if verdict else {}
-    facts = {key.removeprefix("sft."): value for key, value in (tags | ending).items()}
-    facts = read_facts(directory) | facts
-    replace_durably(directory / "run.json", json.dumps(facts, indent=2) + "\n")
-    new = find(str(directory))
-    back = "sft.varied_by" if "sft.variation_of" in tags else "sft.reproduced_by"
-    for run, values in ((new, ending), (found, {back: new.name} | ending)):
-        if run.run_id and run.uri:
-            _tag(run.uri, run.run_id, values)
-
-
-def _tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
-    try:
-        client = open_client(fill(uri, "tracking.uri"))
-        for key, value in tags.items():
-            client.set_tag(run_id, key, value)
-    except Exception as error:  # MLflow is a view: the run itself is whole
-        logger.warning("the MLflow run %s could not be tagged: %s", run_id, mask_urls(str(error)))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from sft.errors import BadInput
 from sft.record.metrics import contrary
 from sft.secrets import mask_urls
 from sft.tracking import trackers
-from sweeps import display, preflight, pruners, report, samplers, space
+from sweeps import display, preflight, pruners, report, samplers, scheduling, space
 from sweeps.composing import Composer
 from sweeps.jobs import run_in_jobs
 from sweeps.options import Options, Settled
@@ -85,7 +85,15 @@ async def _run(
         known = await preflight.preflight(stack, options, composer, settings, day)
         study = _open(options, searched, base, folder, known.facts)
         alive = liveness.make(study, folder, options.storage is None)
-        ledger = Ledger(study, alive, searched.distributions, options.n_trials)
+        ledger = Ledger(
+            study,
+            alive,
+            searched.distributions,
+            options.n_trials,
+            scheduling.make(options.scheduler, options.seed),
+            known.tokens or 1,
+            options.max_tokens,
+        )
         stack.callback(ledger.close)
         _enqueue(options, study)
         day = study.user_attrs.get("date") or day  # another process may have begun it by now
@@ -105,7 +113,11 @@ async def _run(
         parent_run_id = None
         if parent is not None:
             parent_run_id = await _start_parent(parent, options, searched, study)
-        spent = sum(t.user_attrs.get("tokens", 0) for t in finished)
+        spent = {
+            t.number: t.user_attrs.get("tokens", 0)
+            for t in study.get_trials(deepcopy=False)
+            if t.state != TrialState.WAITING
+        }
         budget = Budget(options.max_tokens, spent, known.tokens)
         common = Common(
             study_name=options.study_name,
@@ -115,6 +127,7 @@ async def _run(
             base_url=known.base_url,
             parent_run_id=parent_run_id,
             date=day,
+            eval_every=known.eval_every,
             command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
         )
         shared = Shared(common, ledger, shown, budget.spend)
@@ -220,7 +233,7 @@ async def _start_parent(
 ) -> str | None:
     params = {f"space.{name}": text for name, text in searched.describe().items()}
     chosen = asdict(options)
-    for name in ("sampler", "pruner", "n_trials", "repeats", "seed", "warm_start"):
+    for name in ("sampler", "scheduler", "pruner", "n_trials", "repeats", "seed", "warm_start"):
         params[name] = chosen[name]
     params |= {"metric": ", ".join(options.metrics), "direction": ", ".join(options.directions)}
     tags = {"sweep.study": options.study_name, "sweep.parent": "true"}
@@ -246,9 +259,11 @@ def _banner(
     lines = [f"study {options.study_name} in {folder}{so_far}"]
     lines += [f"  {name}: {text}" for name, text in searched.describe().items()]
     repeats = f", each {options.repeats} times" if options.repeats > 1 else ""
+    pauses = options.scheduler != "none"
+    ending = f"scheduler {options.scheduler}" if pauses else f"pruner {options.pruner}"
     lines.append(
         f"  {options.n_trials} trials{repeats}, {options.n_jobs} at a time; sampler "
-        f"{options.sampler}, pruner {options.pruner}; {base.model.name}"
+        f"{options.sampler}, {ending}; {base.model.name}"
     )
     ends = {"minimize": "lowest", "maximize": "highest"}
     compared = list(zip(options.metrics, options.directions, strict=True))

@@ -83,6 +83,8 @@ class Rows:
     def ended(self, number: int, ending: Ending) -> None:
         row = self.rows.setdefault(number, Row())
         row.state = "interrupted" if ending.state is None else ending.state.name.lower()
+        if ending.paused_at is not None:
+            row.state = "paused"
         if ending.diverged:
             row.state = "diverged"
         if ending.state is not None:
@@ -102,6 +104,8 @@ class Rows:
 
     def left(self) -> float | None:
         """Seconds until the last trial ends, at the pace so far."""
+        if any(row.state == "paused" for row in self.rows.values()):
+            return None  # nobody knows which of them go on
         running = sum(
             (row.step / row.steps) for row in self.rows.values()
             if row.state == "running" and row.steps
@@ -117,9 +121,11 @@ class Rows:
         word, best = "lowest" if self.minimize else "highest", ""
         if self.best:  # said without judging: the report tells what it is worth
             best = f"{word} {self.metric} {self.best[0]:.4f} (trial {self.best[1]})"
+        paused = sum(row.state == "paused" for row in self.rows.values())
+        waiting = f"{paused} paused" if paused else ""
         left = self.left()
         time_left = f"about {duration(left)} left" if left else ""
-        parts = [f"{self.finished} of {self.n_trials} trials", best, time_left]
+        parts = [f"{self.finished} of {self.n_trials} trials", waiting, best, time_left]
         return ", ".join(part for part in parts if part)
 
 

@@ -27,8 +27,10 @@ from sweeps.composing import Composer
 from sweeps.display import PlainLines
 from sweeps.study import liveness, storage
 from sweeps.study.endings import Ending
-from sweeps.study.ledger import DIVERGED, ERROR, Ledger
-from sweeps.sweeper import Sweep
+from sweeps.study.ledger import ERROR, Ledger, Turn
+from sweeps.study.liveness import PAUSED, is_paused
+from sweeps.study.standing import DIVERGED
+from sweeps.sweeper import LOOK_AGAIN, Sweep
 from sweeps.trial import Common, Shared, TrialRun
 
 ATTEMPTS = 2  # for a job that ended without a word
@@ -42,36 +44,44 @@ class Handover:
     storage: str | None
     pruner: optuna.pruners.BasePruner
     api_key: str | None
-    trials: dict[int, int]  # hydra.job.num -> trial number
+    turns: dict[int, tuple[int, float]]  # hydra.job.num -> trial number, until when it trains
 
 
 async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
     """Run batches of n_jobs trials until the study is full; returns the exit code."""
     ledger = sweep.shared.ledger
     attempts: dict[int, int] = {}
-    again: list[Trial] = []
+    again: list[Turn] = []
     job = 0
     with sweep.signals():
         while sweep.may_start():
             batch, again = again, []
             while len(batch) < sweep.options.n_jobs:
-                trial = await ledger.call(ledger.next)
-                if trial is None:
+                turn = await ledger.call(ledger.next)
+                if turn is None:
                     break
-                batch.append(trial)
+                batch.append(turn)
+            if not batch and ledger.waits:
+                await asyncio.sleep(LOOK_AGAIN)
+                continue
             if not batch:
                 break
-            handover = _handover(sweep, {job + i: t.number for i, t in enumerate(batch)})
-            error = await asyncio.to_thread(_launch, composer, handover, batch, job)
+            turns = {job + i: (t.trial.number, t.until) for i, t in enumerate(batch)}
+            trials = [turn.trial for turn in batch]
+            error = await asyncio.to_thread(_launch, composer, _handover(sweep, turns), trials, job)
             job += len(batch)
-            for trial in batch:
-                attempts[trial.number] = attempts.get(trial.number, 0) + 1
-                if not await _settle(sweep, trial, error, attempts[trial.number] == ATTEMPTS):
-                    again.append(trial)
+            for turn in batch:
+                number = turn.trial.number
+                attempts[number] = attempts.get(number, 0) + 1
+                if await _settle(sweep, turn.trial, error, attempts[number] == ATTEMPTS):
+                    attempts[number] = 0  # it may have a further turn
+                else:
+                    again.append(turn)
+    await sweep.end_paused()
     return sweep.exit_code()
 
 
-def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
+def _handover(sweep: Sweep, turns: dict[int, tuple[int, float]]) -> Handover:
     common, url = sweep.shared.common, sweep.options.storage
     return Handover(
         common=replace(common, folder=common.folder.absolute()),
@@ -79,7 +89,7 @@ def _handover(sweep: Sweep, trials: dict[int, int]) -> Handover:
         storage=url and hand_down(url, "hydra.sweeper.storage"),
         pruner=sweep.shared.ledger.study.pruner,
         api_key=child.api_key(common.base_url),
-        trials=trials,
+        turns=turns,
     )
 
 
@@ -103,6 +113,12 @@ async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> 
     """Count how a trial of a batch ended; False if it is to be run again."""
     ledger = sweep.shared.ledger
     frozen = await ledger.call(ledger.study._storage.get_trial, trial._trial_id)
+    if is_paused(frozen):
+        step = frozen.user_attrs[PAUSED]
+        sweep.shared.display.ended(trial.number, Ending(None, paused_at=step))
+        sweep.budget.spend(trial.number, frozen.user_attrs.get("tokens", 0))
+        await ledger.call(ledger.put_down, trial)  # this process had asked for it
+        return True
     if not frozen.state.is_finished():
         if sweep.interrupted:
             return True
@@ -119,24 +135,26 @@ async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> 
         bool(frozen.user_attrs.get(DIVERGED)),
     )
     sweep.shared.display.ended(trial.number, ending)
-    sweep.budget.spend(frozen.user_attrs.get("tokens", 0))
+    sweep.budget.spend(trial.number, frozen.user_attrs.get("tokens", 0))
     sweep.count(ending)
     return True
 
 
 def task(handover: Handover, composed: DictConfig) -> str:
     """The job: one trial, in whatever process the launcher made."""
-    number = handover.trials[HydraConfig.get().job.num]
+    turn = handover.turns[HydraConfig.get().job.num]
     if handover.api_key:
         os.environ["TINKER_API_KEY"] = handover.api_key
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     signals = Signals()  # a cluster's scheduler sends them to the jobs, too
     with lost_terminal.survived(), signals.heeded():
-        ending = asyncio.run(_run(handover, settings_of(composed), number, signals))
+        ending = asyncio.run(_run(handover, settings_of(composed), turn, signals))
     return "interrupted" if ending.state is None else ending.state.name
 
 
-async def _run(handover: Handover, settings: Settings, number: int, signals: Signals) -> Ending:
+async def _run(
+    handover: Handover, settings: Settings, turn: tuple[int, float], signals: Signals
+) -> Ending:
     common = handover.common
     study = optuna.load_study(
         study_name=common.study_name,
@@ -146,11 +164,12 @@ async def _run(handover: Handover, settings: Settings, number: int, signals: Sig
     alive = liveness.make(study, common.folder, handover.storage is None)
     ledger = Ledger(study, alive, {}, n_trials=0)
     try:
+        number, until = turn
         frozen = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
         trial = await ledger.call(ledger.opened, frozen)
         await ledger.call(ledger.adopt, trial)
         shared = Shared(common, ledger, PlainLines(common.metrics[0], True, 1))
-        ending = await _heedful(TrialRun(shared, trial, settings), signals)
+        ending = await _heedful(TrialRun(shared, Turn(trial, until), settings), signals)
         await asyncio.to_thread(trackers.flush, 30.0)
         return ending
     finally:

@@ -42,6 +42,11 @@ class SweeperKeys:
         "minimize or maximize: one for all, or a list; null: the runs' `direction` of their own "
         "`metric`, else as its name tells; minimize if it is not of an evaluation",
     )
+    scheduler: str = key(
+        "none",
+        "who trains next: none (each trial to its end), or trials that pause at evaluations and go "
+        "on if they promise most: freeze_thaw, asha",
+    )
     pruner: str = key("none", "what ends trials early, by their evaluations on the way")
     pruner_min_steps: int | None = key(None, "steps of a trial before it may be pruned")
     pruner_reduction: int = key(3, "one in so many trials goes on from a rung to the next")

@@ -10,7 +10,7 @@ from sft.config.schema import Settings
 from sft.errors import BadInput, nearest, not_one_of
 from sft.record.checkpoints import DIRECTIONS
 from sft.record.metrics import known_direction
-from sweeps import pruners, samplers
+from sweeps import pruners, samplers, scheduling
 from sweeps.keys import SweeperKeys
 from sweeps.parameters import MOST_POINTS, is_endless
 from sweeps.prior.published import PACKAGED
@@ -70,10 +70,25 @@ class Options(SweeperKeys):
                 "hydra.sweeper.pruner_min_steps: asha needs to know after how many steps it may "
                 "first prune; give for instance a tenth of the steps of a run."
             )
+        scheduling.make(self.scheduler, self.seed)
+        if self.scheduler != "none":
+            self._check_scheduler(f"hydra.sweeper.scheduler={self.scheduler}")
         name = self.study_name
         if name is not None and (not name or "/" in name or name.startswith(".")):
             raise BadInput(
                 f"hydra.sweeper.study_name={name}: it names a folder; use letters, digits, - and _."
+            )
+
+    def _check_scheduler(self, named: str) -> None:
+        if len(self.metrics) > 1:
+            raise BadInput(
+                f"{named}: trials with several metrics cannot be ranked on the way; use "
+                "scheduler=none or one metric."
+            )
+        if self.pruner != "none":
+            raise BadInput(
+                f"{named}: pauses what hydra.sweeper.pruner={self.pruner} would end; use one of "
+                "them."
             )
 
     def settle(self, space: SearchSpace) -> "Settled":

@@ -27,6 +27,8 @@ from sweeps.study import storage
 MOST_CHOICES = 20
 """Of a parameter that are tried before the sweep begins."""
 
+EVALUATIONS = 9
+"""Of a trial that pauses, if the user does not say."""
 NOT_OF_THE_DATA = ("lr", "lora.", "optimizer.", "seed", "guard.", "checkpoint.", "submit_ahead")
 """Parameters that change neither the data nor the number of steps: no need to read it again."""
 
@@ -87,6 +89,8 @@ class Preflight:
     """Of one trial, all repeats."""
     without_effect: list[str]
     """Sentences on settings that can have none."""
+    eval_every: int
+    """Steps between evaluations of trials that pause, if their settings have none; else 0."""
 
 
 async def preflight(
@@ -137,4 +141,11 @@ async def preflight(
     tokens = None
     if per_epoch is not None:
         tokens = round(per_epoch * plan.total_steps / len(plan.data)) * options.repeats
-    return Preflight(base_url, facts, tokens, list(dict.fromkeys(said)))
+    eval_every = 0
+    if options.scheduler != "none" and not base.eval_every:
+        eval_every = max(1, plan.total_steps // EVALUATIONS)
+        said.append(
+            f"eval_every=0: trials that pause are evaluated on the way, here every {eval_every} "
+            "steps"
+        )
+    return Preflight(base_url, facts, tokens, list(dict.fromkeys(said)), eval_every)

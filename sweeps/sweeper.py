@@ -5,18 +5,26 @@ import shlex
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from sft.command.signals import AGAIN, Signals
 from sft.errors import BadInput
 from sft.record.durations import duration
+from sft.record.rundir import end
 from sft.secrets import mask_urls
+from sft.tracking import sync
 from sweeps.composing import Composer
 from sweeps.options import Settled
 from sweeps.parent import Parent
 from sweeps.study.endings import Ending
+from sweeps.study.ledger import Turn
+from sweeps.study.liveness import PAUSED, is_paused
 from sweeps.trial import Shared, TrialRun
+
+LOOK_AGAIN = 2.0
+"""Seconds after which a process without a trial asks again what there is to do."""
 
 
 @dataclass
@@ -24,12 +32,17 @@ class Budget:
     """Tokens that the sweep may train on; those of earlier processes count."""
 
     limit: int | None
-    spent: int
+    by_trial: dict[int, int]
+    """Tokens so far, by the trials' numbers."""
     per_trial: int | None  # what a whole trial takes, if known
 
-    def spend(self, tokens: int) -> bool:
-        """Count tokens; False once the budget is used up."""
-        self.spent += tokens
+    @property
+    def spent(self) -> int:
+        return sum(self.by_trial.values())
+
+    def spend(self, number: int, tokens: int) -> bool:
+        """Take the tokens of a trial so far; False once the budget is used up."""
+        self.by_trial[number] = tokens
         return self.limit is None or self.spent < self.limit
 
     def admits_one_more(self, promised: int) -> bool:
@@ -71,10 +84,14 @@ class Sweep:
             while True:
                 await self._fill()
                 if not self._running:
-                    break
+                    if not self.shared.ledger.waits or not self.may_start():
+                        break
+                    await asyncio.sleep(LOOK_AGAIN)
+                    continue
                 done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     await self._ended(self._running.pop(task), task)
+        await self.end_paused()
         return self.exit_code()
 
     def exit_code(self) -> int:
@@ -87,10 +104,23 @@ class Sweep:
 
     async def _fill(self) -> None:
         while len(self._running) < self.options.n_jobs and self.may_start():
-            trial = await self.shared.ledger.call(self.shared.ledger.next)
-            if trial is None or self.interrupted:
+            turn = await self.shared.ledger.call(self.shared.ledger.next)
+            if turn is None or self.interrupted:
                 return
-            await self._start(trial)
+            await self._start(turn)
+
+    async def end_paused(self) -> None:
+        """End the trials that the scheduler did not find worth their tokens, if it is through."""
+        ledger = self.shared.ledger
+        if not ledger.is_over:
+            return
+        for trial in await ledger.call(ledger.end_paused):
+            words = f"paused at step {trial.user_attrs[PAUSED]} and not worth more tokens"
+            for directory in map(Path, trial.user_attrs.get("directories", [])):
+                if directory.is_dir():  # else it is on another machine
+                    await asyncio.to_thread(end, directory, "PRUNED", words, time.time())
+                    await asyncio.to_thread(sync, directory)
+            self.shared.display.ended(trial.number, Ending(TrialState.PRUNED, error=words))
 
     def may_start(self) -> bool:
         """Whether there may be one more trial; if not, `why_ended` says why."""
@@ -102,13 +132,19 @@ class Sweep:
             )
         elif self._deadline is not None and time.monotonic() > self._deadline:
             self.why_ended = f"hydra.sweeper.timeout={self.options.timeout:g} s is over"
-        elif not self.budget.admits_one_more(self._promised()):
+        elif not self._has_tokens():
             self.why_ended = (
                 f"hydra.sweeper.max_tokens={self.options.max_tokens}: no whole trial fits any more"
             )
         else:
             return True
         return False
+
+    def _has_tokens(self) -> bool:
+        """Whether tokens are left for one more trial: a whole one, unless trials pause."""
+        if self.options.scheduler != "none":
+            return self.budget.limit is None or self.budget.spent < self.budget.limit
+        return self.budget.admits_one_more(self._promised())
 
     def _gave_up(self) -> bool:
         limit = self.options.max_failures
@@ -118,7 +154,8 @@ class Sweep:
         per_trial = self.budget.per_trial or 0
         return sum(max(0, per_trial - run.tokens) for run in self._running.values())
 
-    async def _start(self, trial: Trial) -> None:
+    async def _start(self, turn: Turn) -> None:
+        trial = turn.trial
         try:
             settings = self._composer.settings(trial.params)
         except BadInput as error:
@@ -128,7 +165,7 @@ class Sweep:
             self.shared.display.ended(trial.number, ending)
             self.count(ending)
             return
-        run = TrialRun(self.shared, trial, settings)
+        run = TrialRun(self.shared, turn, settings)
         self._running[asyncio.create_task(run.execute())] = run
 
     async def _ended(self, run: TrialRun, task: asyncio.Task[Ending]) -> None:
@@ -187,7 +224,8 @@ def closing_words(sweep: Sweep, seconds: float, command: str) -> str:
     study = sweep.shared.ledger.study
     counts: dict[str, int] = {}
     for trial in study.get_trials(deepcopy=False):
-        counts[trial.state.name.lower()] = counts.get(trial.state.name.lower(), 0) + 1
+        state = "paused" if is_paused(trial) else trial.state.name.lower()
+        counts[state] = counts.get(state, 0) + 1
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     lines = [f"study {study.study_name}: {sweep.why_ended} after {duration(seconds)} ({states})"]
     if sweep.why_ended != "every trial is done":

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import Trial
-
 from sft.command import launch, naming
 from sft.config.saved import from_saved
 from sft.config.schema import Settings
@@ -22,7 +20,8 @@ from sft.tracking import trackers
 from sft.tracking.hook import PARENT_RUN
 from sweeps.display import Display
 from sweeps.study.endings import Ending, Outcome, judge, value_of
-from sweeps.study.ledger import DIVERGED, ERROR, Ledger
+from sweeps.study.ledger import ERROR, Ledger, Turn
+from sweeps.study.standing import DIVERGED, STEPS
 
 # What is tried once more, by the name that RunResult.error begins with: errors of the service or
 # the network, not of the configuration. The loop has resumed a lost session several times by then.
@@ -56,6 +55,8 @@ class Common:
     """The overrides that all trials share."""
     date: str
     """The day on which the sweep began, for chat templates that write one."""
+    eval_every: int = 0
+    """Steps between evaluations of trials that pause, if their settings have none."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,28 @@ class Shared:
     common: Common
     ledger: Ledger
     display: Display
-    spend: Callable[[int], bool] = lambda tokens: True
-    """Counts tokens; False once the sweep's budget of them is used up."""
+    spend: Callable[[int, int], bool] = lambda number, tokens: True
+    """Takes a trial's number and its tokens so far; False once the sweep's budget of them is used
+    up."""
 
 
 class TrialRun:
     """The runs of one trial (one, or as many as there are repeats)."""
 
-    def __init__(self, shared: Shared, trial: Trial, settings: Settings):
+    def __init__(self, shared: Shared, turn: Turn, settings: Settings):
         self.shared = shared
         self.common = shared.common
-        self.trial = trial
-        self.number = trial.number
+        self.trial = turn.trial
+        self.number = turn.trial.number
+        self.until = turn.until
         self.tokens = 0
+        self._stood_at = 0
+        """The step of a pause at which nothing was measured."""
         self._settings = settings
         self._runs: dict[int, Run] = {}
         self._stop: tuple[str, Status] | None = None
         self._measured: dict[int, dict[int, float]] = {}  # step -> repeat -> value
+        self._told: set[int] = set()  # steps at which every repeat was measured
         self._reports: list[asyncio.Future[None]] = []
 
     def stop(self, reason: str, status: Status) -> None:
@@ -92,23 +98,34 @@ class TrialRun:
             run.stop(*self._stop)
 
     async def execute(self) -> Ending:
-        """Train, and tell Optuna and the display how it ended."""
-        repeats = range(self.common.repeats)
-        outcomes = await asyncio.gather(
-            *(self._attempts(repeat) for repeat in repeats), return_exceptions=True
-        )
-        await asyncio.gather(*self._reports)
-        ending = judge(outcomes, self.common.metrics, self._settings)
+        """Train, and tell Optuna and the display how it ended, or where it paused."""
+        while True:
+            outcomes = await self._runs_of_it()
+            ending = judge(outcomes, self.common.metrics, self._settings)
+            if ending.paused_at is None or ending.paused_at in self._told:
+                break
+            self._stood_at = ending.paused_at  # nobody could tell what it promises: on to the next
         if ending.diverged and not self._measured:
             await self._report_training(outcomes)
         facts = self._facts(outcomes, ending)
         ledger = self.shared.ledger
-        if ending.state is None:
+        if ending.paused_at is not None:
+            await ledger.call(ledger.pause, self.trial, ending.paused_at, facts)
+        elif ending.state is None:
             await ledger.call(ledger.note, self.trial, facts)
         else:
             await ledger.call(ledger.finish, self.trial, ending.state, ending.values, facts)
         self.shared.display.ended(self.number, ending)
         return ending
+
+    async def _runs_of_it(self) -> Sequence[Outcome]:
+        self.tokens = 0
+        repeats = range(self.common.repeats)
+        outcomes = await asyncio.gather(
+            *(self._attempts(repeat) for repeat in repeats), return_exceptions=True
+        )
+        await asyncio.gather(*self._reports)
+        return outcomes
 
     # One run.
 
@@ -165,6 +182,7 @@ class TrialRun:
                 [directory.name, *(naming.in_short(k, v) for k, v in self.trial.params.items())]
             ),
             date=settings.date or self.common.date,
+            eval_every=settings.eval_every or self.common.eval_every,
             seed=settings.seed + repeat,
             lora=dataclasses.replace(settings.lora, seed=settings.lora.seed + repeat),
         )
@@ -174,14 +192,26 @@ class TrialRun:
     def begun(self, repeat: int, run: Run) -> None:
         """A run is about to submit its first step."""
         self._runs[repeat] = run
+        run.pause_at = self._pause(run)
+        ledger, steps = self.shared.ledger, run.facts["steps"]
+        noted = ledger.call(ledger.note, self.trial, {STEPS: steps})
+        self._reports.append(asyncio.ensure_future(noted))
         if self._stop:
             run.stop(*self._stop)
         self.shared.display.started(self.number, self.trial.params, run.facts.get("steps"))
         # Evaluations from before an interruption that Optuna may not have heard of.
         for row in metrics.read(run.directory / "metrics.jsonl"):
             if row["step"] <= run.start_step:
-                self.measured(repeat, row["step"], row)
+                self.measured(repeat, row["step"], row, shown=False)
             self._spend(row)
+
+    def _pause(self, run: Run) -> int | None:
+        """The step of the evaluation at which `run` pauses; None: it trains to its end."""
+        steps, every = run.facts["steps"], run.config.eval_every
+        if self.until >= 1.0:
+            return None
+        step = max(math.ceil(self.until * steps / every), self._stood_at // every + 1) * every
+        return step if step < steps else None
 
     def progressed(self, step: int, row: dict[str, float]) -> None:
         """A run has computed a step."""
@@ -191,10 +221,12 @@ class TrialRun:
     def _spend(self, row: dict[str, float]) -> None:
         tokens = int(row.get("tokens/step", 0))
         self.tokens += tokens
-        if not self.shared.spend(tokens):
+        if not self.shared.spend(self.number, self.tokens):
             self.stop("the sweep's budget of tokens is used up", "PRUNED")
 
-    def measured(self, repeat: int, step: int, row: dict[str, float]) -> None:
+    def measured(
+        self, repeat: int, step: int, row: dict[str, float], *, shown: bool = True
+    ) -> None:
         """Report the mean of an evaluation once every repeat has made it."""
         if len(self.common.metrics) > 1 or self.common.metrics[0] not in row:
             return
@@ -202,8 +234,10 @@ class TrialRun:
         values[repeat] = row[self.common.metrics[0]]
         if len(values) < self.common.repeats:
             return
+        self._told.add(step)
         value = statistics.fmean(values.values())
-        self.shared.display.evaluated(self.number, step, value)
+        if shown:
+            self.shared.display.evaluated(self.number, step, value)
         steps = [run.facts.get("steps") for run in self._runs.values()]
         report = self._report(step, value, last=bool(steps) and steps[0] == step)
         self._reports.append(asyncio.ensure_future(report))

@@ -127,7 +127,7 @@ def test_several_evaluators_come_back_from_the_saved_config(here):
         (["evaluators.builder=my_eval:NotADataclass"], ["write @dataclass above it"]),
         (
             [IN_MODE, "evaluators.args.mode=nan"],
-            ["evaluators.args.mode: nan is not text", "quotes"],
+            ["args.mode: nan is not text", "quotes"],
         ),
         ([IN_MODE, "evaluators.args.mode=1.50"], ["evaluators.args.mode: 1.5 is not text"]),
         ([IN_MODE, "evaluators.args.other=true"], ["evaluators.args.other: True is not text"]),

@@ -11,6 +11,7 @@ import yaml
 from sft import reproduce
 from sft.command import launch
 from sft.command.naming import default_name
+from sft.command.variation import named, vary
 from sft.config.compose import compose
 from sft.config.saved import from_saved, to_saved
 from sft.errors import BadInput
@@ -87,14 +88,14 @@ def test_overrides_make_a_variation_without_a_verdict(place, capsys):
     ],
 )
 def test_the_values_of_a_variation_are_written_as_on_the_command_line(override, group, values):
-    varied = reproduce.vary(to_saved(compose([])), override)
+    varied = vary(to_saved(compose([])), override)
     assert {name: varied[group][name] for name in values} == values
 
 
 @pytest.mark.parametrize("override", ["lr", "lr=1e-4,2e-4", "~lr", "lora=3"])
 def test_a_variation_takes_one_value_for_one_key(override):
     with pytest.raises(BadInput):
-        reproduce.vary(to_saved(compose([])), override)
+        vary(to_saved(compose([])), override)
 
 
 def test_what_a_command_set_is_recorded_on_disk_and_in_mlflow(place):
@@ -127,8 +128,8 @@ def test_a_variation_is_named_after_its_own_values(place, given, overrides, name
     original = replace(original, run_name=given or default_name(replace(original, run_name=None)))
     varied = saved | {"run_name": original.run_name}
     for override in overrides:
-        varied = reproduce.vary(varied, override)
-    assert reproduce._name("run", original, from_saved(varied, "run"), overrides).startswith(name)
+        varied = vary(varied, override)
+    assert named("run", original, from_saved(varied, "run"), overrides).startswith(name)
 
 
 def test_a_reproduction_that_is_stopped_has_no_verdict(place, monkeypatch, capsys):

@@ -115,6 +115,11 @@ class CheckpointSettings:
     load: str | None = key(
         None, "tinker://RUN/weights/NAME or models:/NAME@ALIAS to start from, weights alone"
     )
+    step: int | None = key(
+        None,
+        "go on behind so many steps of `load`, with its optimizer and place in the schedule",
+        minimum=1,
+    )
 
 
 @dataclass

@@ -115,6 +115,9 @@ class Config:
     """Delete older periodic checkpoints beyond this many, but never the best; 0: keep all."""
     load_checkpoint_path: str | None = of("checkpoint.load")
     """`tinker://…/weights/…` to start from: its weights, with a fresh optimizer."""
+    load_checkpoint_step: int | None = of("checkpoint.step")
+    """Go on behind so many steps of that checkpoint's run, with its optimizer and its place in data
+    and schedule. None: train from step 0."""
 
     base_url: str | None = None
     """The service's URL; None: `TINKER_BASE_URL` or hosted Tinker."""

@@ -64,6 +64,19 @@ def choose(found: Found, word: str | None = None) -> CheckpointRecord:
     return records[names.index(str(word))]
 
 
+def at_step(found: Found, step: int) -> CheckpointRecord:
+    """The checkpoint behind `step` steps of `found`. Raises `BadInput`."""
+    records = _records(found)
+    for record in records:
+        if record.step == step:
+            return record
+    steps = ", ".join(str(record.step) for record in records)
+    raise BadInput(
+        f"--from: {found.word} has no checkpoint behind {step} steps"
+        + (f", but behind {steps}" if records else ": it has none yet")
+    )
+
+
 def weights(word: str, uri: str | None) -> str:
     """The `tinker://` path of weights to start from that `word` means: a path of that kind, or a
     registered model, looked up in the store `uri`. Raises `BadInput`."""

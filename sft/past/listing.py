@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,10 @@ from typing import Any
 
 from sft.config.data_name import data_name
 from sft.errors import BadInput
-from sft.files import read_yaml, replace_durably
+from sft.files import read_yaml
 from sft.record.durations import age
 from sft.record.metrics import read
-from sft.record.rundir import is_running, read_facts
+from sft.record.rundir import end, is_running, read_facts
 
 FOLDER = Path("outputs")
 COLUMNS = ("state", "model", "data", "lr", "rank", "steps", "train/nll", "eval/nll", "age", "path")
@@ -51,9 +50,8 @@ def close(directory: Path) -> bool:
         if facts.get("status") != "RUNNING" or is_running(directory):
             return False
         last = max(file.stat().st_mtime for file in directory.glob("*.json*"))
-        facts |= {"status": "KILLED", "ended": last}
-        facts["reason"] = "its process ended without a word: a crash, SIGKILL or a power cut"
-        replace_durably(directory / "run.json", json.dumps(facts, indent=2) + "\n")
+        reason = "its process ended without a word: a crash, SIGKILL or a power cut"
+        end(directory, "KILLED", reason, last)
     except (OSError, ValueError) as error:
         print(f"{directory}: cannot be closed: {error}", file=sys.stderr)
         return False

@@ -166,6 +166,12 @@ def read_facts(path: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
+def end(path: Path, status: str, reason: str, at: float) -> None:
+    """Record that the run at `path`, which no process trains any more, has ended at `at`."""
+    facts = read_facts(path) | {"status": status, "reason": reason, "ended": at}
+    replace_durably(path / "run.json", json.dumps(facts, indent=2) + "\n")
+
+
 def is_running(path: Path) -> bool:
     """Whether a process trains in the run directory `path` right now."""
     try:

@@ -104,6 +104,8 @@ class Attempt:
         await evaluations.start(step)  # also after the last step: that evaluation may be missing
         saved_at = step if step in recorded else -1
         while step < plan.total_steps:
+            if run.pause_at is not None and step >= run.pause_at:
+                run.stop(f"paused at step {step}", "PAUSED")
             await self.slots.acquire()
             if run.stopping:
                 break

@@ -225,6 +225,8 @@ class Connection:
                 f"lora.rank: {path} has rank {info.lora_rank}, not {config.lora_rank}; "
                 f"use lora.rank={info.lora_rank}"
             )
+        if config.load_checkpoint_step is not None:
+            return await self.resume(path, metadata)
         submit = self.service.create_training_client_from_state
         return await await_client(lambda: submit(path, user_metadata=metadata, optimizer=optimizer))
 

@@ -28,6 +28,7 @@ def check(config: Config, plan: Plan) -> list[str]:
             f"schedule.warmup_steps: {config.warmup_steps} is more than the {steps} steps of this "
             "run, which would never reach its peak learning rate; use fewer, or more epochs"
         )
+    _check_start(config, steps)
     _check_metric(config, plan)
     return [*_of_length(config, plan), *_of_evaluations(config, plan), *_of_saves(config, steps)]
 
@@ -37,6 +38,22 @@ def check_adapter(train_attn: bool, train_mlp: bool, train_unembed: bool) -> Non
     if not (train_attn or train_mlp or train_unembed):
         raise BadInput(
             "lora: trains nothing; set lora.train_attn, lora.train_mlp or lora.train_unembed"
+        )
+
+
+def _check_start(config: Config, steps: int) -> None:
+    """Refuse to go on from nothing, or behind the end. Raises `BadInput`."""
+    start = config.load_checkpoint_step
+    if start is None:
+        return
+    if config.load_checkpoint_path is None:
+        raise BadInput(
+            f"checkpoint.step: {start} steps of what? name the checkpoint by checkpoint.load"
+        )
+    if start >= steps:
+        raise BadInput(
+            f"checkpoint.step: the run would begin behind {start} steps and has {steps} in all; "
+            "use a larger max_steps, or more epochs"
         )
 
 

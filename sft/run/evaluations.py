@@ -20,6 +20,7 @@ from sft.evaluators import (
     table_of,
 )
 from sft.hooks import FailedEvaluation
+from sft.record.checkpoints import best
 from sft.record.examples import STDERR, Examples, standard_errors
 from sft.record.metrics import evaluated
 from sft.run.failures import first_error, is_from, status_of
@@ -60,6 +61,8 @@ class Evaluations:
     group: asyncio.TaskGroup
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """By step."""
+    saving: set[int] = field(default_factory=set)
+    """Steps whose checkpoints are on their way."""
 
     def before(self, step: int) -> list[asyncio.Task[None]]:
         """Those of earlier weights."""
@@ -183,13 +186,22 @@ class Evaluations:
             )
 
     def _kept(self) -> list[int]:
-        """The steps of the best evaluation so far, and of the last one of each metric."""
+        """The steps of the best evaluation so far, of the best checkpoint and of those that are on
+        their way, and of the last evaluation of each metric."""
         config, rows = self.progress.run.config, dict(self.progress.state.metrics.rows)
-        last = {name: step for step, row in rows.items() for name in row if name.endswith(STDERR)}
-        series = self._values(config.metric)
+        last = {
+            name: step
+            for step, row in rows.items()
+            for name in row
+            if name.startswith("eval/") or name.endswith(STDERR)
+        }
+        values = {step: row.get(config.metric, math.nan) for step, row in rows.items()}
+        series = {step: value for step, value in values.items() if math.isfinite(value)}
         choose = min if config.direction == "minimize" else max
-        best = [choose(series, key=series.__getitem__)] if series else []
-        return [*best, *last.values()]
+        steps = [choose(series, key=series.__getitem__)] if series else []
+        saved = best(self.progress.state.checkpoints.records, config.metric, config.direction)
+        steps += [saved.step] if saved else []
+        return [*steps, *self.saving, *last.values()]
 
     def _say_once(self, what: str, why: str) -> None:
         """Say `what` is amiss once a run, with the reason of the first time."""

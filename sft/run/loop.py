@@ -73,7 +73,7 @@ class Loop:
             self.progress.tell(f"resuming from checkpoint {record.name}, {start} steps done")
         else:
             client = await connection.create(self.run.config, metadata)
-            start, tokens = 0, 0
+            start, tokens = self.run.config.load_checkpoint_step or 0, 0
         pauses.follow(client, self.progress.tell)
         self.state.metrics.truncate(start)
         self.state.batches.truncate(start)

@@ -175,10 +175,9 @@ def sync(directory: Path, uri: str | None = None) -> bool:
     `uri` replaces the one that the run recorded. False if MLflow has it all, or if the run
     has no MLflow. Call `flush` to wait for it.
     """
-    state = read_state(directory)
-    if not state or state.get("ended"):
+    state, facts = read_state(directory), read_facts(directory)
+    if not state or state.get("ended") in (True, facts.get("status", "KILLED")):
         return False
-    facts = read_facts(directory)
     verdict = {"sft.verdict": facts["verdict"]} if facts.get("verdict") else {}
     tracked = TrackedRun(
         directory,

@@ -33,8 +33,8 @@ FILE_ATTEMPTS = 3
 """Failures after which a run goes on without its files in MLflow."""
 OF_AN_END = {"sft.error", "sft.reason", "sft.verdict"}
 """Tags that say how a run ended: they do not outlast a life that another one goes on from."""
-MLFLOW_STATUS = {"PRUNED": "KILLED"}
-"""MLflow has no PRUNED; FINISHED stays for runs that reached their end. The word is in a tag."""
+MLFLOW_STATUS = {"PRUNED": "KILLED", "PAUSED": "SCHEDULED"}
+"""MLflow has neither; FINISHED stays for runs that reached their end. The word is in a tag."""
 
 
 @dataclass
@@ -235,7 +235,7 @@ class Mirror:
                 self.run.run_id, MLFLOW_STATUS.get(status, status), end_time=end.get("time")
             )
         self._record_models()
-        self.run.save(ended=True)
+        self.run.save(ended=status)
         self.closed = True
 
     def _set_tags(self, client: MlflowClient, tags: dict[str, str]) -> None:

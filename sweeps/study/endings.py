@@ -22,11 +22,13 @@ class Ending:
     """What Optuna and the display are told at the end of a trial."""
 
     state: TrialState | None
-    """None: interrupted, and to be continued."""
+    """None: interrupted or paused, and to be continued."""
     values: list[float] | None = None
     """Of a complete trial, a value a metric: the mean over its repeats."""
     error: str | None = None
     diverged: bool = False
+    paused_at: int | None = None
+    """The step at which it stands still, if it does."""
 
 
 def judge(outcomes: Sequence[Outcome], metrics: Sequence[str], settings: Settings) -> Ending:
@@ -56,6 +58,8 @@ def judge(outcomes: Sequence[Outcome], metrics: Sequence[str], settings: Setting
         return Ending(TrialState.PRUNED, error=results[0].reason)
     if any(result.status == "KILLED" for result in results):
         return Ending(None)
+    if paused := [result.steps for result in results if result.status == "PAUSED"]:
+        return Ending(None, paused_at=max(paused))
     return _complete(results, metrics, settings)
 
 

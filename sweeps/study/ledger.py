@@ -7,6 +7,7 @@ several threads. The event loop, which feeds the training service, must not wait
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import optuna
@@ -14,18 +15,37 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sweeps.parameters import Distribution
-from sweeps.study.liveness import Liveness
+from sweeps.scheduling.base import Limits, Scheduler, Start
+from sweeps.scheduling.curves import State
+from sweeps.study import standing
+from sweeps.study.liveness import PAUSED, Liveness, is_paused
 
 T = TypeVar("T")
 
 ERROR = "error"  # user attributes of a trial
-DIVERGED = "diverged"
 SURPLUS = "surplus"
+UNTIL = "until"
+"""The fraction of its schedule until which a trial trains; 1 to its end."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A trial that is to train now."""
+
+    trial: Trial
+    until: float = 1.0
+    """The fraction of its schedule at which it pauses; 1: it trains to its end."""
+
+
 class Ledger:
-    """Asks for trials, takes their reports and their ends."""
+    """Asks for trials, takes their reports and their ends.
+
+    Args:
+        scheduler: decides who trains next; None: new trials, each to its end.
+        whole: tokens of a trial of which nothing is known yet.
+        tokens: that the sweep may train on in all.
+    """
 
     def __init__(
         self,
@@ -33,11 +53,19 @@ class Ledger:
         liveness: Liveness,
         space: Mapping[str, Distribution],
         n_trials: int,
+        scheduler: Scheduler | None = None,
+        whole: int = 1,
+        tokens: int | None = None,
     ):
         self.study = study
+        self.is_over = self.waits = False
+        """The scheduler has nothing left to do: at all, or before a trial of another process pauses
+        or ends."""
+        self._scheduler = scheduler
+        self._whole = whole
+        self._limits = Limits(n_trials, tokens)
         self._liveness = liveness
         self._space = dict(space)
-        self._n_trials = n_trials
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sweep-ledger")
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -51,20 +79,49 @@ class Ledger:
 
     # What follows is called in the ledger's thread.
 
-    def next(self) -> Trial | None:
-        """A trial that lost its worker, else a new one, else (the study is full) None."""
+    def next(self) -> Turn | None:
+        """Whose turn it is: a trial that lost its worker, else what the scheduler says, which may
+        be a paused one; without a scheduler a new one. None if there is nothing to train now."""
         orphan = self._liveness.take_over(self.study)
         if orphan is not None:
-            return self.opened(orphan)
+            return Turn(self.opened(orphan), orphan.user_attrs.get(UNTIL, 1.0))
+        if self._scheduler is None:
+            return self._ask(Start(1.0))
+        while True:
+            curves = standing.curves(self.study, self._liveness, self._whole)
+            wanted = self._scheduler.next(curves, self._limits)
+            if wanted is None:
+                self.waits = any(curve.state is State.RUNNING for curve in curves)
+                self.is_over = not self.waits
+                return None
+            if isinstance(wanted, Start):
+                return self._ask(wanted)
+            trials = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            paused = next(trial for trial in trials if trial.number == wanted.number)
+            if self._liveness.claim(self.study, paused):
+                trial = Trial(self.study, paused._trial_id)
+                self.note(trial, {UNTIL: wanted.rung, PAUSED: None})
+                return Turn(trial, wanted.rung)
+
+    def _ask(self, wanted: Start) -> Turn | None:
+        """A new trial; None if the study is full."""
         counted = self.study.get_trials(deepcopy=False, states=COUNTED)
-        if len(counted) >= self._n_trials:
+        if len(counted) >= self._limits.trials:
             return None
-        trial = self._liveness.ask(lambda: self.study.ask(dict(self._space)))
-        if trial.number >= self._n_trials:  # another process asked at the same time
+
+        def ask() -> Trial:
+            if wanted.parameters:
+                self.study.enqueue_trial(dict(wanted.parameters))
+            trial = self.study.ask(dict(self._space))
+            trial.set_user_attr(UNTIL, wanted.rung)
+            return trial
+
+        trial = self._liveness.ask(ask)
+        if trial.number >= self._limits.trials:  # another process asked at the same time
             trial.set_user_attr(SURPLUS, True)
             self.finish(trial, TrialState.FAIL)
             return None
-        return trial
+        return Turn(trial, wanted.rung)
 
     def opened(self, frozen: FrozenTrial) -> Trial:
         """The trial under its own number, with its parameters.
@@ -88,6 +145,24 @@ class Ledger:
         trial.report(value, step)
         # All trials begin alike, and a trial that is through has nothing to save.
         return 0 < step and not last and trial.should_prune()
+
+    def pause(self, trial: Trial, step: int, facts: Mapping[str, Any]) -> None:
+        """A trial has stopped at a checkpoint after `step` updates; any worker may thaw it."""
+        self.note(trial, {**facts, PAUSED: step})
+        self.put_down(trial)
+
+    def put_down(self, trial: Trial) -> None:
+        """Leave a paused trial to whoever thaws it."""
+        self._liveness.put_down(trial)
+
+    def end_paused(self) -> list[FrozenTrial]:
+        """End the trials that stay paused, with their last reports; those that were ended."""
+        ended = []
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if is_paused(frozen) and self._liveness.claim(self.study, frozen):
+                self.finish(Trial(self.study, frozen._trial_id), TrialState.PRUNED)
+                ended.append(frozen)
+        return ended
 
     def finish(
         self,

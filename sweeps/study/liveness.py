@@ -26,6 +26,13 @@ from sft.files import locked
 WORKER = "worker"  # user attributes of a trial
 ALIVE = "alive"
 CLAIM = "claim"
+PAUSED = "paused"
+"""The step at which a trial stands still, which its run has saved; none while it trains."""
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a trial stands still, to be thawed or to be ended."""
+    return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(PAUSED))
 
 
 class Liveness(Protocol):
@@ -43,6 +50,12 @@ class Liveness(Protocol):
     def is_alive(self, trial: FrozenTrial) -> bool:
         """Whether a RUNNING trial has a worker."""
 
+    def claim(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Make a paused trial, which has no worker, this worker's; False if another was first."""
+
+    def put_down(self, trial: Trial) -> None:
+        """A trial of this worker's pauses: any worker may claim it."""
+
     def release(self, trial_id: int) -> None:
         """This worker is through with a trial."""
 
@@ -56,9 +69,9 @@ def make(study: optuna.Study, folder: Path, is_journal: bool) -> Liveness:
 
 
 def orphans(study: optuna.Study, liveness: Liveness) -> Iterator[FrozenTrial]:
-    """The RUNNING trials whose worker is gone."""
+    """The RUNNING trials whose worker is gone. One that is paused needs none."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not liveness.is_alive(trial):
+        if not is_paused(trial) and not liveness.is_alive(trial):
             yield trial
 
 
@@ -89,6 +102,17 @@ class LockedFiles:
 
     def adopt(self, trial: Trial) -> None:
         trial.set_user_attr(WORKER, self.token)
+
+    def claim(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        with locked(self._asking):
+            fresh = study._storage.get_trial(trial._trial_id)
+            if not fresh.user_attrs.get(PAUSED) or self.is_alive(fresh):
+                return False
+            self.adopt(Trial(study, trial._trial_id))
+        return True
+
+    def put_down(self, trial: Trial) -> None:
+        trial.set_user_attr(WORKER, None)
 
     def is_alive(self, trial: FrozenTrial) -> bool:
         token = trial.user_attrs.get(WORKER)
@@ -142,7 +166,7 @@ class Timestamps:
 
     def take_over(self, study: optuna.Study) -> FrozenTrial | None:
         for trial in orphans(study, self):
-            if self._claim(study, trial):
+            if self.claim(study, trial):
                 return trial
         return None
 
@@ -173,7 +197,11 @@ class Timestamps:
                 with suppress(optuna.exceptions.UpdateFinishedTrialError):
                     self._study._storage.set_trial_user_attr(trial_id, ALIVE, 0.0)
 
-    def _claim(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+    def put_down(self, trial: Trial) -> None:
+        self.release(trial._trial_id)
+        trial.set_user_attr(ALIVE, 0.0)
+
+    def claim(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether a trial is now this worker's: of several that claim it the earliest wins.
 
         Optuna's interface has no compare-and-set. So each claim is an attribute of its own, and

@@ -1,0 +1,90 @@
+"""`python -m sft.fork RUN --from STEP [KEY=VALUE]`: another way from a checkpoint of a run.
+
+    python -m sft.fork RUN --from 40 lr=1e-4             # what a lower rate would have done
+    python -m sft.fork RUN --from 400 max_steps=500      # of schedule=wsd: the decay from there
+    python -m sft.fork STUDY/7 --from 20                 # a paused trial, to its end, beside it
+
+The new run has the saved config but for what is said, and the weights, the optimizer and the place
+in the data that the run had behind STEP steps. Its own config says so: it can be reproduced.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sft.command import launch
+from sft.command.main import command, new_parser
+from sft.command.naming import new_directory
+from sft.command.variation import link, named, vary
+from sft.config.saved import from_saved
+from sft.errors import BadInput
+from sft.past.choosing import at_step
+from sft.past.find import WORDS, find
+from sft.past.trust import TRUST, saved_config
+
+BEFORE = (
+    "model", "lora", "dataset", "batch_size", "max_length", "train_on_what", "loss", "reduction",
+    "seed", "date", "optimizer.kind", "checkpoint.load", "checkpoint.step",
+)  # fmt: skip
+"""Keys that say what the steps before were trained with."""
+
+
+@command("sft.fork")
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = new_parser("sft.fork", __doc__)
+    parser.add_argument("run", metavar="RUN", help=WORDS)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what is to be different")
+    parser.add_argument(
+        "--from", dest="step", metavar="STEP", type=int, required=True, help="of a checkpoint"
+    )
+    parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+    options = parser.parse_intermixed_args(argv)
+    return fork(options.run, options.step, options.overrides, uri=options.uri, trust=options.trust)
+
+
+def fork(
+    word: str,
+    step: int,
+    overrides: Sequence[str] = (),
+    *,
+    uri: str | None = None,
+    trust: bool = False,
+) -> int:
+    """Train on from the checkpoint behind `step` steps of the run `word`; the exit code.
+
+    Raises `BadInput`.
+    """
+    found = find(word, uri)
+    record = at_step(found, step)
+    saved = saved_config(found, trust)
+    original = from_saved(saved, found.source)
+    for override in overrides:
+        key = override.partition("=")[0]
+        if f"{key}.".startswith(tuple(f"{before}." for before in BEFORE)):
+            raise BadInput(
+                f"{key}: the {step} steps before were trained with it, and a fork keeps it; "
+                f"python -m sft.reproduce {word} {override} trains from the start"
+            )
+        saved = vary(saved, override)
+    settings = from_saved(saved, found.source)
+    start = replace(settings.checkpoint, load=record.state_path, step=step)
+    settings = replace(settings, checkpoint=start)
+    name = named(word, original, settings, [*overrides, f"from={step}"])
+    settings = replace(settings, run_name=name)
+    settings = replace(settings, run_dir=str(new_directory(settings)))
+    print(f"a fork of {found.word} from checkpoint {record.name}, {step} steps done", flush=True)
+    tags = {"sft.fork_of": found.name}
+    code = launch.run(settings, overrides=list(overrides), tags=tags)
+    directory = Path(settings.run_dir or "")
+    if directory.exists():
+        link(found, directory, tags)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What a scheduler is to a sweep."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sweeps.scheduling.curves import Curve, State, next_rung, spent
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sweep may use."""
+
+    trials: int
+    """That it may start in all."""
+    tokens: float | None = None
+    """That it may train in all; None for as many as it takes."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Train a new trial until `rung`, a fraction of its own schedule, and pause it there."""
+
+    rung: float
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """Values that the scheduler wants for some parameters; the sampler draws the others."""
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """Train the paused trial `number` on until `rung`, a fraction of its own schedule."""
+
+    number: int
+    rung: float
+
+
+class Scheduler(Protocol):
+    """Gives each free place of a sweep to a new trial or to a paused one.
+
+    A decision depends on the curves, the limits and the scheduler's own settings (a seed, for one)
+    alone. So a sweep that was killed goes on as it would have, and several processes may share a
+    study: all that they share is in the curves. The caller adds what it decides before it asks
+    again: a started or thawed trial is in the curves as RUNNING.
+    """
+
+    def next(self, curves: Sequence[Curve], limits: Limits) -> Start | Thaw | None:
+        """What to train on a free place.
+
+        None if there is nothing to do before a running trial pauses or ends. If none is running,
+        the sweep is over: what is still paused then is not worth its tokens, and ends.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Purse:
+    """What is left of a sweep's tokens.
+
+    Until a trial is complete, it keeps back what the furthest one needs to its end: a sweep whose
+    tokens are used up should have trained one trial to its end.
+    """
+
+    left: float
+    kept: float
+
+    def pays(self, curve: Curve, rung: float) -> bool:
+        """Whether `curve` may train until `rung`; what it spends on itself need not be kept."""
+        cost = tokens_to(curve, rung)
+        rest = tokens_to(curve, 1.0) - cost
+        return cost + min(rest, self.kept) <= self.left + 1e-6
+
+
+def purse(curves: Sequence[Curve], limits: Limits, rungs: Sequence[float]) -> Purse:
+    """What is left after `curves`."""
+    if limits.tokens is None:
+        return Purse(float("inf"), 0.0)
+    alive = [c for c in curves if c.state in (State.PAUSED, State.RUNNING)]
+    ended = any(c.state is State.COMPLETE for c in curves)
+    needs = [
+        (1 - max(c.fraction, next_rung(c, rungs) if c.state is State.RUNNING else 0.0)) * c.whole
+        for c in alive
+    ]
+    return Purse(limits.tokens - spent(curves, rungs), 0.0 if ended or not needs else min(needs))
+
+
+def tokens_to(curve: Curve, rung: float) -> float:
+    """Tokens that a curve still trains until `rung`."""
+    return max(0.0, rung - curve.fraction) * curve.whole
+
+
+def fresh(curves: Sequence[Curve]) -> Curve:
+    """A trial that is not started yet, as long as the longest of the others."""
+    return Curve(len(curves), {}, (), State.PAUSED, max((c.whole for c in curves), default=1))

@@ -1,0 +1,55 @@
+"""The trials of a study as a scheduler sees them: their learning curves, and how they stand."""
+
+import math
+from collections.abc import Sequence
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.scheduling.curves import Curve, Point, State
+from sweeps.study.liveness import PAUSED, Liveness
+
+STEPS = "steps_in_all"
+"""The steps of a whole trial, known once its data was read."""
+DIVERGED = "diverged"
+
+
+def curves(study: optuna.Study, liveness: Liveness, whole: int) -> Sequence[Curve]:
+    """The curve of each trial that has begun; `whole` are the tokens of one that has no step yet.
+
+    A metric that is to be more comes with its sign changed.
+    """
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+    trials = study.get_trials(deepcopy=False)
+    return [
+        _curve(trial, _state(trial, liveness), sign, whole)
+        for trial in trials
+        if trial.state != TrialState.WAITING
+    ]
+
+
+def _state(trial: FrozenTrial, liveness: Liveness) -> State:
+    if trial.state == TrialState.COMPLETE:
+        return State.COMPLETE
+    if trial.user_attrs.get(DIVERGED):
+        return State.DIVERGED
+    if trial.state != TrialState.RUNNING:
+        return State.FAILED
+    # One that was claimed a moment ago is about to run.
+    is_paused = trial.user_attrs.get(PAUSED) and not liveness.is_alive(trial)
+    return State.PAUSED if is_paused else State.RUNNING
+
+
+def _curve(trial: FrozenTrial, state: State, sign: float, whole: int) -> Curve:
+    """Tokens are counted by steps: those of one trial train on about as many each."""
+    steps = trial.user_attrs.get(STEPS)
+    done, tokens = trial.user_attrs.get("steps"), trial.user_attrs.get("tokens")
+    if steps and done and tokens:
+        whole = round(tokens / done * steps)
+    points = tuple(
+        Point(round(step / steps * whole), sign * value)
+        for step, value in sorted(trial.intermediate_values.items())
+        if steps and math.isfinite(value)
+    )
+    return Curve(trial.number, trial.params, points, state, whole)
