@@ -29,16 +29,18 @@ Result = TypeVar("Result")
 
 
 class Evaluator(Protocol):
-    """Measures one set of weights.
+    """Measures one set of weights. What it returns are numbers by name, `eval/…`, each of which
+    no other evaluator has; if it fails, training goes on without them.
 
     An evaluator may also have
 
     - a `name`, which no other of the run may have; else it goes by that of its class or function;
-    - `metrics`, the names of what it measures: a sweep looks there, before it starts, for the
-      metric that it compares;
+    - `metrics`, the names of what it measures: a run and a sweep look there, before they start,
+      for the metric that they go by;
     - a `table` after a call, rows as plain dicts, which is logged under its name;
-    - `examples` after a call, a mapping of metrics to the `Examples` that each is made of: they are
-      kept, `METRIC_stderr` is logged beside the metric, and runs are compared with how sure it is.
+    - `examples` after a call, a mapping of metrics to the `Examples` that each is made of: if the
+      metric is their quotient they are kept, `METRIC_stderr` is logged beside the metric, and runs
+      are compared with how sure it is.
     """
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
