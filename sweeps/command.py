@@ -26,6 +26,7 @@ from sft.config.compose import from_environment
 from sft.config.schema import Settings
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
+from sft.record.metrics import contrary
 from sft.secrets import mask_urls
 from sft.tracking import trackers
 from sweeps import display, preflight, pruners, report, samplers, space
@@ -282,6 +283,10 @@ def _banner(
         f"  {options.n_trials} trials{repeats}, {options.n_jobs} at a time; sampler "
         f"{options.sampler}, {ending}; {base.model.name}"
     )
+    ends = {"minimize": "lowest", "maximize": "highest"}
+    compared = list(zip(options.metrics, options.directions, strict=True))
+    lines.append(f"  best: {', '.join(f'{ends[of]} {metric}' for metric, of in compared)}")
+    lines += [f"  {line}" for metric, of in compared for line in contrary(metric, of)]
     lines.append(f"  tracking: {describe_tracking(base, variables)}")
     if tokens:
         left = max(0, options.n_trials - there)

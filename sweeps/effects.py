@@ -22,10 +22,20 @@ Row = tuple[object, str, str]
 
 
 def check_metrics(options: Settled, settings: Settings, plan: Plan) -> None:
-    """Refuse a metric that no trial with these settings will have. Raises `BadInput`."""
+    """Refuse a metric that no trial with these settings will have, and one of which nobody says
+    whether less or more is better. Raises `BadInput`."""
     measured = plan.metrics()
-    if measured is None:  # an evaluator that does not say what it measures
-        return
+    if measured is not None:  # all evaluators say what they measure
+        _check_measured(options, settings, plan, measured)
+    for metric, direction in zip(options.metrics, options.directions, strict=True):
+        if direction is None:
+            raise BadInput(
+                f"hydra.sweeper.direction: the name of {metric} does not tell whether less or more "
+                "of it is better; give minimize or maximize, one for each metric."
+            )
+
+
+def _check_measured(options: Settled, settings: Settings, plan: Plan, measured: set[str]) -> None:
     numbers = {name for name, value in dotted_values(settings) if isinstance(value, int | float)}
     known = measured | {"tokens", "seconds"} | numbers
     for metric in options.metrics:

@@ -9,6 +9,7 @@ from typing import Any
 from sft.config.schema import Settings
 from sft.errors import BadInput, nearest, not_one_of
 from sft.record.checkpoints import DIRECTIONS
+from sft.record.metrics import known_direction
 from sweeps import pruners, samplers
 from sweeps.keys import SweeperKeys
 from sweeps.parameters import MOST_POINTS, is_endless
@@ -186,12 +187,19 @@ class Settled(Options):
     """Trials that were asked for and have no point of the space left."""
 
     def of_runs(self, base: Settings) -> "Settled":
-        """With what the runs say themselves if the sweep does not: what is compared."""
-        if self.metric is None:
-            direction = base.direction if self.direction is None else self.direction
-            return replace(self, metric=base.metric, direction=direction)
-        # The runs' own direction is of their own metric.
-        return replace(self, direction=self.direction or "minimize")
+        """With what the runs say themselves if the sweep does not: what is compared, and whether
+        less or more of it is better; null where neither they nor its name tell."""
+        metrics = [base.metric] if self.metric is None else self.metrics
+        directions = [
+            given or (base.direction if metric == base.metric else None) or _direction_of(metric)
+            for metric, given in zip(metrics, self.directions, strict=True)
+        ]
+        return replace(self, metric=metrics, direction=directions)
+
+
+def _direction_of(metric: str) -> str | None:
+    """That of a metric of which nobody says it: what is not of an evaluation is a cost."""
+    return known_direction(metric) or (None if metric.startswith("eval/") else "minimize")
 
 
 def default_name(space: SearchSpace) -> str:
