@@ -38,7 +38,7 @@ class Unreadable(Sentence):
 class Examples:
     """The examples of a metric, which is the sum of `totals` divided by the sum of `weights`.
 
-    For NLL these are the nats and the trained tokens of each held-out sequence; for a share of
+    For NLL these are the nats and the trained tokens of each held-out conversation; for a share of
     right answers they are 1 or 0, and 1.
     """
 
