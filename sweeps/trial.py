@@ -82,6 +82,7 @@ class TrialRun:
         self.number = turn.trial.number
         self.until = turn.until
         self._saved = turn.saved
+        self._noted: dict[int, int] = {}  # repeat -> step of its last checkpoint
         self.tokens = 0
         self._stood_at = 0
         """The step of a pause at which nothing was measured."""
@@ -224,6 +225,9 @@ class TrialRun:
 
     def saved(self, repeat: int, record: CheckpointRecord) -> None:
         """Note a checkpoint, for another machine that may have to go on from it."""
+        if record.step < self._noted.get(repeat, 0):
+            return  # an earlier one, which has got its evaluation
+        self._noted[repeat] = record.step
         ledger = self.shared.ledger
         fact = saved_as(repeat, record.state_path, record.step)
         self._reports.append(asyncio.ensure_future(ledger.call(ledger.note, self.trial, fact)))

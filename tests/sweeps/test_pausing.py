@@ -169,8 +169,10 @@ def test_a_trial_that_began_on_another_machine_goes_on_from_its_last_checkpoint(
     start_sweep, sweep, tmp_path
 ):
     """Its run directory is not here; the study and the service are."""
-    words = ("lr=1e-2", "max_steps=9", "epochs=2", "eval_every=3", "save_every=3", "tracking.uri=null",
-             "hydra.sweeper.study_name=s")  # fmt: skip
+    words = (
+        "lr=1e-2", "max_steps=9", "epochs=2", "eval_every=3", "save_every=3", "tracking.uri=null",
+        "hydra.sweeper.study_name=s",
+    )  # fmt: skip
     process = start_sweep(*words)
     here = tmp_path / folder_of(0)
     deadline = time.monotonic() + 120
@@ -185,10 +187,8 @@ def test_a_trial_that_began_on_another_machine_goes_on_from_its_last_checkpoint(
     assert sweep(*words, "hydra.sweeper.study_name=quiet") == 0
     undisturbed = {row["step"]: row for row in numbers(rows_of("quiet", 0))}
     for row in numbers(rows):
-        assert (
-            row["train/nll" if "train/nll" in row else "eval/nll"]
-            == undisturbed[row["step"]]["train/nll" if "train/nll" in row else "eval/nll"]
-        )
+        for metric in {"train/nll", "eval/nll"} & row.keys():
+            assert row[metric] == undisturbed[row["step"]][metric]
     [trial] = study_of("s", tmp_path).trials
     assert trial.value == study_of("quiet").trials[0].value
 
