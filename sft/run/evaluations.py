@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sft.errors import BadInput, Sentence
+from sft.evaluation.sampler import Sampler, beside
 from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
 from sft.hooks import FailedEvaluation
 from sft.record.examples import STDERR, Examples, standard_errors
@@ -85,11 +86,17 @@ class Evaluations:
                 raise NoSnapshots(self.measured.no_snapshots) from cause
             await self._not_measured(step, evaluators, error)
             return
+        with beside(sampling_client) as client:
+            await self._measure_with(client, step, evaluators)
+
+    async def _measure_with(
+        self, client: Sampler, step: int, evaluators: list[Evaluator]
+    ) -> None:
         metrics: dict[str, float] = {}
         examples: dict[str, Examples] = {}
         for evaluator in evaluators:
             try:
-                measured = numbers(await evaluator(sampling_client))
+                measured = numbers(await evaluator(client))
                 found = _examples_of(evaluator)
                 measured |= standard_errors(found)
             except Exception as error:
