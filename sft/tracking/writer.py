@@ -32,6 +32,8 @@ class Writer:
         self._stores: dict[str, Store] = {}
         self._thread: threading.Thread | None = None
         self._quiet = False
+        self._flushing = 0
+        """How many wait in `flush`."""
 
     def store(self, uri: str) -> Store:
         """The store at `uri`, one object a process."""
@@ -67,6 +69,7 @@ class Writer:
                 tries = mirror.store.failures - before.get(mirror.store.uri, 0)
                 return mirror.pending and tries < ATTEMPTS_AT_THE_END
 
+            self._flushing += 1
             while any(map(waiting, mirrors := list(self._mirrors))):
                 for store in self._stores.values():
                     store.hurry()
@@ -75,11 +78,13 @@ class Writer:
                 if left <= 0:
                     break
                 self._condition.wait_for(lambda: not any(map(waiting, mirrors)), min(left, 0.5))
+            self._flushing -= 1
             return [_unsent(m) for m in self._mirrors if m.pending]
 
     def _work(self) -> None:
         while True:
             mirror = self._next()
+            began = time.monotonic()
             try:
                 self._sync(mirror)
             except BaseException as error:  # SystemExit, too: this thread must live to say so
@@ -90,6 +95,9 @@ class Writer:
                 if mirror.closed:
                     self._mirrors.remove(mirror)
                 self._condition.notify_all()
+                # As long as it took: steps need the interpreter, too. What comes meanwhile is sent
+                # in one batch.
+                self._condition.wait_for(lambda: self._flushing, time.monotonic() - began)
 
     def _next(self) -> Mirror:
         """Wait for a mirror with something to send whose store may be tried; take turns."""
