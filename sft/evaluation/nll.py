@@ -45,15 +45,17 @@ class NLLEvaluator:
             self._read = await asyncio.to_thread(self._whole)
             self.digest = await asyncio.to_thread(self._digest)
 
-        async def score(datum: tinker.Datum, special_tokens: frozenset[int]) -> Nats:
+        async def score(
+            datum: tinker.Datum, full: tinker.ModelInput, special_tokens: frozenset[int]
+        ) -> Nats:
             # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
-            logprobs = await sampling_client.compute_logprobs(full_sequence(datum))
+            logprobs = await sampling_client.compute_logprobs(full)
             return nats(datum, logprobs[1:], special_tokens)
 
         jobs = [
-            partial(score, datum, one.special_tokens)
+            partial(score, datum, full, one.special_tokens)
             for one in self._read.values()
-            for datum in one.data
+            for datum, full in zip(one.data, one.full, strict=True)
         ]
         scores = iter(await gather_bounded(jobs))
         scored = {
@@ -95,6 +97,8 @@ class Sequences:
     """All sequences of a dataset."""
 
     data: list[tinker.Datum]
+    full: list[tinker.ModelInput]
+    """The same one token longer, as evaluations ask for them."""
     num_bytes: int | None
     """UTF-8 bytes of their trained text, if the dataset knows them."""
     special_tokens: frozenset[int]
@@ -110,7 +114,8 @@ class Sequences:
             data += dataset.get_batch(index)
             total += num_bytes(index) if num_bytes else 0
         special_tokens: frozenset[int] = getattr(dataset, "special_tokens", frozenset())
-        return cls(data, total or None, special_tokens, sequences(data))
+        full = [full_sequence(datum) for datum in data]
+        return cls(data, full, total or None, special_tokens, sequences(data))
 
 
 def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:

@@ -1,11 +1,11 @@
-"""The sampling client that evaluators are given: what many of them ask at once, another process asks.
+"""The sampling client that evaluators are given: where they ask much at once, another process does.
 
 A request costs some 3 ms of Python inside the SDK. A thousand at once, as eight trials with 128
 held-out sequences make them, keep the interpreter busy for seconds in which no step is submitted.
-So this process makes the requests of its evaluations only while few of them are under way. The
-first one beyond starts a process (`sampler_child.py`) that makes it and all that follow, whichever
-run of this process they are of. It runs at a low priority, so that steps come first also where
-there are fewer cores than work.
+So this process makes the requests of its evaluations only while few of them are under way, those of
+all runs together. What goes beyond is asked by a process (`sampler_child.py`) that starts when it
+is first needed. It runs at a low priority, so that steps come first also where there are fewer
+cores than work.
 
 Nothing depends on that process. What it cannot answer, because the service has refused it or
 because the process has died, is asked here once more: the answer, or the SDK's own error, is that
@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import tinker
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 COMMAND = [sys.executable, "-m", "sft.evaluation.sampler_child"]
 
 MOST_HERE = 32
-"""Requests of evaluations that may be under way here. One more is worth a process, which takes
-a second or two to start and 150 MB."""
+"""Requests of evaluations under way, of all runs, up to which this process makes the next one. One
+more is worth a process, which takes a second or two to start and 150 MB."""
 
 
 @dataclass(eq=False)
@@ -74,27 +75,32 @@ class SamplerProcess:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._here = 0
+        self._under_way = 0
         self._messages: queue.SimpleQueue[tuple[Any, ...]] | None = None  # once it is started
         self._lost = False
         self._waiting: dict[int, Question] = {}
         self._numbers = itertools.count()
+        self.child: subprocess.Popen[bytes] | None = None
 
     def takes(self) -> bool:
-        """Whether a request is for the other process; if not, it counts as made here."""
+        """Whether the next request is for the other process, which this starts if need be."""
         with self._lock:
-            if self._messages is None and self._here >= MOST_HERE:
+            many = self._under_way >= MOST_HERE and not self._lost
+            if many and self._messages is None:
                 self._messages = queue.SimpleQueue()
                 threading.Thread(target=self._serve, name="sft-sampler", daemon=True).start()
-            if self._messages is not None and not self._lost:
-                return True
-            self._here += 1
-            return False
+            return many
 
-    def made(self, answer: Future[Any]) -> None:
-        """A request that was made here has its answer."""
+    def count(self, answer: Future[Any]) -> None:
+        """Count a request as under way until it has its answer."""
+
+        def done(answer: Future[Any]) -> None:
+            with self._lock:
+                self._under_way -= 1
+
         with self._lock:
-            self._here -= 1
+            self._under_way += 1
+        answer.add_done_callback(done)
 
     def ask(self, key: int, question: Question) -> None:
         """Have the process make a request with the client that it knows as `key`."""
@@ -106,17 +112,15 @@ class SamplerProcess:
         if lost:
             question.ask_here()
             return
-        question.answer.add_done_callback(
-            lambda answer: answer.cancelled() and self._give_up(number)
-        )
+        question.answer.add_done_callback(partial(self._give_up, number))
         self.tell("ask", number, key, question.method, question.args, question.options)
 
     def tell(self, *message: Any) -> None:
         if self._messages is not None:
             self._messages.put(message)
 
-    def _give_up(self, number: int) -> None:
-        if self._waiting.pop(number, None) is not None:
+    def _give_up(self, number: int, answer: Future[Any]) -> None:
+        if answer.cancelled() and self._waiting.pop(number, None) is not None:
             self.tell("cancel", number)
 
     def _serve(self) -> None:
@@ -125,7 +129,7 @@ class SamplerProcess:
         try:
             # Ctrl-C is for the run, which may finish what it has begun. What the SDK says of a
             # request that fails it says here, where the request is made again.
-            child = subprocess.Popen(
+            self.child = child = subprocess.Popen(
                 COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -177,7 +181,7 @@ _keys = itertools.count()
 
 
 class Sampler:
-    """As a `tinker.SamplingClient`; a few requests at once are made here, many in the process."""
+    """As a `tinker.SamplingClient`, but `process` makes the requests where they are many."""
 
     def __init__(self, client: tinker.SamplingClient, process: SamplerProcess):
         self._client = client
@@ -188,9 +192,7 @@ class Sampler:
         """As `tinker.SamplingClient.sample`."""
         return self._ask("sample", args, options)
 
-    def compute_logprobs(
-        self, *args: Any, **options: Any
-    ) -> tinker.APIFuture[list[float | None]]:
+    def compute_logprobs(self, *args: Any, **options: Any) -> tinker.APIFuture[list[float | None]]:
         """As `tinker.SamplingClient.compute_logprobs`."""
         return self._ask("compute_logprobs", args, options)
 
@@ -202,12 +204,13 @@ class Sampler:
 
         if not self._process.takes():
             answer = getattr(self._client, method)(*args, **options)
-            answer.future().add_done_callback(self._process.made)
+            self._process.count(answer.future())
             return answer
         if self._key is None:
             self._key = next(_keys)
             self._process.tell("client", self._key, self._client)
         question = Question(self._client, method, args, options)
+        self._process.count(question.answer)
         self._process.ask(self._key, question)
         return AwaitableConcurrentFuture(question.answer)
 
@@ -218,10 +221,12 @@ class Sampler:
 
 
 @contextmanager
-def beside(client: tinker.SamplingClient) -> Iterator[Sampler]:
-    """`client` for an evaluator, for as long as it measures."""
-    sampler = Sampler(client, _process)
+def beside(
+    client: tinker.SamplingClient, process: SamplerProcess = _process
+) -> Iterator[tinker.SamplingClient]:
+    """`client` for an evaluator, for as long as it measures; by default with this process's one."""
+    sampler = Sampler(client, process)
     try:
-        yield sampler
+        yield cast("tinker.SamplingClient", sampler)
     finally:
         sampler.close()

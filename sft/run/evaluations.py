@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft.errors import BadInput, Sentence
-from sft.evaluation.sampler import Sampler, beside
+from sft.evaluation.sampler import beside
 from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
 from sft.hooks import FailedEvaluation
 from sft.record.examples import STDERR, Examples, standard_errors
 from sft.run.failures import first_error, is_from, status_of
 from sft.run.progress import Progress, describe
 from sft.run.training_queue import Request, TrainingQueue
+
+if TYPE_CHECKING:
+    import tinker
 
 MOST_PENDING = 4
 """Evaluations that may run beside training; a further one waits, for each holds a snapshot."""
@@ -90,7 +93,7 @@ class Evaluations:
             await self._measure_with(client, step, evaluators)
 
     async def _measure_with(
-        self, client: Sampler, step: int, evaluators: list[Evaluator]
+        self, client: tinker.SamplingClient, step: int, evaluators: list[Evaluator]
     ) -> None:
         metrics: dict[str, float] = {}
         examples: dict[str, Examples] = {}

@@ -21,6 +21,10 @@ logger = logging.getLogger("sft.tracking")
 ATTEMPTS_AT_THE_END = 3
 """After so many refusals a flush gives up before its time: the store is away, not slow."""
 AT_EXIT_SECONDS = 15.0
+REST = 3.0
+"""Times as long as it has worked the thread rests, unless somebody waits for it: steps need the
+interpreter, too. What comes meanwhile goes in one batch, so that the more there is the less it
+costs."""
 
 
 class Writer:
@@ -95,9 +99,8 @@ class Writer:
                 if mirror.closed:
                     self._mirrors.remove(mirror)
                 self._condition.notify_all()
-                # As long as it took: steps need the interpreter, too. What comes meanwhile is sent
-                # in one batch.
-                self._condition.wait_for(lambda: self._flushing, time.monotonic() - began)
+                rest = REST * (time.monotonic() - began)
+                self._condition.wait_for(lambda: self._flushing, rest)
 
     def _next(self) -> Mirror:
         """Wait for a mirror with something to send whose store may be tried; take turns."""
