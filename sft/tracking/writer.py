@@ -22,9 +22,8 @@ ATTEMPTS_AT_THE_END = 3
 """After so many refusals a flush gives up before its time: the store is away, not slow."""
 AT_EXIT_SECONDS = 15.0
 REST = 3.0
-"""Times as long as it has worked the thread rests, unless somebody waits for it: steps need the
-interpreter, too. What comes meanwhile goes in one batch, so that the more there is the less it
-costs."""
+"""Times as long as it has computed the thread rests, unless somebody waits for it: steps need
+Python, too. What comes meanwhile goes in one batch: the more there is, the less it costs."""
 
 
 class Writer:
@@ -88,7 +87,7 @@ class Writer:
     def _work(self) -> None:
         while True:
             mirror = self._next()
-            began = time.monotonic()
+            began = time.thread_time()
             try:
                 self._sync(mirror)
             except BaseException as error:  # SystemExit, too: this thread must live to say so
@@ -99,7 +98,7 @@ class Writer:
                 if mirror.closed:
                     self._mirrors.remove(mirror)
                 self._condition.notify_all()
-                rest = REST * (time.monotonic() - began)
+                rest = REST * (time.thread_time() - began)
                 self._condition.wait_for(lambda: self._flushing, rest)
 
     def _next(self) -> Mirror:
