@@ -38,7 +38,7 @@ COMMAND = [sys.executable, "-m", "sft.evaluation.sampler_child"]
 
 MOST_HERE = 32
 """Requests of evaluations under way, of all runs, up to which this process makes the next one. One
-more is worth a process, which takes a second or two to start and 150 MB."""
+more is worth a process, which takes half a second of a processor to start and 80 MB."""
 
 
 @dataclass(eq=False)
