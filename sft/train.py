@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sft.config.data import inventory
 from sft.config.day import on_its_day, with_day
@@ -40,6 +40,8 @@ from sft.run.plan import Plan
 from sft.run.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ATTEMPTS_WITHOUT_PROGRESS = 5
 """A lost service is resumed from the last checkpoint this often before a run that gets no
@@ -86,13 +88,25 @@ async def main(
             settings = from_train(config)
         settings = without_secrets(with_day(settings, config))
         origin = plan.origin() | {"files": await asyncio.to_thread(inventory, settings)}
-        with rundir.hold(directory, settings, origin, overrides, completed) as state:
-            if (statistics := plan.facts()["data"]) is not None:
-                state.record(rows=statistics.report.to_json())
-            facts = plan.facts() | {"without_effect": without_effect}
-            run = Run(config, settings, directory, state.name, facts)
-            loop = Loop(Progress(run, plan, state, tuple(hooks)))
-            return await _attempts(loop, api)
+        held = rundir.hold(directory, settings, origin, overrides, completed)
+        state = await _entered(held, stack)
+        if (statistics := plan.facts()["data"]) is not None:
+            state.record(rows=statistics.report.to_json())
+        facts = plan.facts() | {"without_effect": without_effect}
+        run = Run(config, settings, directory, state.name, facts)
+        loop = Loop(Progress(run, plan, state, tuple(hooks)))
+        return await _attempts(loop, api)
+
+
+async def _entered(manager: AbstractContextManager[T], stack: AsyncExitStack) -> T:
+    """What `manager` gives, entered in a thread: other runs go on meanwhile. `stack` leaves it."""
+    entering = asyncio.create_task(asyncio.to_thread(manager.__enter__))
+    try:
+        return await asyncio.shield(entering)
+    finally:  # also if this was cancelled: the thread goes on
+        await asyncio.wait([entering])
+        if entering.exception() is None:
+            stack.push(manager)
 
 
 async def _attempts(loop: Loop, api: Service) -> RunResult:

@@ -1,6 +1,7 @@
 """From a `--multirun` command line to a sweep that runs: everything is checked before it begins."""
 
 import asyncio
+import gc
 import logging
 import shlex
 import shutil
@@ -46,6 +47,9 @@ from sweeps.sweeper import Budget, Sweep, closing_words
 from sweeps.trial import Common, Shared
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+SWITCH_SECONDS = 0.0005
 
 
 def run(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
@@ -136,6 +140,7 @@ async def _run(
         )
         shared = Shared(common, ledger, shown, budget.spend)
         sweep = Sweep(options, shared, composer, budget, signals, parent)
+        _share_the_interpreter()
         started = time.monotonic()
         if composer.config.hydra.launcher._target_ == BASIC_LAUNCHER:
             code = await sweep.run()
@@ -147,6 +152,16 @@ async def _run(
         again = _again(composer.config, options)
         print(closing_words(sweep, time.monotonic() - started, again))
         return code
+
+
+def _share_the_interpreter() -> None:
+    """Let the steps of all trials of this process have Python in time, whatever else it does."""
+    # A thread that waits for Python, as those that submit steps do for most of a tick, has it
+    # after this long at the latest; by itself Python lets whoever computes go on for 5 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # A full collection looks at every object, and nothing else runs meanwhile: half a second with
+    # the modules that are imported by now, none of which will ever be garbage.
+    gc.freeze()
 
 
 def _open(
