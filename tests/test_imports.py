@@ -10,7 +10,7 @@ LAYERS = (
     "sft.secrets",
     "sft.errors",
     "sft.files sft.keys",
-    "sft.schedules sft.losses sft.service sft.models sft.rendering",
+    "sft.schedules sft.losses sft.service sft.models sft.rendering sft.prior",
     "sft.renderers",
     "sft.types",
     "sft.tokens",
@@ -32,7 +32,6 @@ LAYERS = (
     "sft.__main__",
     "sweeps.keys sweeps.parameters",
     "sweeps.samplers sweeps.study",
-    "sweeps.prior",
     "sweeps.findings",
     "sweeps",
 )
