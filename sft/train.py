@@ -31,7 +31,7 @@ from sft.errors import BadInput
 from sft.hooks import Hook, Run, RunResult, Stop
 from sft.record import rundir
 from sft.rendering.report import Report
-from sft.run import effects
+from sft.run import effects, learning_rate
 from sft.run.client import Connection, Service
 from sft.run.evaluations import NoSnapshots
 from sft.run.failures import AWAY, first_error, is_lost, is_the_services, status_of, words_of
@@ -76,6 +76,7 @@ async def main(
     config = directed(on_its_day(config))
     plan = await Plan.make(config)
     without_effect = effects.check(config, plan)
+    config, guess = await asyncio.to_thread(learning_rate.found, config, plan)
     async with AsyncExitStack() as stack:
         if service is not None:
             manager = service()
@@ -86,13 +87,15 @@ async def main(
         directory = Path(config.log_path)
         if settings is None:
             settings = from_train(config)
-        settings = without_secrets(with_day(settings, config))
+        settings = without_secrets(with_day(settings, config)) | {"lr": config.learning_rate}
         origin = plan.origin() | {"files": await asyncio.to_thread(inventory, settings)}
+        if guess is not None:
+            origin["learning_rate"] = guess.to_json()
         held = rundir.hold(directory, settings, origin, overrides, completed)
         state = await _entered(held, stack)
         if (statistics := plan.facts()["data"]) is not None:
             state.record(rows=statistics.report.to_json())
-        facts = plan.facts() | {"without_effect": without_effect}
+        facts = plan.facts() | {"without_effect": without_effect, "learning_rate": guess}
         run = Run(config, settings, directory, state.name, facts)
         loop = Loop(Progress(run, plan, state, tuple(hooks)))
         return await _attempts(loop, api)

@@ -24,9 +24,12 @@ from sft import tracking
 from sft.command import lost_terminal
 from sft.command.signals import Signals
 from sft.config.compose import from_environment
-from sft.config.schema import Settings
+from sft.config.schema import AUTO, Settings
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
+from sft.prior import published
+from sft.prior.prior import Prior
+from sft.prior.setting import PUBLISHED, Setting
 from sft.record.metrics import contrary
 from sft.secrets import mask_urls
 from sft.tracking import trackers
@@ -35,9 +38,7 @@ from sweeps.composing import Composer
 from sweeps.jobs import run_in_jobs
 from sweeps.options import Options, Settled
 from sweeps.parent import Parent
-from sweeps.prior import published
-from sweeps.prior.response import Prior
-from sweeps.prior.warm_start import RATE, WarmStart, cells
+from sweeps.samplers.warm_start import RATE, WarmStart, cells
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Scheduler
 from sweeps.scheduling.freeze_thaw import FreezeThaw
@@ -175,7 +176,10 @@ def _open(
     made = not folder.exists()
     try:
         sampler = samplers.make(options.sampler, searched.distributions, options.seed)
-        sampler = _warm_start(options, searched, base, sampler)
+        # Tables of the user's own are of runs like the user's.
+        ours = options.prior_file == published.PACKAGED
+        setting = Setting(base.batch_size, facts["steps"]) if ours else PUBLISHED
+        sampler = _warm_start(options, searched, base, setting, sampler)
         study = storage.open_study(
             options.study_name,
             storage.open_storage(options.storage, folder),
@@ -202,7 +206,11 @@ def _pruner(options: Settled, steps: int) -> optuna.pruners.BasePruner:
 
 
 def _warm_start(
-    options: Settled, searched: space.SearchSpace, base: Settings, sampler: BaseSampler
+    options: Settled,
+    searched: space.SearchSpace,
+    base: Settings,
+    setting: Setting,
+    sampler: BaseSampler,
 ) -> BaseSampler:
     """`sampler`, behind what is published if the sweep searches a learning rate."""
     file = options.prior_file
@@ -211,8 +219,13 @@ def _warm_start(
     tables, source = published.load(file)
     if RATE not in searched.distributions or options.directions != ["minimize"]:
         return sampler
-    parameters = published.parameters_of(base.model.name)
-    return WarmStart(sampler, Prior(tables), parameters, base.lora.rank, options.seed, source)
+    if AUTO in getattr(searched.distributions[RATE], "choices", ()):
+        raise BadInput(
+            f"{RATE}: auto is no value to search beside others; the first trial of a sweep that "
+            "starts from published sweeps is the rate that it stands for."
+        )
+    prior = Prior(tables)
+    return WarmStart(sampler, prior, base.model.name, setting, base.lora.rank, options.seed, source)
 
 
 def _scheduler(options: Settled, searched: space.SearchSpace, base: Settings) -> Scheduler | None:

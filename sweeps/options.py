@@ -8,12 +8,12 @@ from typing import Any
 
 from sft.config.schema import Settings
 from sft.errors import BadInput, nearest, not_one_of
+from sft.prior.published import PACKAGED
 from sft.record.checkpoints import DIRECTIONS
 from sft.record.metrics import known_direction
 from sweeps import pruners, samplers
 from sweeps.keys import SweeperKeys
 from sweeps.parameters import MOST_POINTS, is_endless
-from sweeps.prior.published import PACKAGED
 from sweeps.scheduling import NAMES
 from sweeps.scheduling.freeze_thaw import RANK, RATE
 from sweeps.space import SearchSpace

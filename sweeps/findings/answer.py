@@ -6,7 +6,7 @@ from sft.record.durations import duration
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Compared, Result, Results
 from sweeps.parameters import shown
-from sweeps.prior.warm_start import RANK
+from sweeps.samplers.warm_start import RANK
 
 
 def answer(results: Results, found: Importance | str | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from sft.past import bootstrap
 from sft.past.differences import Measured, why_not
 from sft.past.uncertainty import Interval, of_difference, of_mean
 from sft.record.examples import last_examples
-from sweeps.prior.warm_start import RANK
+from sweeps.samplers.warm_start import RANK
 from sweeps.study.ledger import ERROR, SURPLUS
 from sweeps.study.standing import DIVERGED
 
