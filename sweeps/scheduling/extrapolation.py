@@ -20,6 +20,7 @@ independent of what happened before. Shift, stretch, size and direction of the d
 not fitted but averaged over, each with its evidence.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,24 +35,27 @@ Cell = tuple[float, int]
 CAP = 0.10
 """Log excess up to which the prior tells cells apart."""
 SHIFTS = np.arange(-1.5, 1.501, 0.25)
-"""Decades of learning rate."""
+"""Decades by which the surface may be moved along the learning rate."""
 SHIFT_SCALE = 0.25
 STRETCHES = np.array([0.5, 1.0, 2.5, 6.0])
-"""Factors on the published excess: some data tell learning rates apart much more than others."""
-DRIFTS = (0.0, 0.3)
-"""Decades by which the best learning rate still rises from the start of the decay to its end."""
-NOISES = (0.002, 0.008)
-"""Standard deviation of a trial's final log value about its cell's, for a stretch of 1."""
-NO_NOISE = np.zeros(len(NOISES))
+"""Factors on all sizes: some data tell learning rates apart much more than the published ones."""
 STRETCH_SCALE = 0.8
-LEVEL, LEVEL_MOVES = 3.0, 1.0
+"""Standard deviation of the logarithm."""
+DRIFTS = (0.0, 0.3)
+"""Decades by which the best learning rate rises from the start of training to its end."""
+DRIFT_SIZES = (0.03, 0.06)
+"""Standard deviation of the drift from the start to the end, log value."""
 RATE_LENGTH, RANK_LENGTH = 0.6, 8.0
-"""Of the drift: decades of learning rate, octaves of rank."""
-DRIFT_SIZE = 0.03
-"""Standard deviation of the drift at the start, for a stretch of 1."""
+"""Over which it changes: decades of learning rate, octaves of rank."""
+NOISES = (0.002, 0.006, 0.02)
+"""Standard deviation of a trial's final log value about its cell's."""
 OTHERS_SIZE = 0.02
-"""Of what parameters other than learning rate and rank do, for a stretch of 1."""
+"""Of what parameters other than learning rate and rank do, log value."""
+LEVEL, LEVEL_MOVES = 3.0, 1.0
+"""How little is known of the level, and of its change between two fractions, log value."""
 JITTER = 1e-9
+SETTINGS = list(itertools.product(SHIFTS.tolist(), DRIFTS, NOISES, DRIFT_SIZES))
+"""What is averaged over, beside the stretch."""
 
 
 class Prior(Protocol):
@@ -85,7 +89,7 @@ class Extrapolation:
         self._prior = prior
         self._size = size
         self._places: dict[Cell, int] = {}  # of the cells that the prior was asked for
-        self._surfaces: list[tuple[np.ndarray, np.ndarray]] = []  # for each shift
+        self._surfaces: dict[float, tuple[np.ndarray, np.ndarray]] = {}  # of them, by shift
 
     def draw(
         self,
@@ -111,12 +115,11 @@ class Extrapolation:
             cells=every,
             others=others,
         )
-        # [shifts * drifts * noises, points] and [.., points, points]
         mean, covariance = self._before(points)
         weights = np.add.outer(
-            np.add.outer(np.repeat(-np.log1p((SHIFTS / SHIFT_SCALE) ** 2), len(DRIFTS)), NO_NOISE),
+            [-np.log1p((shift / SHIFT_SCALE) ** 2) for shift, *_ in SETTINGS],  # Cauchy
             -0.5 * (np.log(STRETCHES) / STRETCH_SCALE) ** 2,
-        ).reshape(len(mean), len(STRETCHES))
+        )
         level = LEVEL**2 + LEVEL_MOVES**2 * points.same_time[:n, :n] + JITTER * np.eye(n)
         factors = []
         for j, stretch in enumerate(STRETCHES):
@@ -143,31 +146,34 @@ class Extrapolation:
         return drawn
 
     def _before(self, points: "Points") -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance for a stretch of 1, without the level: a row for each setting."""
-        own = [
-            points.same_trial * (noise**2 + remaining(points.later, 2 * noise)) for noise in NOISES
-        ]
-        shared = OTHERS_SIZE**2 * points.others[
-            np.ix_(points.place, points.place)
-        ] + points.near * remaining(points.later, DRIFT_SIZE)
-        moved = [points.moved(drift) for drift in DRIFTS]
-        if not self._places.keys() >= {cell for cells in moved for cell in cells}:
-            grown = {
-                cell
-                for f in set(points.fraction.tolist())
-                for drift in DRIFTS
-                for cell in points.moved_to(f, drift)
-            }
-            every = sorted(grown)
+        """Mean [settings, n] and covariance [settings, n, n], but for the level and the stretch."""
+        at = {drift: points.moved(drift) for drift in DRIFTS}
+        if not self._places.keys() >= {cell for cells in at.values() for cell in cells}:
+            every = sorted({cell for drift in DRIFTS for cell in points.moved_anywhere(drift)})
             self._places = {cell: i for i, cell in enumerate(every)}
-            self._surfaces = [self._prior.before(every, self._size, s) for s in SHIFTS.tolist()]
-        means, covariances = [], []
-        at = [np.array([self._places[cell] for cell in cells]) for cells in moved]
-        for mean, covariance in self._surfaces:
-            for index in at:
-                for noise in own:
-                    means.append(mean[index])
-                    covariances.append(covariance[np.ix_(index, index)] + shared + noise)
+            self._surfaces = {
+                shift: self._prior.before(every, self._size, shift) for shift in SHIFTS.tolist()
+            }
+        index = {drift: np.array([self._places[cell] for cell in at[drift]]) for drift in DRIFTS}
+        others = OTHERS_SIZE**2 * points.others[np.ix_(points.place, points.place)]
+        rest = remaining(points.later)
+        spread = {
+            (noise, size): others
+            + points.same_trial * noise**2 * (1 + 4 * rest)
+            + points.near * size**2 * rest
+            for noise in NOISES
+            for size in DRIFT_SIZES
+        }
+        surfaces = {
+            (shift, drift): (mean[i], covariance[np.ix_(i, i)])
+            for shift, (mean, covariance) in self._surfaces.items()
+            for drift, i in index.items()
+        }
+        means = [surfaces[shift, drift][0] for shift, drift, _, _ in SETTINGS]
+        covariances = [
+            surfaces[shift, drift][1] + spread[noise, size]
+            for shift, drift, noise, size in SETTINGS
+        ]
         return np.array(means), np.array(covariances)
 
 
@@ -200,18 +206,22 @@ class Points:
         pairs = zip(self.place.tolist(), self.fraction.tolist(), strict=True)
         return [_moved(self.cells[place], f, drift) for place, f in pairs]
 
-    def moved_to(self, fraction: float, drift: float) -> list[Cell]:
-        """All cells, as they look at one fraction."""
-        return [_moved(cell, fraction, drift) for cell in self.cells]
+    def moved_anywhere(self, drift: float) -> set[Cell]:
+        """All cells, as they look at any of the fractions."""
+        fractions = set(self.fraction.tolist())
+        return {_moved(cell, f, drift) for cell in self.cells for f in fractions}
 
 
 def _moved(cell: Cell, fraction: float, drift: float) -> Cell:
     return float(f"{cell[0] * 10 ** (drift * (1 - fraction)):.5g}"), cell[1]
 
 
-def remaining(fraction: np.ndarray, size: float) -> np.ndarray:
-    """Variance that is still to come from a fraction to the end: most of it comes early."""
-    return size**2 * (1 - fraction) * 0.3 / (fraction + 0.3)
+def remaining(fraction: np.ndarray) -> np.ndarray:
+    """Share of the drift's variance that is still to come from a fraction on.
+
+    Most of it comes early: a quarter is left at 0.4 of a schedule.
+    """
+    return (1 - fraction) * 0.3 / (fraction + 0.3)
 
 
 def observe(trials: Sequence[Curve]) -> Observations:
