@@ -13,6 +13,7 @@ This is an index in the manner of Weitzman 1979, "Optimal Search for the Best Al
 boxes that open in two steps.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,8 @@ TOLERANCE = 0.003
 SETTLED = 0.005
 """A paused trial that less probably settles the sweep is not worth thawing."""
 DRAWS = 400
+MOST_TRIALS, MOST_CANDIDATES = 48, 48
+"""That one decision looks at: its time grows with the cube of them."""
 
 
 class FreezeThaw:
@@ -66,11 +69,12 @@ class FreezeThaw:
         money = purse(curves, limits, self.rungs)
         new = fresh(curves)
         may_start = len(curves) < limits.trials and money.pays(new, self.rungs[0])
-        trials = [c for c in curves if c.state is not State.FAILED]
-        tried = {cell_of(c) for c in curves}
-        left = [c for c in self._candidates if c not in tried] if may_start else []
+        trials = notable([c for c in curves if c.state is not State.FAILED], self.rungs[0])
+        # Whole numbers that change with every trial and evaluation.
+        rng = np.random.default_rng([self._seed, len(curves), sum(len(c.points) for c in curves)])
+        left = self._left(curves, rng) if may_start else []
         if trials and (left or any(c.state is State.PAUSED for c in trials)):
-            chance, excess = self._settling(trials, left, curves)
+            chance, excess = self._settling(trials, left, rng)
             # As long as nothing is complete or under way, something must be.
             least = SETTLED if any(c.state is not State.PAUSED for c in trials) else 0.0
             choices: list[tuple[float, float, Start | Thaw]] = []
@@ -89,17 +93,45 @@ class FreezeThaw:
                 return max(choices, key=lambda choice: choice[:2])[2]
         return Start(self.rungs[0]) if may_start else None
 
+    def _left(self, curves: Sequence[Curve], rng: np.random.Generator) -> list[Cell]:
+        """Candidates not tried yet; of very many, some at random."""
+        tried = {cell_of(c) for c in curves}
+        left = [c for c in self._candidates if c not in tried]
+        if len(left) <= MOST_CANDIDATES:
+            return left
+        return [left[i] for i in rng.choice(len(left), MOST_CANDIDATES, replace=False)]
+
     def _settling(
-        self, trials: Sequence[Curve], left: Sequence[Cell], curves: Sequence[Curve]
+        self, trials: Sequence[Curve], left: Sequence[Cell], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """[trials + left]: how probably each settles the sweep, and its expected log excess."""
-        # Whole numbers that change with every trial and evaluation.
-        rng = np.random.default_rng([self._seed, len(curves), sum(len(c.points) for c in curves)])
         cells = [cell_of(c) for c in trials]
         draws = self._extrapolation.draw(trials, cells, left, rng, DRAWS)
         covered = np.zeros(len(trials) + len(left), bool)
         covered[: len(trials)] = [c.state in (State.COMPLETE, State.RUNNING) for c in trials]
         return chances(draws, covered), (draws - draws.min(axis=1, keepdims=True)).mean(axis=0)
+
+
+def notable(trials: Sequence[Curve], rung: float) -> list[Curve]:
+    """The trials that a decision looks at: of very many, the best complete ones and the best others
+    at their first rung."""
+    if len(trials) <= MOST_TRIALS:
+        return list(trials)
+    ended = [c for c in trials if c.final is not None]
+    others = [c for c in trials if c.final is None]
+    ended.sort(key=lambda c: (c.final, c.number))
+    early = {c.number: c.reached(rung) for c in others}
+    others.sort(
+        key=lambda c: (
+            c.state is not State.RUNNING,
+            c.state is State.DIVERGED,
+            math.inf if early[c.number] is None else early[c.number],
+            c.number,
+        )
+    )
+    kept = ended[: MOST_TRIALS // 2]
+    kept += others[: MOST_TRIALS - len(kept)]
+    return sorted(kept, key=lambda c: c.number)
 
 
 def chances(draws: np.ndarray, covered: np.ndarray) -> np.ndarray:
