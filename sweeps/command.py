@@ -28,6 +28,7 @@ from sft.config.schema import AUTO, Settings
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
 from sft.prior import published
+from sft.prior.first_guess import first_guess
 from sft.prior.prior import Prior
 from sft.prior.setting import PUBLISHED, Setting
 from sft.record.metrics import contrary
@@ -99,7 +100,7 @@ async def _run(
             alive,
             searched.distributions,
             options.n_trials,
-            _scheduler(options, searched, base),
+            _scheduler(options, searched, base, _setting(options, base, known.facts["steps"])),
             known.tokens or 1,
             options.max_tokens,
         )
@@ -176,9 +177,7 @@ def _open(
     made = not folder.exists()
     try:
         sampler = samplers.make(options.sampler, searched.distributions, options.seed)
-        # Tables of the user's own are of runs like the user's.
-        ours = options.prior_file == published.PACKAGED
-        setting = Setting(base.batch_size, facts["steps"]) if ours else PUBLISHED
+        setting = _setting(options, base, facts["steps"])
         sampler = _warm_start(options, searched, base, setting, sampler)
         study = storage.open_study(
             options.study_name,
@@ -194,6 +193,12 @@ def _open(
         raise
     folder.mkdir(parents=True, exist_ok=True)
     return study
+
+
+def _setting(options: Settled, base: Settings, steps: int) -> Setting:
+    """Length and batch size of the trials; tables of the user's own are of runs like the user's."""
+    own = options.prior_file not in (None, published.PACKAGED)
+    return PUBLISHED if own else Setting(base.batch_size, steps)
 
 
 def _pruner(options: Settled, steps: int) -> optuna.pruners.BasePruner:
@@ -228,18 +233,31 @@ def _warm_start(
     return WarmStart(sampler, prior, base.model.name, setting, base.lora.rank, options.seed, source)
 
 
-def _scheduler(options: Settled, searched: space.SearchSpace, base: Settings) -> Scheduler | None:
+def _scheduler(
+    options: Settled, searched: space.SearchSpace, base: Settings, setting: Setting
+) -> Scheduler | None:
     """Who trains next; None: new trials alone."""
     if options.scheduler == "none":
         return None
     if options.scheduler == "asha":
         return Asha()
     file = options.prior_file or published.PACKAGED
-    parameters = published.parameters_of(base.model.name)
-    candidates = cells(searched.distributions, base.lora.rank, base.lr)
-    fixed = base.lr, base.lora.rank
-    prior = Prior(published.load(file)[0])
-    return FreezeThaw(prior, parameters, candidates, options.seed, fixed=fixed)
+    fixed = _rate(base, setting), base.lora.rank
+    candidates = cells(searched.distributions, fixed[1], fixed[0])
+    prior, model = Prior(published.load(file)[0]), base.model.name
+    return FreezeThaw(
+        lambda cells, shift: prior.before(cells, model, setting, shift),
+        candidates,
+        options.seed,
+        fixed=fixed,
+    )
+
+
+def _rate(base: Settings, setting: Setting) -> float:
+    """The learning rate of trials that do not search it."""
+    if base.lr == AUTO:
+        return first_guess(base.model.name, base.lora.rank, setting).lr
+    return float(base.lr)
 
 
 def _enqueue(options: Settled, study: optuna.Study) -> None:

@@ -62,6 +62,16 @@ class Prior:
         draws = _draws(np.random.default_rng(0), DRAWS // 5, *self._known(model, setting))
         return self._excess(cells, draws).mean(axis=0)
 
+    def before(
+        self, cells: Sequence[Cell], model: str, setting: Setting = PUBLISHED, shift: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [cells] and covariance [cells, cells] of the excess before the first trial, if the
+        best rate lies `shift` decades above what is known of the model."""
+        mean, spread = self._known(model, setting)
+        mean[RATE] += shift
+        excess = self._excess(cells, _draws(np.random.default_rng(0), DRAWS // 5, mean, spread))
+        return excess.mean(axis=0), np.cov(excess.T).reshape(len(cells), len(cells))
+
     def sample(
         self,
         cells: Sequence[Cell],

@@ -21,8 +21,7 @@ not fitted but averaged over, each with its evidence.
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -56,27 +55,20 @@ SETTINGS = list(itertools.product(SHIFTS.tolist(), DRIFTS, NOISES, DRIFT_SIZES))
 """What is averaged over, beside the stretch."""
 
 
-class Prior(Protocol):
-    """What published sweeps say of the excess of cells."""
-
-    def before(
-        self, cells: Sequence[Cell], parameters: float | None, shift: float = 0.0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [cells] and covariance [cells, cells] of a model's excess."""
-        ...
+Surface = Callable[[Sequence[Cell], float], tuple[np.ndarray, np.ndarray]]
+"""What published sweeps say of cells, if the best learning rate lies so many decades higher: mean
+[cells] and covariance [cells, cells] of their log excess."""
 
 
 class Extrapolation:
     """Final log values of trials and of cells without a trial.
 
     Args:
-        prior: of the excess.
-        size: billions of parameters of the model, None if unknown.
+        surface: what is published of the excess.
     """
 
-    def __init__(self, prior: Prior, size: float | None):
-        self._prior = prior
-        self._size = size
+    def __init__(self, surface: Surface):
+        self._surface = surface
 
     def draw(
         self,
@@ -126,7 +118,7 @@ class Extrapolation:
         places = {cell: place for place, cell in enumerate(every)}
         surfaces = {}
         for shift in SHIFTS.tolist():
-            mean, covariance = self._prior.before(every, self._size, shift)
+            mean, covariance = self._surface(every, shift)
             for drift, cells in moved.items():
                 at = np.array([places[cell] for cell in cells])
                 surfaces[shift, drift] = mean[at], covariance[np.ix_(at, at)]

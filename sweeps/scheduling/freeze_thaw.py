@@ -20,7 +20,7 @@ import numpy as np
 
 from sweeps.scheduling.base import Limits, Start, Thaw, fresh, purse, tokens_to
 from sweeps.scheduling.curves import Curve, State, next_rung
-from sweeps.scheduling.extrapolation import Cell, Extrapolation, Prior
+from sweeps.scheduling.extrapolation import Cell, Extrapolation, Surface
 
 RATE, RANK = "lr", "lora.rank"
 RUNGS = (0.125, 0.25, 0.5, 1.0)
@@ -41,10 +41,9 @@ class FreezeThaw:
     again, as they always are without candidates.
 
     Args:
-        prior: of the excess over learning rate and rank.
-        size: billions of parameters of the model, None if unknown.
-        candidates: cells that new trials may have; a parameter that the sweep does not search has
-            one value in all of them.
+        surface: what is published of the excess over learning rate and rank.
+        candidates: cells that new trials may have.
+        fixed: the learning rate and the rank of all trials, if the sweep does not search them.
         seed: of the draws. A decision depends on it, the curves and the limits alone.
         rungs: fractions of a trial's schedule, rising to 1. Best where there are evaluations: a
             trial pauses at its first one at a rung or behind it.
@@ -52,16 +51,17 @@ class FreezeThaw:
 
     def __init__(
         self,
-        prior: Prior,
-        size: float | None,
+        surface: Surface,
         candidates: Sequence[Cell],
         seed: int,
         rungs: Sequence[float] = RUNGS,
+        fixed: Cell = (1e-4, 32),
     ):
+        self._fixed = fixed
         self.rungs = tuple(rungs)
         if not rungs or self.rungs[-1] != 1 or list(rungs) != sorted({r for r in rungs if r > 0}):
             raise ValueError(f"rungs={self.rungs}: expected fractions above 0 that rise to 1.")
-        self._extrapolation = Extrapolation(prior, size)
+        self._extrapolation = Extrapolation(surface)
         self._candidates = list(dict.fromkeys(candidates))
         self._seed = seed
 
@@ -95,7 +95,7 @@ class FreezeThaw:
 
     def _left(self, curves: Sequence[Curve], rng: np.random.Generator) -> list[Cell]:
         """Candidates not tried yet; of very many, some at random."""
-        tried = {cell_of(c) for c in curves}
+        tried = {self._cell(c) for c in curves}
         left = [c for c in self._candidates if c not in tried]
         if len(left) <= MOST_CANDIDATES:
             return left
@@ -105,11 +105,18 @@ class FreezeThaw:
         self, trials: Sequence[Curve], left: Sequence[Cell], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """[trials + left]: how probably each settles the sweep, and its expected log excess."""
-        cells = [cell_of(c) for c in trials]
+        cells = [self._cell(c) for c in trials]
         draws = self._extrapolation.draw(trials, cells, left, rng, DRAWS)
         covered = np.zeros(len(trials) + len(left), bool)
         covered[: len(trials)] = [c.state in (State.COMPLETE, State.RUNNING) for c in trials]
         return chances(draws, covered), (draws - draws.min(axis=1, keepdims=True)).mean(axis=0)
+
+    def _cell(self, curve: Curve) -> Cell:
+        rate, rank = (
+            value if isinstance(value := curve.parameters.get(name), int | float) else fixed
+            for name, fixed in zip((RATE, RANK), self._fixed, strict=True)
+        )
+        return float(rate), int(rank)
 
 
 def notable(trials: Sequence[Curve], rung: float) -> list[Curve]:
@@ -143,12 +150,3 @@ def chances(draws: np.ndarray, covered: np.ndarray) -> np.ndarray:
     """
     good = draws <= draws.min(axis=1, keepdims=True) + TOLERANCE
     return (good & ~good[:, covered].any(axis=1, keepdims=True)).mean(axis=0)
-
-
-def cell_of(curve: Curve) -> Cell:
-    """The learning rate and the rank of a trial; any, if the sweep does not search them."""
-    rate, rank = curve.parameters.get(RATE), curve.parameters.get(RANK)
-    return (
-        float(rate) if isinstance(rate, int | float) else 1e-4,
-        int(rank) if isinstance(rank, int | float) else 32,
-    )

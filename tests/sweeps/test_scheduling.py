@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sweeps.prior.published import load
-from sweeps.prior.response import Prior
+from sft.prior.prior import published
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Limits, Start, Thaw
 from sweeps.scheduling.curves import Curve, Point, State, named, spent
@@ -18,7 +17,6 @@ RATES, RANKS = (1e-4, 3e-4, 1e-3, 3e-3), (4, 32)
 CELLS = [(rate, rank) for rate in RATES for rank in RANKS]
 WHOLE = 800
 EVERY = WHOLE // 8
-PRIOR = Prior(load()[0][:4])
 
 
 def curve(number, *values, state=State.PAUSED, whole=WHOLE, every=EVERY, cell=(3e-4, 32), **others):
@@ -33,8 +31,12 @@ def value(cell, fraction):
     return 2.0 * math.exp(0.05 * distance + 0.3 * (1 - fraction))
 
 
+def surface(cells, shift):
+    return published().before(cells, "Qwen/Qwen3-8B", shift=shift)
+
+
 def freeze_thaw(seed=0):
-    return FreezeThaw(PRIOR, None, CELLS, seed)
+    return FreezeThaw(surface, CELLS, seed)
 
 
 def sweep(scheduler, limits, jobs=1, diverges=(), cells=CELLS):
