@@ -15,6 +15,9 @@ from sweeps.parameters import MOST_POINTS, is_endless
 from sweeps.prior.published import PACKAGED
 from sweeps.space import SearchSpace
 
+AUTO = "auto"
+EXTEND = (False, True, AUTO)
+
 
 @dataclass
 class Options(SweeperKeys):
@@ -69,6 +72,8 @@ class Options(SweeperKeys):
                 "hydra.sweeper.pruner_min_steps: asha needs to know after how many steps it may "
                 "first prune; give for instance a tenth of the steps of a run."
             )
+        if self.extend not in EXTEND:
+            raise not_one_of("hydra.sweeper.extend", self.extend, ("false", "true", AUTO))
         scheduling.make(self.scheduler, self.seed)
         if self.scheduler != "none":
             self._check_scheduler(f"hydra.sweeper.scheduler={self.scheduler}")
