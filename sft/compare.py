@@ -1,6 +1,7 @@
 """`python -m sft.compare RUN RUN…`: what differs between runs, and how sure that is.
 
 python -m sft.compare RUN RUN                 # any two or more runs
+python -m sft.compare RUN RUN --checkpoint best   # as they were at their best checkpoints
 python -m sft.compare --last 5                # the newest under outputs/
 python -m sft.compare --sweep STUDY           # the trials of a sweep
 python -m sft.compare --last 5 --html page.html   # with interactive curves, opens offline
@@ -33,15 +34,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", help=WORDS)
     parser.add_argument("--last", type=int, metavar="N", help="the N newest runs under outputs/")
     parser.add_argument("--sweep", metavar="STUDY", help="the trials of a sweep")
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="compare the runs up to it: best, last or a name"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     options = parser.parse_args(argv)
     found = [find(word, options.uri) for word in options.runs]
     found += _trials(options.sweep, options.uri) if options.sweep else []
     found += _newest(options.last) if options.last is not None else []
-    runs = [read_run(run) for run in found]
-    if len(runs) < 2:
-        raise BadInput(f"there are {len(runs)} runs to compare; name two or more")
+    if len(found) < 2:
+        raise BadInput(f"there are {len(found)} runs to compare; name two or more")
+    runs = [read_run(run, options.checkpoint) for run in found]
     tell_apart(runs)
     print_comparison(runs)
     if options.html:

@@ -24,9 +24,11 @@ from sft.evaluation.interface import (
     EvaluatorBuilder,
     check_names,
     claim,
+    examples_of,
     gather_bounded,
     name_of,
     numbers,
+    table_of,
 )
 from sft.evaluation.match import MatchBuilder, MatchEvaluator
 from sft.evaluation.nll import NLLEvaluator, full_sequence
@@ -53,11 +55,13 @@ __all__ = [
     "answer_text",
     "check_names",
     "claim",
+    "examples_of",
     "full_sequence",
     "gather_bounded",
     "held_out_prompts",
     "name_of",
     "numbers",
+    "table_of",
 ]
 
 BUILDERS: dict[str, type[EvaluatorBuilder]] = {

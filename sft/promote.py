@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 MAX_TAG = 100_000
 """Characters of a version's tag."""
-ALIAS = re.compile(r"(?![vV]\d+$)(?!latest$)[\w-]{1,255}", re.ASCII | re.IGNORECASE)
-NAME = re.compile(r"(?!\.\.?$)[^/:@'\"%\s][^/:@'\"%]{0,249}")
+ALIAS = re.compile(r"(?![vV]\d+$)(?!latest$)[\w-]+", re.ASCII | re.IGNORECASE)
+NAME = re.compile(r"(?!\.\.?$)[^/:@'\"%\s][^/:@'\"%]*")
+LONGEST = {"name": 250, "alias": 255}
+"""Characters that MLflow takes."""
 
 
 @command("sft.promote")
@@ -105,6 +107,11 @@ def parsed(model: str) -> tuple[str, str | None]:
             f"--as: '{alias}' cannot be an alias; expected letters, digits, _ and -, such as "
             f"{name}@champion, and neither latest nor v1, which MLflow keeps for itself"
         )
+    for what, given in (("name", name), ("alias", alias)):
+        if len(given) > LONGEST[what]:
+            raise BadInput(
+                f"--as: the {what} has {len(given)} characters; MLflow takes up to {LONGEST[what]}"
+            )
     return name, alias if at else None
 
 

@@ -10,6 +10,7 @@ MLflow missed of any run is sent. `python -m sft.resume RUN` continues such a ru
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     directories = list(find_runs(options.folders or [FOLDER]))
     for folder in options.folders:
         if not folder.exists():
-            raise BadInput(f"{folder}: there is no such folder")
+            in_mlflow = re.match(r"(models|runs):/|[0-9a-f]{32}$", str(folder))
+            what = "is a name in MLflow" if in_mlflow else "there is no such folder"
+            raise BadInput(f"{folder}: {what}; expected folders to look in (default: {FOLDER}/)")
     for directory in directories:
         if close(directory):
             print(f"closed as KILLED: {directory}")

@@ -23,7 +23,7 @@ from typing import Any
 
 from sft.config.data import inventory
 from sft.config.day import on_its_day, with_day
-from sft.config.saved import completed, from_train
+from sft.config.saved import completed, directed, from_train
 from sft.config.secrets import without_secrets
 from sft.config.training import Config
 from sft.data.mixing.dataset import of_streams
@@ -71,7 +71,7 @@ async def main(
     """
     # A missing key is said before minutes of reading; a service of one's own starts after them.
     api = await Service.reach(config.base_url) if service is None else None
-    config = on_its_day(config)
+    config = directed(on_its_day(config))
     plan = await Plan.make(config)
     without_effect = effects.check(config, plan)
     async with AsyncExitStack() as stack:

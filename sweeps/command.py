@@ -26,9 +26,10 @@ from sft.config.compose import from_environment
 from sft.config.schema import Settings
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
+from sft.record.metrics import contrary
 from sft.secrets import mask_urls
 from sft.tracking import trackers
-from sweeps import display, preflight, pruners, report, samplers, scheduling, space
+from sweeps import display, preflight, pruners, report, samplers, space
 from sweeps.composing import Composer
 from sweeps.findings import edge
 from sweeps.findings.results import Results
@@ -38,7 +39,10 @@ from sweeps.parameters import describe_space, stages
 from sweeps.parent import Parent
 from sweeps.prior import published
 from sweeps.prior.response import Prior
-from sweeps.prior.warm_start import RATE, WarmStart
+from sweeps.prior.warm_start import RATE, WarmStart, cells
+from sweeps.scheduling.asha import Asha
+from sweeps.scheduling.base import Scheduler
+from sweeps.scheduling.freeze_thaw import FreezeThaw
 from sweeps.study import liveness, storage, wider
 from sweeps.study.ledger import COUNTED, Ledger
 from sweeps.sweeper import Budget, Sweep, closing_words
@@ -115,6 +119,7 @@ def _taken_up(options: Options, composer: Composer) -> tuple[Options, Composer]:
 def _stage(options: Options, composer: Composer, signals: Signals) -> int:
     settings = preflight.check_space(composer)
     settled = options.settle(composer.searched).of_runs(settings[0])
+    settled.check_curves(composer.searched)
     return asyncio.run(_run(settled, composer, settings, signals))
 
 
@@ -143,7 +148,7 @@ async def _run(
             alive,
             searched.distributions,
             options.n_trials,
-            scheduling.make(options.scheduler, options.seed),
+            _scheduler(options, searched, base),
             known.tokens or 1,
             options.max_tokens,
         )
@@ -260,6 +265,20 @@ def _warm_start(
     return WarmStart(sampler, Prior(tables), parameters, base.lora.rank, options.seed, source)
 
 
+def _scheduler(options: Settled, searched: space.SearchSpace, base: Settings) -> Scheduler | None:
+    """Who trains next; None: new trials alone."""
+    if options.scheduler == "none":
+        return None
+    if options.scheduler == "asha":
+        return Asha()
+    file = options.prior_file or published.PACKAGED
+    parameters = published.parameters_of(base.model.name)
+    candidates = cells(searched.distributions, base.lora.rank, base.lr)
+    fixed = base.lr, base.lora.rank
+    prior = Prior(published.load(file)[0])
+    return FreezeThaw(prior, parameters, candidates, options.seed, fixed=fixed)
+
+
 def _enqueue(options: Settled, study: optuna.Study) -> None:
     """The user's own trials first, once; later what lies beyond an edge, if that is asked for."""
     first = list(options.enqueue)
@@ -331,6 +350,14 @@ def _banner(
         f"  {options.n_trials} trials{repeats}, {options.n_jobs} at a time; sampler "
         f"{options.sampler}, {ending}; {base.model.name}"
     )
+    ends = {"minimize": "lowest", "maximize": "highest"}
+    compared = list(zip(options.metrics, options.directions, strict=True))
+    lines.append(f"  best: {', '.join(f'{ends[of]} {metric}' for metric, of in compared)}")
+    lines += [f"  {line}" for metric, of in compared for line in contrary(metric, of)]
+    if options.extend == AUTO:
+        began = searched.began or searched.distributions
+        grid = options.sampler == "grid"
+        lines.append(f"  {edge.describe_bounds(began, options.n_trials, grid)}")
     lines.append(f"  tracking: {describe_tracking(base, variables)}")
     if tokens:
         left = max(0, options.n_trials - there)

@@ -12,7 +12,7 @@ from sft.errors import BadInput, nearest
 from sft.record.metrics import TRAINING_METRICS
 from sft.run.plan import Plan
 from sweeps.keys import SweeperKeys
-from sweeps.options import Settled
+from sweeps.options import AUTO, Settled
 from sweeps.prior.warm_start import RATE
 from sweeps.pruners import FINISHED_BEFORE_MEDIAN
 from sweeps.space import SearchSpace
@@ -22,10 +22,20 @@ Row = tuple[object, str, str]
 
 
 def check_metrics(options: Settled, settings: Settings, plan: Plan) -> None:
-    """Refuse a metric that no trial with these settings will have. Raises `BadInput`."""
+    """Refuse a metric that no trial with these settings will have, and one of which nobody says
+    whether less or more is better. Raises `BadInput`."""
     measured = plan.metrics()
-    if measured is None:  # an evaluator that does not say what it measures
-        return
+    if measured is not None:  # all evaluators say what they measure
+        _check_measured(options, settings, plan, measured)
+    for metric, direction in zip(options.metrics, options.directions, strict=True):
+        if direction is None:
+            raise BadInput(
+                f"hydra.sweeper.direction: the name of {metric} does not tell whether less or more "
+                "of it is better; give minimize or maximize, one for each metric."
+            )
+
+
+def _check_measured(options: Settled, settings: Settings, plan: Plan, measured: set[str]) -> None:
     numbers = {name for name, value in dotted_values(settings) if isinstance(value, int | float)}
     known = measured | {"tokens", "seconds"} | numbers
     for metric in options.metrics:
@@ -119,6 +129,11 @@ def _rows(options: Settled, searched: SearchSpace) -> list[Row]:
             options.seed != default.seed and options.sampler == "grid",
             "seed",
             "is of the sampler, and a grid draws nothing; the runs' own is seed",
+        ),
+        (
+            options.extend == AUTO and len(options.metrics) > 1,
+            "extend",
+            "with several metrics there is no single best trial that lies on an edge",
         ),
         (
             options.repeats > 1 and seeds,

@@ -27,7 +27,7 @@ from sweeps.composing import Composer
 from sweeps.display import PlainLines
 from sweeps.study import liveness, storage
 from sweeps.study.endings import Ending
-from sweeps.study.ledger import ERROR, Ledger, Turn
+from sweeps.study.ledger import ERROR, Ledger, Turn, checkpoints
 from sweeps.study.liveness import PAUSED, is_paused
 from sweeps.study.standing import DIVERGED
 from sweeps.sweeper import LOOK_AGAIN, Sweep
@@ -169,7 +169,9 @@ async def _run(
         trial = await ledger.call(ledger.opened, frozen)
         await ledger.call(ledger.adopt, trial)
         shared = Shared(common, ledger, PlainLines(common.metrics[0], True, 1))
-        ending = await _heedful(TrialRun(shared, Turn(trial, until), settings), signals)
+        ending = await _heedful(
+            TrialRun(shared, Turn(trial, until, checkpoints(frozen)), settings), signals
+        )
         await asyncio.to_thread(trackers.flush, 30.0)
         return ending
     finally:

@@ -45,7 +45,7 @@ class SweeperKeys:
     direction: Any = key(
         None,
         "minimize or maximize: one for all, or a list; null: the runs' `direction` of their own "
-        "`metric`, else minimize",
+        "`metric`, else as its name tells; minimize if it is not of an evaluation",
     )
     scheduler: str = key(
         "none",

@@ -9,10 +9,13 @@ from typing import Any
 from sft.config.schema import Settings
 from sft.errors import BadInput, nearest, not_one_of
 from sft.record.checkpoints import DIRECTIONS
-from sweeps import pruners, samplers, scheduling
+from sft.record.metrics import known_direction
+from sweeps import pruners, samplers
 from sweeps.keys import SweeperKeys
 from sweeps.parameters import MOST_POINTS, is_endless
 from sweeps.prior.published import PACKAGED
+from sweeps.scheduling import NAMES
+from sweeps.scheduling.freeze_thaw import RANK, RATE
 from sweeps.space import SearchSpace
 
 AUTO = "auto"
@@ -74,7 +77,8 @@ class Options(SweeperKeys):
             )
         if self.extend not in EXTEND:
             raise not_one_of("hydra.sweeper.extend", self.extend, ("false", "true", AUTO))
-        scheduling.make(self.scheduler, self.seed)
+        if self.scheduler not in NAMES:
+            raise not_one_of("hydra.sweeper.scheduler", self.scheduler, NAMES)
         if self.scheduler != "none":
             self._check_scheduler(f"hydra.sweeper.scheduler={self.scheduler}")
         name = self.study_name
@@ -95,11 +99,27 @@ class Options(SweeperKeys):
                 "them."
             )
 
+    def check_curves(self, space: SearchSpace) -> None:
+        """Refuse curves that cannot be extrapolated. Raises `BadInput`."""
+        if self.scheduler != "freeze_thaw":
+            return
+        if not {RATE, RANK} & space.distributions.keys():
+            raise BadInput(
+                f"hydra.sweeper.scheduler=freeze_thaw: extrapolates over {RATE} and {RANK}, and "
+                "the sweep varies neither; use scheduler=asha, which compares at rungs alone."
+            )
+        if self.directions[0] != "minimize":
+            raise BadInput(
+                "hydra.sweeper.scheduler=freeze_thaw: extrapolates a metric that is minimized, as "
+                "NLL is; use scheduler=asha."
+            )
+
     def settle(self, space: SearchSpace) -> "Settled":
         """These options, with what follows from the space filled in. Raises `BadInput`."""
         points, sampler, n_trials, beyond = space.points, self.sampler, self.n_trials, 0
         if sampler is None:
-            sampler = "tpe" if points is None or n_trials is not None else "grid"
+            whole = points is not None and n_trials is None
+            sampler = "grid" if whole and self.scheduler != "freeze_thaw" else "tpe"
         samplers.make(sampler, space.distributions, self.seed)  # refuses what cannot be
         if points is not None:
             beyond = max(0, (n_trials or 0) - len(points))
@@ -113,6 +133,11 @@ class Options(SweeperKeys):
             )
             raise BadInput(
                 f"hydra.sweeper.n_trials: is needed, since {reason}; add hydra.sweeper.n_trials=20."
+            )
+        if sampler == "grid" and self.scheduler == "freeze_thaw":
+            raise BadInput(
+                "hydra.sweeper.sampler=grid: has an order of its own, and scheduler=freeze_thaw "
+                "chooses who is next; leave the sampler out, or use scheduler=asha."
             )
         if sampler == "grid" and self.enqueue:
             raise BadInput("hydra.sweeper.enqueue: a grid runs every combination anyway.")
@@ -167,12 +192,19 @@ class Settled(Options):
     """Trials that were asked for and have no point of the space left."""
 
     def of_runs(self, base: Settings) -> "Settled":
-        """With what the runs say themselves if the sweep does not: what is compared."""
-        if self.metric is None:
-            direction = base.direction if self.direction is None else self.direction
-            return replace(self, metric=base.metric, direction=direction)
-        # The runs' own direction is of their own metric.
-        return replace(self, direction=self.direction or "minimize")
+        """With what the runs say themselves if the sweep does not: what is compared, and whether
+        less or more of it is better; null where neither they nor its name tell."""
+        metrics = [base.metric] if self.metric is None else self.metrics
+        directions = [
+            given or (base.direction if metric == base.metric else None) or _direction_of(metric)
+            for metric, given in zip(metrics, self.directions, strict=True)
+        ]
+        return replace(self, metric=metrics, direction=directions)
+
+
+def _direction_of(metric: str) -> str | None:
+    """That of a metric of which nobody says it: what is not of an evaluation is a cost."""
+    return known_direction(metric) or (None if metric.startswith("eval/") else "minimize")
 
 
 def default_name(space: SearchSpace) -> str:

@@ -56,8 +56,8 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
         values = [f"{value:.4f}" for value in trial.values] or [""] * len(results.metrics)
         if repeated:
             values.insert(1, str(trial.interval) if trial.repeats else "")
-        if against:
-            values.append(_verdict(trial, best, against.get(trial.number)))
+        if against and best:
+            values.append(_verdict(results, trial, best, against.get(trial.number)))
         rows.append(
             [
                 str(trial.number),
@@ -72,10 +72,10 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _verdict(trial: Result, best: Result | None, compared: Compared | None) -> str:
+def _verdict(results: Results, trial: Result, best: Result, compared: Compared | None) -> str:
     """What is known of a trial beside the best one."""
-    if trial is best:
-        return "the best"
+    if trial in (equal := results.as_good(best)):
+        return "the same" if len(equal) > 1 else "the best"
     if compared is None or compared.interval is None:
         return ""
     if not compared.is_worse:

@@ -16,11 +16,12 @@ from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.hooks import BaseHook, Hook, Run, RunResult, Status
 from sft.record import metrics
+from sft.record.checkpoints import CheckpointRecord
 from sft.tracking import trackers
 from sft.tracking.hook import PARENT_RUN
 from sweeps.display import Display
 from sweeps.study.endings import Ending, Outcome, judge, value_of
-from sweeps.study.ledger import ERROR, Ledger, Turn
+from sweeps.study.ledger import ERROR, Ledger, Turn, saved_as
 from sweeps.study.standing import DIVERGED, STEPS
 
 # What is tried once more, by the name that RunResult.error begins with: errors of the service or
@@ -80,6 +81,8 @@ class TrialRun:
         self.trial = turn.trial
         self.number = turn.trial.number
         self.until = turn.until
+        self._saved = turn.saved
+        self._noted: dict[int, int] = {}  # repeat -> step of its last checkpoint
         self.tokens = 0
         self._stood_at = 0
         """The step of a pause at which nothing was measured."""
@@ -171,11 +174,18 @@ class TrialRun:
         return self.common.folder / name
 
     def _settings_of(self, repeat: int, directory: Path) -> Settings:
-        """The run's own saved config if it has begun: what a run is does not change on the way."""
+        """The run's own saved config if it has begun: what a run is does not change on the way.
+
+        A run that began on another machine goes on from its last checkpoint.
+        """
         saved = directory / "config.yaml"
         if saved.exists():
             return from_saved(read_yaml(saved), str(saved))
         settings = self._settings
+        if (elsewhere := self._saved.get(str(repeat))) is not None:
+            start = {"load": elsewhere["path"], "step": elsewhere["step"]}
+            checkpoint = dataclasses.replace(settings.checkpoint, **start)
+            settings = dataclasses.replace(settings, checkpoint=checkpoint)
         return dataclasses.replace(
             settings,
             run_name=naming.joined(
@@ -212,6 +222,15 @@ class TrialRun:
             return None
         step = max(math.ceil(self.until * steps / every), self._stood_at // every + 1) * every
         return step if step < steps else None
+
+    def saved(self, repeat: int, record: CheckpointRecord) -> None:
+        """Note a checkpoint, for another machine that may have to go on from it."""
+        if record.step < self._noted.get(repeat, 0):
+            return  # an earlier one, which has got its evaluation
+        self._noted[repeat] = record.step
+        ledger = self.shared.ledger
+        fact = saved_as(repeat, record.state_path, record.step)
+        self._reports.append(asyncio.ensure_future(ledger.call(ledger.note, self.trial, fact)))
 
     def progressed(self, step: int, row: dict[str, float]) -> None:
         """A run has computed a step."""
@@ -322,6 +341,9 @@ class _Follower(BaseHook):
 
     def on_metrics(self, step: int, row: dict[str, float], timestamp_ms: int) -> None:
         self._trial.measured(self._repeat, step, row)
+
+    def on_checkpoint(self, record: CheckpointRecord) -> None:
+        self._trial.saved(self._repeat, record)
 
     def on_message(self, text: str) -> None:
         self._trial.shared.display.message(f"trial {self._trial.number}: {text}")

@@ -46,9 +46,16 @@ class LikelyBuilder(EvaluatorBuilder):
         return Likely(self.token)
 
 
+@dataclass
+class InMode(LikelyBuilder):
+    mode: str = "first"
+    other: str | None = None
+
+
 class NotADataclass(EvaluatorBuilder):
     token: int = 65
 """
+IN_MODE = "evaluators.builder=my_eval:InMode"
 ON = ["evaluators.builder=my_eval:LikelyBuilder", "evaluators.args.token=70"]
 
 
@@ -118,6 +125,13 @@ def test_several_evaluators_come_back_from_the_saved_config(here):
         (["evaluators.builder=my_evil:X"], ["there is no module 'my_evil'"]),
         (["evaluators.builder=os:system"], ["not a subclass of sft.evaluators.EvaluatorBuilder"]),
         (["evaluators.builder=my_eval:NotADataclass"], ["write @dataclass above it"]),
+        (
+            [IN_MODE, "evaluators.args.mode=nan"],
+            ["args.mode: nan is not text", "quotes"],
+        ),
+        ([IN_MODE, "evaluators.args.mode=1.50"], ["evaluators.args.mode: 1.5 is not text"]),
+        ([IN_MODE, "evaluators.args.other=true"], ["evaluators.args.other: True is not text"]),
+        (["evaluators=match", "evaluators.args.path=inf"], ["evaluators.args.path: inf is not"]),
         ([ON[0], "evaluators.args.tokn=1"], ["evaluators.args.tokn", "did you mean 'token'"]),
         (["evaluators.args.token=1"], ["evaluators.builder", "is missing"]),
         (["evaluators.further=[{build: x}]"], ["evaluators.further[0].build", "did you mean"]),
@@ -131,9 +145,16 @@ def test_a_builder_that_cannot_be_had_is_bad_input_that_names_its_key(here, over
     assert all(word in str(error.value) for word in words)
 
 
+def test_a_text_that_looks_like_a_number_is_text_in_quotes(here):
+    settings = compose([IN_MODE, "evaluators.args.mode='nan'", "evaluators.args.other=12"])
+    builder = evaluators.of_settings(settings, common_config(settings))
+    [judge] = builder["infrequent_evaluator_builders"]
+    assert (judge.mode, judge.other) == ("nan", "12")
+
+
 def test_a_config_from_elsewhere_may_import_no_evaluator(here):
     saved = to_saved(compose([f"evaluators.further=[{{builder: {ON[0].partition('=')[2]}}}]"]))
-    with pytest.raises(BadInput, match="evaluators.builder would import 'my_eval:LikelyBuilder'"):
+    with pytest.raises(BadInput, match=r"evaluators.further\[0\].builder would import 'my_"):
         check_untrusted(saved, "elsewhere")
 
 

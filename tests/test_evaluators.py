@@ -132,6 +132,12 @@ def test_two_evaluators_of_one_name_are_refused_before_anything_is_made(
     assert not Path(config.log_path).exists()
 
 
+def result_of(config):
+    from pathlib import Path
+
+    return Path(config.log_path)
+
+
 @dataclass
 class Measures:
     """An evaluator called `name` that measures `metric`."""
@@ -153,15 +159,66 @@ class Measures:
         ("step", [], "'mine' measures 'step', which is what training writes"),
     ],
 )
-def test_a_metric_that_has_a_writer_already_ends_the_run_at_the_first_evaluation(
+def test_a_metric_that_has_a_writer_already_costs_its_evaluation_alone(
     make_config,  # noqa: F811
     metric,
     others,
     words,
 ):
-    evaluators = [*others, Measures("mine", metric)]
-    result = run(make_config(evaluator_builders=[lambda e=e: e for e in evaluators]))
-    assert result.status == "FAILED" and words in result.error
+    evaluators = [*others, Measures("mine", metric), Measures("last", "eval/last")]
+    builders = [lambda e=e: e for e in evaluators]
+    result = run(make_config(max_steps=1, evaluator_builders=builders))
+    assert result.status == "FINISHED", result.error
+    assert result.last["eval/last"] == 1.0 and "eval/nll" in result.last
+    assert [failed.name for failed in result.failed_evaluations] == ["mine", "mine"]
+    assert all(words in failed.error for failed in result.failed_evaluations)
+
+
+def test_two_evaluators_that_say_they_measure_the_same_are_refused_before_anything_is_made(
+    make_config,  # noqa: F811
+    tmp_path,
+):
+    mine = Measures("mine", "eval/nll")
+    mine.metrics = ("eval/nll",)
+    with pytest.raises(BadInput, match="'nll' and 'mine' both measure 'eval/nll'"):
+        run(make_config(evaluator_builders=[lambda: mine]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("metric", ["", "plain", "eval/", "eval/two\nlines", "eval/\t", "eval/a "])
+def test_a_metric_without_a_name_that_can_be_shown_costs_its_evaluation_alone(
+    make_config,  # noqa: F811
+    metric,
+):
+    result = run(make_config(max_steps=1, evaluator_builders=[lambda: Measures("mine", metric)]))
+    assert result.status == "FINISHED" and metric not in result.last
+    words = f"'mine' measures {metric!r}; a metric's name begins with eval/"
+    assert words in result.failed_evaluations[0].error
+
+
+def test_a_metric_is_shown_under_the_name_that_it_has(make_config, capsys):  # noqa: F811
+    from sft.config.schema import Settings
+    from sft.display.terminal import Terminal
+
+    config = make_config(max_steps=1, evaluator_builders=[lambda: Measures("m", "eval/[red]m")])
+    result = run(config, hooks=[Terminal(Settings(), result_of(config), [])])
+    shown = capsys.readouterr().out
+    assert result.last["eval/[red]m"] == 1.0 and "│ eval/[red]m" in shown
+
+
+def test_a_table_of_ones_own_called_answers_need_not_be_of_answers(make_config, capsys):  # noqa: F811
+    from sft.config.schema import Settings
+    from sft.display.terminal import Terminal
+
+    class Mine(Measures):
+        async def __call__(self, sampling_client):
+            self.table = [{"question": "1 + 1?"}]
+            return await super().__call__(sampling_client)
+
+    config = make_config(max_steps=1, evaluator_builders=[lambda: Mine("answers", "eval/a")])
+    result = run(config, hooks=[Terminal(Settings(), result_of(config), [])])
+    assert result.status == "FINISHED" and result.tables["answers"] == [{"question": "1 + 1?"}]
+    assert "talk to it" in capsys.readouterr().out
 
 
 def test_answers_are_compared_with_their_references(local_service, tiny_model):

@@ -28,13 +28,13 @@ LAYERS = (
     "sft.display",
     "sft.command",
     "sft.sample sft.runs sft.ui sft.preview",
-    "sft.resume sft.reproduce sft.compare sft.export sft.promote",
+    "sft.resume sft.fork sft.reproduce sft.compare sft.export sft.promote",
     "sft.__main__",
     "sweeps.keys sweeps.parameters",
     "sweeps.samplers sweeps.scheduling",
     "sweeps.study",
     "sweeps.prior",
-    "sweeps.findings",
+    "sweeps.findings sweeps.scheduling",
     "sweeps",
 )
 """From the lowest to the highest; those of one line do not import each other."""

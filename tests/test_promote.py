@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from sft import export, promote, reproduce, sample
+from sft import compare, export, promote, reproduce, sample
 from sft.command import launch
 from sft.config.compose import compose
 from sft.errors import BadInput
@@ -82,6 +82,8 @@ def test_an_alias_moves_and_a_checkpoint_is_one_version_only(place):
     [
         (["--as", "a/b@champion"], "'a/b' cannot be the name"),
         (["--as", "@champion"], "'' cannot be the name"),
+        (["--as", "x" * 251], "the name has 251 characters; MLflow takes up to 250"),
+        (["--as", f"faq@{'x' * 256}"], "the alias has 256 characters; MLflow takes up to 255"),
         (["--as", "faq@latest"], "'latest' cannot be an alias"),
         (["--as", "faq@v1"], "'v1' cannot be an alias"),
         (["--as", "faq@"], "'' cannot be an alias"),
@@ -113,6 +115,15 @@ def test_a_word_that_names_no_version_says_what_would(named, capsys, word, said)
     assert sample.main([word, "hello"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"sft.sample: {word}: ") and said in error and error.count("\n") == 1
+
+
+def test_a_version_is_compared_as_its_checkpoint_was(place, named, capsys):
+    assert compare.main(["run", named]) == 0
+    assert "B  first, checkpoint 000003 (step 3)" in capsys.readouterr().out
+    assert compare.main(["run", named, "--checkpoint", "last"]) == 0
+    said = capsys.readouterr().out
+    assert "A  first, checkpoint final (step 6)" in said
+    assert "B  first, checkpoint 000003 (step 3)" in said
 
 
 def test_a_version_is_talked_to_exported_and_reproduced(place, named, tmp_path, capsys):

@@ -71,3 +71,19 @@ def test_without_runs_it_says_how_to_make_one(place, capsys):
     assert runs.main([]) == 0
     assert "python -m sft" in capsys.readouterr().out
     assert runs.main(["nowhere"]) == 2
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("nowhere", "there is no such folder"),
+        ("models:/faq@champion", "is a name in MLflow"),
+        ("runs:/" + "0" * 32, "is a name in MLflow"),
+        ("0" * 32, "is a name in MLflow"),
+    ],
+)
+def test_a_word_that_is_no_folder_says_what_it_is(place, capsys, word, said):
+    assert runs.main([word]) == 2
+    assert capsys.readouterr().err == (
+        f"sft.runs: {word}: {said}; expected folders to look in (default: outputs/)\n"
+    )

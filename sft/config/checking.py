@@ -108,13 +108,24 @@ def _build(schema: type, raw: dict[str, Any], prefix: str = "") -> Any:
 
 def check_fields(made: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:
     """`values` with those of the fields of `made` that are keys (`sft.keys.key`) checked: of their
-    type and within their bounds. Raises `BadInput`."""
+    type and within their bounds. Of other fields only text is: what YAML reads as something else
+    would be saved as that. Raises `BadInput`."""
     keys = {item.name: item for item in dataclasses.fields(made) if "help" in item.metadata}
-    hints = typing.get_type_hints(made) if keys else {}
-    return {
-        name: _convert(value, hints[name], keys[name], f"{prefix}{name}") if name in keys else value
-        for name, value in values.items()
-    }
+    hints, checked = _hints(made), dict(values)
+    for name, value in values.items():
+        if value is not None and hints.get(name) in (str, str | None):
+            checked[name] = value = _text(value, f"{prefix}{name}")
+        if name in keys:
+            checked[name] = _convert(value, hints[name], keys[name], f"{prefix}{name}")
+    return checked
+
+
+def _hints(made: type) -> dict[str, Any]:
+    """The types of the fields of `made`; of a class that names what it has not imported, none."""
+    try:
+        return typing.get_type_hints(made)
+    except NameError:
+        return {}
 
 
 def unknown_key(name: str, known: list[str]) -> BadInput:
@@ -211,7 +222,7 @@ def _convert(value: Any, hint: Any, item: dataclasses.Field, path: str) -> Any:
 
 
 def _text(value: Any, path: str) -> str:
-    """An item of a list of texts. A whole number is one; of `1.50` or `yes`, YAML has made
+    """A text of one's own. A whole number is one; of `1.50`, `nan` or `yes`, YAML has made
     something that is no longer what was written."""
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.config import evaluators
+from sft.config.checking import check_fields
 from sft.config.data_kinds import INNER, NOT_INSIDE
 from sft.data.files.inventory import take
 from sft.data.import_path import load_class, own_fields
@@ -31,9 +32,9 @@ def to_builder(
         }
     if kind != "custom":
         return BUILDERS[kind](common_config=common, **values)
-    args = values["args"]
+    made = load_class(path, values["builder"], SupervisedDatasetBuilder)
+    args = check_fields(made, values["args"], f"{path}.args.")
     if values.get("eval_sets"):
-        made = load_class(path, values["builder"], SupervisedDatasetBuilder)
         if not issubclass(made, ChatDatasetBuilder):
             raise BadInput(
                 f"{path}.eval_sets: {values['builder']} is no subclass of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from sft.config import data, evaluators
 from sft.config.checking import check, schema_of
@@ -12,15 +12,17 @@ from sft.config.secrets import without_secrets
 from sft.config.training import Config
 from sft.data.import_path import NOT_IMPORTABLE
 from sft.errors import BadInput
+from sft.record.metrics import known_direction
 from sft.types import ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
 
+Chosen = TypeVar("Chosen", Settings, Config)
 NOT_SAVED = ("run_dir",)
 """Keys that say where a run is, not what it is."""
 
 
 def to_saved(settings: Settings) -> dict[str, Any]:
     """The saved config: plain nested values and the schema's version, without secrets."""
-    values = dataclasses.asdict(settings)
+    values = dataclasses.asdict(directed(settings))
     saved = {"version": VERSION} | {k: v for k, v in values.items() if k not in NOT_SAVED}
     return without_secrets(saved)
 
@@ -74,6 +76,7 @@ def is_reproducible(saved: dict[str, Any]) -> bool:
 
 def to_train(settings: Settings, log_path: str, base_url: str | None = None) -> Config:
     """The run that `settings` describe, as `train.main` takes it. Raises `BadInput`."""
+    settings = directed(settings)
     values: dict[str, Any] = dict(evaluators.of_settings(settings, common_config(settings)))
     for item in dataclasses.fields(Config):
         if "key" in item.metadata:
@@ -121,6 +124,12 @@ def completed(saved: dict[str, Any], source: str) -> dict[str, Any]:
     One of another version, or without any, stays as it is.
     """
     return to_saved(from_saved(saved, source)) if saved.get("version") == VERSION else saved
+
+
+def directed(chosen: Chosen) -> Chosen:
+    """`chosen`, with the direction that its metric's name tells if it has none."""
+    direction = chosen.direction or known_direction(chosen.metric)
+    return dataclasses.replace(chosen, direction=direction)
 
 
 ABSENT = object()

@@ -176,7 +176,11 @@ class Settings:
         "eval/nll",
         "what the best checkpoint is best in, early stopping waits for, a sweep compares",
     )
-    direction: str = key("minimize", "what is better: less or more of it", choices=DIRECTIONS)
+    direction: str | None = key(
+        None,
+        "whether less or more of it is better; null: as its name tells (nll, bpb, accuracy, …)",
+        choices=DIRECTIONS,
+    )
     submit_ahead: int = key(1, "steps queued before the oldest is awaited", minimum=0)
     run_name: str | None = key(None, "null: made from what differs from the defaults")
     run_dir: str | None = key(None, "null: outputs/DATE/TIME-NAME")

@@ -95,8 +95,9 @@ class Config:
 
     metric: str = of("metric")
     """What the best checkpoint is best in and early stopping waits for; of evaluators."""
-    direction: str = of("direction")
-    """Whether less of `metric` is better or more: `minimize` or `maximize`."""
+    direction: str | None = of("direction")
+    """Whether less of `metric` is better or more: `minimize` or `maximize`; None: as its name
+    tells, such as `nll` or `accuracy`. One that does not tell has to be given it."""
 
     save_every: int = of("save_every")
     """Steps between checkpoints; 0: only after the last."""

@@ -140,6 +140,7 @@ class Terminal(BaseHook):
 
     def _closing_table(self, result: RunResult) -> None:
         from rich.table import Table
+        from rich.text import Text
 
         self._line(f"{result.name}: {result.steps} steps in {duration(result.seconds)}")
         table = Table()
@@ -150,7 +151,7 @@ class Terminal(BaseHook):
                 first, last = f"{result.first[metric]:.4f}", f"{result.last[metric]:.4f}"
                 best = result.bests.get(metric)
                 shown = f"{best[1]:.4f} (step {best[0]})" if best else ""
-                table.add_row(metric, first, shown, last)
+                table.add_row(Text(metric), first, shown, last)
         self.console.print(table)
         if result.reason:
             self._line(result.reason)
@@ -159,9 +160,11 @@ class Terminal(BaseHook):
         """The first prompt of one table that was answered before the first step and at the end."""
         for name in ("answers", "prompts"):
             before, after = result.tables.get(f"{name}@start"), result.tables.get(name)
-            # The same rows, if the last evaluation failed.
+            # The same rows, if the last evaluation failed; others, if an evaluator of the user's
+            # own has that name.
             if before and after and after is not before and result.status == "FINISHED":
-                break
+                if {"prompt", "answer"} <= before[0].keys() & after[0].keys():
+                    break
         else:
             return
         first, last = before[0], after[0]

@@ -3,7 +3,9 @@
 Each choice is scored as the assistant's answer to the question, as lm-evaluation-harness does it
 (github.com/EleutherAI/lm-evaluation-harness, `process_results` of lm_eval/api/task.py): by the sum
 of the log-probabilities of its tokens, without what ends the turn. `tokens` and `bytes` divide the
-sum by the number of them; the harness's `acc` divides by nothing, its `acc_bytes` by bytes.
+sum by the number of them; the harness's `acc` divides by nothing, its `acc_bytes` by bytes. Unlike
+there, a tie is no right answer, whichever choice comes first, and of two choices that say the same
+either will do.
 """
 
 # No postponed annotations: the keys of the builder are checked by their types, and it says that it
@@ -69,15 +71,16 @@ class ChoiceEvaluator(Share):
         self.table = []
         for asked, choices in zip(self.questions, self.choices, strict=True):
             own = [next(scores) for _ in choices]
-            best = own.index(max(own))
-            others = [value for place, value in enumerate(own) if place != asked.right]
+            right = max(value for place, value in enumerate(own) if asked.is_right(place))
+            others = [place for place in range(len(own)) if not asked.is_right(place)]
+            best = max(others, key=own.__getitem__)
             self.table.append(
                 {
                     "prompt": questions.as_text(asked.asked),
-                    "answer": asked.choices[best],
+                    "answer": asked.choices[asked.right if right > own[best] else best],
                     "reference": asked.choices[asked.right],
-                    "right": best == asked.right,
-                    "margin": own[asked.right] - max(others),
+                    "right": right > own[best],
+                    "margin": right - own[best],
                 }
             )
         return self.measured(

@@ -31,6 +31,10 @@ class Question:
     where: str
     """Its place in the file, for messages."""
 
+    def is_right(self, place: int) -> bool:
+        """Whether the choice at `place` says what the right one says: some sets hold one twice."""
+        return self.choices[place].strip() == self.choices[self.right].strip()
+
 
 def question(row: Mapping[str, Any], where: str) -> Question:
     """A row as a question. Raises `BadInput` that names its place."""
@@ -55,6 +59,8 @@ def _choices(given: Any, where: str) -> tuple[list[str], list[str] | None]:
     for number, choice in enumerate(given):
         if not isinstance(choice, str) or not choice.strip():
             raise bad(where, f"choice {number} is {choice!r}; expected text")
+    if len({choice.strip() for choice in given}) == 1:
+        raise bad(where, f"all choices are {given[0]!r}; expected two that differ")
     return given, labels
 
 
@@ -73,8 +79,8 @@ def _right(answer: Any, choices: list[str], labels: list[str] | None, where: str
         letters = string.ascii_uppercase[: len(choices)]
         meant |= {letters.index(letter) for letter in letters if letter == said.upper()}
         meant |= {place for place in range(len(choices)) if str(place) == said}
-    if len(meant) == 1:
-        return meant.pop()
+    if len({choices[place].strip() for place in meant}) == 1:
+        return min(meant)
     if meant:
         places = " or ".join(map(str, sorted(meant)))
         raise bad(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sft.errors import BadInput
+from sft.record.examples import Examples
 from sft.record.metrics import NOT_METRICS, UNITS
 
 if TYPE_CHECKING:
@@ -17,20 +19,28 @@ if TYPE_CHECKING:
 CONCURRENT_REQUESTS = 64
 """Requests of one evaluation in flight: enough to fill the service, few enough to hold."""
 
+SAME = 1e-3
+"""How far, relatively, a metric may be from the quotient of its examples: evaluators round."""
+
+METRIC = re.compile(r"eval/\S(.*\S)?").fullmatch
+"""What the names of an evaluator's metrics are."""
+
 Result = TypeVar("Result")
 
 
 class Evaluator(Protocol):
-    """Measures one set of weights.
+    """Measures one set of weights. What it returns are numbers by name, `eval/…`, each of which
+    no other evaluator has; if it fails, training goes on without them.
 
     An evaluator may also have
 
     - a `name`, which no other of the run may have; else it goes by that of its class or function;
-    - `metrics`, the names of what it measures: a sweep looks there, before it starts, for the
-      metric that it compares;
+    - `metrics`, the names of what it measures: a run and a sweep look there, before they start,
+      for the metric that they go by;
     - a `table` after a call, rows as plain dicts, which is logged under its name;
-    - `examples` after a call, a mapping of metrics to the `Examples` that each is made of: they are
-      kept, `METRIC_stderr` is logged beside the metric, and runs are compared with how sure it is.
+    - `examples` after a call, a mapping of metrics to the `Examples` that each is made of: if the
+      metric is their quotient they are kept, `METRIC_stderr` is logged beside the metric, and runs
+      are compared with how sure it is.
     """
 
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]: ...
@@ -85,10 +95,11 @@ def numbers(measured: object) -> dict[str, float]:
 def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]) -> None:
     """Enter in `writers` that `evaluator` writes the metrics `measured`.
 
-    Raises `BadInput` if training or another evaluator writes one of them: a step's row has one
-    place for each.
+    Raises `BadInput` if training or another evaluator writes one of them, for a step's row has one
+    place for each, or if one has no name that can be shown. None of them is entered then.
     """
     name = name_of(evaluator)
+    measured = list(measured)
     for key in measured:
         of_training = key.startswith("train/") or key in UNITS and not key.startswith("eval/")
         if key in NOT_METRICS or of_training:
@@ -96,12 +107,71 @@ def claim(writers: dict[str, str], evaluator: Evaluator, measured: Iterable[str]
                 f"evaluators: '{name}' measures '{key}', which is what training writes; "
                 f"call it eval/{name}/…"
             )
-        other = writers.setdefault(key, name)
-        if other != name:
+        if not METRIC(key) or not key.isprintable():
+            raise BadInput(
+                f"evaluators: '{name}' measures {key!r}; a metric's name begins with eval/ and "
+                f"stands in one line: eval/{name}/…"
+            )
+        if (other := writers.get(key, name)) != name:
             raise BadInput(
                 f"evaluators: '{other}' and '{name}' both measure '{key}', so that one would "
                 f"write over the other; call one of them eval/{name}/…"
             )
+    writers.update(dict.fromkeys(measured, name))
+
+
+def table_of(evaluator: Evaluator) -> list[dict[str, Any]] | None:
+    """The rows of an evaluator's table; None if it has none. Raises `TypeError`."""
+    table = getattr(evaluator, "table", None)
+    if table is None:
+        return None
+    if not isinstance(table, list):
+        raise TypeError(f"expected a list of dicts, not {type(table).__name__}")
+    for row in table:
+        if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
+            raise TypeError(f"expected a list of dicts with texts as keys; a row is {row!r:.100}")
+    return table or None
+
+
+def examples_of(
+    evaluator: Evaluator, measured: Mapping[str, float]
+) -> tuple[dict[str, Examples], dict[str, str]]:
+    """What the metrics `measured` are made of, if `evaluator` says it; and why others of its
+    examples are not taken. Those that are not of the metric would give intervals in other units."""
+    given = getattr(evaluator, "examples", None)
+    if given is None:
+        return {}, {}
+    if not isinstance(given, Mapping):
+        what = f"sft.evaluators.Examples by metric, not {type(given).__name__}"
+        return {}, {"its metrics": f"expected {what}"}
+    problems = {metric: _problem(one, measured.get(metric)) for metric, one in given.items()}
+    kept = {metric: given[metric] for metric, problem in problems.items() if problem is None}
+    return kept, {str(metric): problem for metric, problem in problems.items() if problem}
+
+
+def _problem(examples: object, value: float | None) -> str | None:
+    """Why `examples` are not those of a metric of that value; None if they are."""
+    import numpy as np
+
+    if not isinstance(examples, Examples):
+        return f"expected sft.evaluators.Examples, not {type(examples).__name__}"
+    if value is None:
+        return "the metric was not returned"
+    try:
+        totals = np.asarray(examples.totals, dtype=np.float64)
+        weights = np.asarray(examples.weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        return "a total or a weight is no number"
+    if totals.ndim != 1 or weights.ndim != 1:
+        return "expected one total and one weight for each example"
+    if not (np.isfinite(totals).all() and np.isfinite(weights).all()):
+        return "a total or a weight is not finite"
+    if (weights < 0).any():
+        return "a weight is below 0"
+    made = float(totals.sum() / weights.sum()) if weights.any() else math.nan
+    if not math.isclose(made, value, rel_tol=SAME, abs_tol=1e-6):
+        return f"they give {made:g} (sum of totals by sum of weights), and {value:g} was returned"
+    return None
 
 
 async def gather_bounded(jobs: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ class NLLEvaluator:
         self.metrics = tuple(f"{one}/{what}" for one in prefixes for what in ("nll", "bpb"))
         self.examples: dict[str, Examples] = {}
         """What `eval/nll` and each `eval/PART/nll` is made of, after a call: nats and trained
-        tokens of each sequence."""
+        tokens of each conversation."""
         self._read: dict[str, Sequences] | None = None
         self.digest: str | None = None
         """Of all held-out sequences, once they were read."""
@@ -66,11 +67,16 @@ class NLLEvaluator:
         for name in self.parts:
             metrics |= summarize(found[name], sizes[name], prefix(name, "nll"))
         self.examples = {
-            f"{prefix(name, 'nll')}/nll": _examples(scored[name], self._read[name].digest)
-            for name in self.parts
+            f"{prefix(name, 'nll')}/nll": _examples(scored[name], one.groups, one.digest)
+            for name, one in self._read.items()
+            if name in self.parts
         }
         every = [one for each in scored.values() for one in each]
-        self.examples[f"{self.prefix}/nll"] = _examples(every, self.digest or "")
+        self.examples[f"{self.prefix}/nll"] = _examples(
+            every,
+            [(name, group) for name, one in self._read.items() for group in one.groups],
+            self.digest or "",
+        )
         return metrics
 
     def _whole(self) -> dict[str, Sequences]:
@@ -86,8 +92,19 @@ class NLLEvaluator:
         return sequences(datum for one in read for datum in one.data)
 
 
-def _examples(scores: list[Nats], digest: str) -> Examples:
-    return Examples([one.total for one in scores], [float(one.tokens) for one in scores], digest)
+def _examples(scores: list[Nats], groups: Iterable[Hashable], digest: str) -> Examples:
+    """The nats and trained tokens of each conversation; `groups` name that of each sequence.
+
+    A template may write one conversation as several sequences. They say much the same, so that
+    counted one by one they would promise more than they know.
+    """
+    together: dict[Hashable, Nats] = {}
+    for group, score in zip(groups, scores, strict=True):
+        together[group] = together.get(group, Nats()) + score
+    if len(together) < len(scores):
+        digest = f"{digest}-{len(together)}"
+    totals = [one.total for one in together.values()]
+    return Examples(totals, [float(one.tokens) for one in together.values()], digest)
 
 
 @dataclass
@@ -95,6 +112,8 @@ class Sequences:
     """All sequences of a dataset."""
 
     data: list[tinker.Datum]
+    groups: list[int]
+    """The conversation of each, as a number; without knowledge of them, each is one of its own."""
     num_bytes: int | None
     """UTF-8 bytes of their trained text, if the dataset knows them."""
     special_tokens: frozenset[int]
@@ -104,13 +123,18 @@ class Sequences:
     @classmethod
     def of(cls, dataset: SupervisedDataset) -> Sequences:
         num_bytes = getattr(dataset, "num_bytes", None)
+        groups_of = getattr(dataset, "conversations_of", None)
         data: list[tinker.Datum] = []
+        groups: list[int] = []
         total = 0
         for index in range(len(dataset)):
-            data += dataset.get_batch(index)
+            batch = dataset.get_batch(index)
+            first = len(data)
+            groups += groups_of(index) if groups_of else range(first, first + len(batch))
+            data += batch
             total += num_bytes(index) if num_bytes else 0
         special_tokens: frozenset[int] = getattr(dataset, "special_tokens", frozenset())
-        return cls(data, total or None, special_tokens, sequences(data))
+        return cls(data, groups, total or None, special_tokens, sequences(data))
 
 
 def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.data.files import json_values
+from sft.data.files.opening import as_utf8
 from sft.errors import BadInput, nearest
 from sft.models.tokenizers import load_tokenizer
 from sft.renderers import get_renderer
@@ -21,8 +22,8 @@ PROMPTS = ("question", "prompt", "messages", "ctx")
 def rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of the file and its place, `questions.jsonl line 3`.
 
-    Raises `BadInput` if there is no such file, for a line that is no JSON object, and if the file
-    holds none.
+    The file may begin with a byte order mark, as a data file may. Raises `BadInput` if there is no
+    such file, for a line that is no JSON object, and if the file holds none.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -31,7 +32,8 @@ def rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     found = False
     try:
         with file.open("rb") as stream:
-            for number, row in json_values.lines(stream, lambda number: f"{path} line {number}"):
+            text, _ = as_utf8(stream, file)
+            for number, row in json_values.lines(text, lambda number: f"{path} line {number}"):
                 where = f"{path} line {number}"
                 if isinstance(row, BadInput):
                     raise BadInput(f"{KEY}: {row}")
@@ -39,6 +41,8 @@ def rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise bad(where, f"expected a JSON object, not {type(row).__name__}")
                 found = True
                 yield where, row
+    except BadInput as error:  # of its encoding; said as of a data file
+        raise BadInput(str(error).replace("dataset.path:", f"{KEY}:", 1)) from None
     except OSError as error:
         raise BadInput(f"{KEY}: {path} cannot be read: {error.strerror}") from None
     if not found:

@@ -5,7 +5,8 @@ hard for both. The difference of the metrics, divided by its standard error, is 
 that quotient is in the draws, in both directions alike (the symmetric studentised bootstrap: Hall,
 The Bootstrap and Edgeworth Expansion, 1992, section 3.6), and with Student's t, whichever promises
 less: of few answers that are right or wrong, draws may hardly vary. `benchmarks/intervals.py`
-measures how often the intervals hold the true difference. Of right and wrong answers a difference
+measures how often the intervals hold the true difference, and that they know nothing of outliers
+too rare to be among the examples. Of right and wrong answers a difference
 also has to pass the exact test of signs.
 """
 
@@ -32,8 +33,18 @@ def of_difference(ours: Sequence[Examples], theirs: Sequence[Examples], seed: in
     """The 95% interval of a metric's mean over the runs `ours` minus that over the runs `theirs`.
 
     It counts that other examples might have been held out, and nothing else. All of the runs are
-    measured on the same examples, of which there are two or more.
+    measured on the same examples, of which there are two or more. Of shares it lies in [-1, 1].
     """
+    found = _of_difference(ours, theirs, seed)
+    return _of_shares(found) if ours[0].is_share else found
+
+
+def _of_shares(interval: Interval) -> Interval:
+    """No two shares differ by more than 1."""
+    return Interval(interval.middle, max(interval.low, -1.0), min(interval.high, 1.0))
+
+
+def _of_difference(ours: Sequence[Examples], theirs: Sequence[Examples], seed: int) -> Interval:
     import numpy as np
 
     # The same examples have the same weights: a mean of ratios is the ratio of the mean totals.
@@ -67,8 +78,6 @@ def _signed(middle: float, width: float, change: np.ndarray) -> Interval:
     low, high = middle - width, middle + width
     if 2 * tail >= 0.05:
         low, high = min(low, 0.0), max(high, 0.0)
-    if not (abs(change) > 1).any():
-        low, high = max(low, -1.0), min(high, 1.0)
     return Interval(middle, low, high)
 
 
@@ -114,11 +123,13 @@ def needed(interval: Interval, count: int) -> int | None:
     return math.ceil(count * (POWER * error / interval.middle) ** 2)
 
 
-def with_seeds(examples: Interval, seeds: Interval) -> Interval:
+def with_seeds(examples: Interval, seeds: Interval, *, of_shares: bool) -> Interval:
     """An interval that counts both: other examples, and other seeds of the runs.
 
-    The two have nothing to do with each other, so their variances add up.
+    The two have nothing to do with each other, so their variances add up. `of_shares`: of the
+    difference of two shares.
     """
     below = math.hypot(examples.middle - examples.low, seeds.middle - seeds.low)
     above = math.hypot(examples.high - examples.middle, seeds.high - seeds.middle)
-    return Interval(examples.middle, examples.middle - below, examples.middle + above)
+    both = Interval(examples.middle, examples.middle - below, examples.middle + above)
+    return _of_shares(both) if of_shares else both

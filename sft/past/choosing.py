@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from sft.past.find import Found, find
 from sft.past.registry import is_registered
 from sft.record import checkpoints
 from sft.record.checkpoints import CheckpointRecord, best_of
+from sft.record.metrics import evaluated
 from sft.tracking import moved_project
 
 if TYPE_CHECKING:
@@ -44,9 +46,13 @@ def choose(found: Found, word: str | None = None) -> CheckpointRecord:
     if word == "best":
         chosen = best_of(records, found.saved())
         if chosen is None:
+            metric = found.saved().get("metric", "eval/nll")
+            values = [item for one in records for item in (one.evaluation or {}).items()]
+            there = evaluated({name for name, value in values if math.isfinite(value)})
+            they_have = f" (they have {', '.join(there)})" if there else ""
             raise BadInput(
-                "--checkpoint: no checkpoint of the run was evaluated, so that none is the best; "
-                "name one, or last"
+                f"--checkpoint: no checkpoint of the run has a number for its metric, {metric}"
+                f"{they_have}, so that none is the best; name one, or last"
             )
         return chosen
     names = [record.name for record in records]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sft.past.choosing import choose
 from sft.past.find import Found
 from sft.record.durations import duration
 from sft.record.examples import Examples
@@ -28,10 +29,20 @@ class Compared:
     rows: list[dict[str, Any]]
     examples: dict[str, Examples] = field(default_factory=dict)
     """What the last value of a metric is made of, if its examples are kept."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Metrics whose examples are in a file that cannot be read, and that file."""
 
     def series(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of `metric`, by step."""
         return [(row["step"], row[metric]) for row in self.rows if metric in row]
+
+    def lacks(self, metric: str) -> str | None:
+        """Why it has no examples of `metric`, `{}` being its name; None if it has."""
+        if metric in self.examples:
+            return None
+        if file := self.unreadable.get(metric):
+            return f"the examples of {{}} cannot be read ({file})"
+        return "no examples are kept of {}" if self.series(metric) else "not measured by {}"
 
     def summary(self) -> dict[str, str]:
         """Figures of the whole run, in words: last and best values, tokens, time, state."""
@@ -52,12 +63,19 @@ class Compared:
         return figures
 
 
-def read_run(found: Found) -> Compared:
-    """Everything that is compared of a run. Raises `BadInput`."""
+def read_run(found: Found, checkpoint: str | None = None) -> Compared:
+    """Everything that is compared of a run; up to `checkpoint` (see `choose`) if one is named, or
+    if the run was found by that of a registered model. Raises `BadInput`."""
     facts = found.facts()
     settings = {key: mask_urls(text(value)) for key, value in flatten(found.saved())}
-    name = facts.get("name") or (found.directory or Path(found.word)).name
-    return Compared(str(name), settings, facts, found.rows(), found.examples())
+    name = str(facts.get("name") or (found.directory or Path(found.word)).name)
+    rows = found.rows()
+    if checkpoint is not None or found.state_path:
+        record = choose(found, None if found.state_path else checkpoint)
+        rows = [row for row in rows if row["step"] <= record.step]
+        name = f"{name}, checkpoint {record.name} (step {record.step})"
+    kept = found.examples(rows)
+    return Compared(name, settings, facts, rows, kept.examples, kept.unreadable)
 
 
 def tell_apart(runs: Sequence[Compared]) -> None:

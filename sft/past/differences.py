@@ -47,7 +47,8 @@ class Difference:
             paired=bool(ours.seeds) and ours.seeds == theirs.seeds,
         )
         if seeds is not None:
-            interval = bootstrap.with_seeds(interval, seeds)
+            of_shares = ours.runs[0].is_share
+            interval = bootstrap.with_seeds(interval, seeds, of_shares=of_shares)
         same = not interval.middle and interval.low == interval.high
         return cls(interval, len(ours.runs[0].totals), seeds is not None, same)
 
@@ -73,7 +74,7 @@ class Difference:
             seeds = " and these seeds" if self.of_seeds else ""
             words = (
                 f"no difference that {self.examples:,} examples{seeds} can show "
-                f"({low:.{digits}f} to {high:.{digits}f})"
+                f"({low:z.{digits}f} to {high:z.{digits}f})"
             )
             if needed is None or self.of_seeds:
                 return words
@@ -93,10 +94,14 @@ def why_not(ours: Measured, theirs: Measured) -> str | None:
     """Why two configurations cannot be compared in a metric; None if they can."""
     runs = [*ours.runs, *theirs.runs]
     if len(digests := sorted({run.digest for run in runs})) > 1:
+        or_else = "judged in another way" if runs[0].is_share else "on other tokens of them"
         return (
-            "not compared: they were measured on different examples, or on other tokens of them "
+            f"not compared: they were measured on different examples, or {or_else} "
             f"({' and '.join(digest[:8] for digest in digests)})"
         )
+    if (count := len(runs[0].totals)) < 2:
+        what = "one example" if count else "no example"
+        return f"not compared: they were measured on {what}, which says nothing of others"
     if any(not math.isfinite(total) for run in runs for total in run.totals):
         return "not compared: an example has a value that is not finite"
     return None

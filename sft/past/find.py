@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.past.registry import is_registered, look_up
 from sft.record.examples import FOLDER as EXAMPLES
-from sft.record.examples import Examples, last_examples
+from sft.record.examples import Kept, last_examples
 from sft.record.metrics import read
 from sft.record.rundir import BATCHES_FILE, read_facts
 from sft.record.system_metrics import PREFIX as SYSTEM
@@ -117,15 +118,15 @@ class Found:
                 row["timestamp"] = max(row["timestamp"], metric.timestamp)
         return [rows[step] for step in sorted(rows)]
 
-    def examples(self) -> dict[str, Examples]:
-        """What the last value of each metric is made of, if its examples are kept."""
+    def examples(self, rows: Sequence[Mapping[str, Any]]) -> Kept:
+        """What the last value of each metric in `rows` is made of, if its examples are kept."""
         if self.directory is not None or self.config is not None:
-            return last_examples(self.directory) if self.directory else {}
+            return last_examples(self.directory, rows) if self.directory else Kept()
         if not 0 < sum(self.kept(EXAMPLES).values()) < MAX_BATCHES_BYTES:
-            return {}
+            return Kept()
         with tempfile.TemporaryDirectory() as folder:
             self.download(EXAMPLES, Path(folder))
-            return last_examples(Path(folder), self.rows())
+            return last_examples(Path(folder), rows)
 
     def batches(self) -> dict[int, str]:
         """The digest of what each step was trained on, by step; empty if none is recorded."""

@@ -30,7 +30,7 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.low:.4f} to {self.high:.4f}"
+        return f"{self.low:z.4f} to {self.high:z.4f}"
 
 
 def of_mean(values: Sequence[float]) -> Interval | None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from sft.past.comparison import Compared
 from sft.past.differences import Difference, Measured, why_not
-from sft.record.metrics import compared
+from sft.record.examples import STDERR
+from sft.record.metrics import compared, evaluated
 
 SEEDS = ("seed", "lora.seed")
 OF_ONE_RUN = (
@@ -62,19 +63,33 @@ def verdicts(runs: Sequence[Compared], letters: Sequence[str]) -> list[str]:
     repeats_alone = len(groups) == 1
     if repeats_alone:
         groups = [Group((letter,), (run,)) for letter, run in zip(letters, runs, strict=True)]
-    names = {name for run in runs for name in run.examples}
-    metrics = [*compared(names), *sorted(names - set(compared(names)))]
-    if not metrics:
-        return []
+    metrics, bare = _metrics(runs)
     lines, of_seeds = [], True
     reference = groups[0] if len(groups) == 2 else _best(groups, runs[0])
     for metric in metrics:
         for line, difference in _against(reference, groups, metric):
             lines.append(line)
-            of_seeds = of_seeds and (difference is None or difference.of_seeds)
+            of_seeds = of_seeds and (difference is None or difference.same or difference.of_seeds)
+    if bare:
+        lines.append(f"no interval of {', '.join(bare)}: no examples are kept of them")
     if repeats_alone and len({_seeds(run) for run in runs}) == len(runs):
         return [re.sub(": real$", f": {OF_SEEDS}", line) for line in lines]
-    return [*lines, NOT_OF_SEEDS] if lines and not of_seeds else lines
+    return lines if of_seeds else [*lines, NOT_OF_SEEDS]
+
+
+def _metrics(runs: Sequence[Compared]) -> tuple[list[str], list[str]]:
+    """The metrics that are compared, held-out NLL first; and those that several runs measured of
+    which none keeps examples."""
+    rows = {name for run in runs for row in run.rows for name in row}
+    names = {name for run in runs for name in run.examples}
+    # Of a file that cannot be read, nobody knows more than that these had examples.
+    names |= {name for run in runs for name in run.unreadable if name + STDERR in rows}
+    bare = [
+        name
+        for name in evaluated(rows)
+        if name not in names and sum(bool(run.series(name)) for run in runs) > 1
+    ]
+    return [*compared(names), *sorted(names - set(compared(names)))], bare
 
 
 def _seeds(run: Compared) -> tuple[str, ...]:
@@ -112,14 +127,21 @@ def _against(
         if group is reference:
             continue
         ours = group.measured(metric)
-        if any(one is not None and len(one.runs[0].totals) < 2 for one in (ours, theirs)):
-            continue  # one example says nothing of others
         what = f"{metric}: {group.label} against {reference.label}:"
         if ours is None or theirs is None:
-            lacking = [one.label for one in (group, reference) if one.measured(metric) is None]
-            yield f"{what} not compared: no examples are kept of {' and '.join(lacking)}", None
+            yield f"{what} not compared: {_lacking([group, reference], metric)}", None
         elif problem := why_not(ours, theirs):
             yield f"{what} {problem}", None
         else:
             difference = Difference.between(ours, theirs)
             yield f"{what} {difference.words()}", difference
+
+
+def _lacking(groups: Sequence[Group], metric: str) -> str:
+    """Why there are no examples of `metric` to compare, with the letters of the runs."""
+    of: dict[str, list[str]] = {}
+    for group in groups:
+        for letter, run in zip(group.letters, group.runs, strict=True):
+            if reason := run.lacks(metric):
+                of.setdefault(reason, []).append(letter)
+    return "; ".join(reason.format(" and ".join(letters)) for reason, letters in of.items())

@@ -79,7 +79,7 @@ def read(path: Path) -> list[CheckpointRecord]:
 
 
 def best(
-    records: list[CheckpointRecord], metric: str = "eval/nll", direction: str = "minimize"
+    records: list[CheckpointRecord], metric: str = "eval/nll", direction: str | None = "minimize"
 ) -> CheckpointRecord | None:
     """The record that is best in `metric`; of two equal ones the earlier; None without any."""
     values = [((r.evaluation or {}).get(metric, math.nan), r) for r in records]

@@ -13,10 +13,11 @@ import math
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.errors import Sentence
 from sft.files import replace_durably
 from sft.record.metrics import read as read_rows
 
@@ -29,11 +30,15 @@ STDERR = "_stderr"
 """What the name of a metric's standard error ends with."""
 
 
+class Unreadable(Sentence):
+    """A file of examples that is damaged, or none: its place below the run directory."""
+
+
 @dataclass(frozen=True)
 class Examples:
     """The examples of a metric, which is the sum of `totals` divided by the sum of `weights`.
 
-    For NLL these are the nats and the trained tokens of each held-out sequence; for a share of
+    For NLL these are the nats and the trained tokens of each held-out conversation; for a share of
     right answers they are 1 or 0, and 1.
     """
 
@@ -54,8 +59,16 @@ class Examples:
         weight = float(sum(self.weights))
         return float(sum(self.totals)) / weight if weight else math.nan
 
+    @property
+    def is_share(self) -> bool:
+        """Whether each example is right or wrong, and the metric the share of right ones."""
+        import numpy as np
+
+        return bool(np.isin(self.totals, (0, 1)).all() and np.equal(self.weights, 1).all())
+
     def standard_error(self) -> float:
-        """How far the metric may be from that of all such examples; NaN for fewer than two.
+        """How far the metric may be from that of all such examples; NaN for fewer than two, and
+        where all are alike: four of four right answers say nothing of how far others may be.
 
         Of a ratio of two sums over n examples drawn at random (Cochran, Sampling Techniques,
         1977, chapter 6): with r the metric, sqrt(n / (n - 1) * sum((total - r * weight)^2)) /
@@ -72,6 +85,8 @@ class Examples:
         if count < 2 or not weight:
             return math.nan
         rest = totals - totals.sum() / weight * weights
+        if np.allclose(rest, 0, atol=1e-12 * np.abs(totals).max()):
+            return math.nan
         return float(np.sqrt(count / (count - 1) * (rest @ rest)) / weight)
 
 
@@ -98,22 +113,32 @@ def standard_errors(examples: Mapping[str, Examples]) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def last_examples(
-    run_directory: Path, rows: Sequence[Mapping[str, Any]] | None = None
-) -> dict[str, Examples]:
-    """What the last value of each metric is made of, if its examples are kept.
+@dataclass
+class Kept:
+    """What the last values of a run's metrics are made of, as far as that is kept."""
 
-    `rows` are those of metrics.jsonl, if they are not in the directory.
+    examples: dict[str, Examples] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Metrics whose file cannot be read, and that file."""
+
+
+def last_examples(run_directory: Path, rows: Sequence[Mapping[str, Any]] | None = None) -> Kept:
+    """What the last value of each metric is made of. Other files are not read.
+
+    `rows` are those of metrics.jsonl, if they are not in the directory or not all of them count.
     """
     rows = read_rows(run_directory / "metrics.jsonl") if rows is None else rows
     last = {name: row["step"] for row in rows for name in row}
-    folder = ExamplesFolder(run_directory)
-    return {
-        name: examples
-        for step in folder.steps()
-        for name, examples in folder.read(step).items()
-        if last.get(name) == step
-    }
+    folder, kept = ExamplesFolder(run_directory), Kept()
+    for step in folder.steps():
+        names = [name for name, of in last.items() if of == step]
+        try:
+            found = folder.read(step) if names else {}
+        except Unreadable as error:
+            kept.unreadable |= dict.fromkeys(names, str(error))
+            continue
+        kept.examples |= {name: found[name] for name in names if name in found}
+    return kept
 
 
 class ExamplesFolder:
@@ -128,20 +153,27 @@ class ExamplesFolder:
         return sorted(int(file.stem) for file in self.path.glob("*.parquet") if NUMBER(file.stem))
 
     def read(self, step: int) -> dict[str, Examples]:
-        """The examples of the evaluation at `step`, by metric; none if it is not kept."""
+        """The examples of the evaluation at `step`, by metric; none if it is not kept.
+
+        Raises `Unreadable`.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         file = self._file(step)
         if not file.exists():
             return {}
-        table = pq.read_table(file)
-        digests = json.loads(table.schema.metadata[b"digests"])
-        names = table["metric"].to_numpy(zero_copy_only=False)
-        totals, weights = table["total"].to_numpy(), table["weight"].to_numpy()
-        return {
-            name: Examples(totals[names == name], weights[names == name], digest)
-            for name, digest in digests.items()
-        }
+        try:
+            table = pq.read_table(file)
+            digests = dict(json.loads(table.schema.metadata[b"digests"]))
+            names = table["metric"].to_numpy(zero_copy_only=False)
+            totals, weights = (table[name].to_numpy().astype(float) for name in ("total", "weight"))
+            return {
+                name: Examples(totals[names == name], weights[names == name], digest)
+                for name, digest in digests.items()
+            }
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
+            raise Unreadable(f"{FOLDER}/{file.name}") from None
 
     def add(
         self, step: int, examples: Mapping[str, Examples], keep: Callable[[], Collection[int]]

@@ -50,6 +50,11 @@ UNITS = {
     "epoch": "epochs",
     "progress": "share of the run",
 }
+LESS_IS_BETTER = (
+    *("nll", "bpb", "loss", "perplexity"),
+    *("word_perplexity", "byte_perplexity", "bits_per_byte"),  # lm_eval's
+)
+MORE_IS_BETTER = ("accuracy", "exact_match", "acc", "acc_norm", "f1")
 
 
 def unit_of(metric: str) -> str:
@@ -93,9 +98,35 @@ def is_less_better(metric: str, chosen: str | None = None, direction: str | None
     >>> is_less_better("eval/judge/error", "eval/judge/error", "minimize")
     True
     """
-    if metric == chosen and direction is not None:
-        return direction == "minimize"
-    return metric.rpartition("/")[2] in ("nll", "bpb", "loss", "perplexity")
+    if metric != chosen or direction is None:
+        direction = known_direction(metric)
+    return direction == "minimize"
+
+
+def known_direction(metric: str) -> str | None:
+    """`minimize` or `maximize`, if the name of a metric tells which is better.
+
+    >>> known_direction("eval/code/nll"), known_direction("eval/choice/accuracy")
+    ('minimize', 'maximize')
+    >>> known_direction("eval/judge/score") is None
+    True
+    """
+    name = metric.rpartition("/")[2]
+    if name in LESS_IS_BETTER:
+        return "minimize"
+    return "maximize" if name in MORE_IS_BETTER else None
+
+
+def contrary(metric: str, direction: str | None) -> list[str]:
+    """A sentence to read if a metric goes in the other `direction` than its name tells."""
+    known = known_direction(metric)
+    if None in (known, direction) or known == direction:
+        return []
+    better, best = ("less", "most") if known == "minimize" else ("more", "least")
+    return [
+        f"direction={direction}: {better} {metric} is better as a rule, and the one with the "
+        f"{best} counts as the best here, since the config says so"
+    ]
 
 
 class MetricsFile:

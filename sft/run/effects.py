@@ -58,12 +58,19 @@ def _check_start(config: Config, steps: int) -> None:
 
 
 def _check_metric(config: Config, plan: Plan) -> None:
-    """Refuse a metric that no evaluation will measure, unless it is the default and not needed."""
+    """Refuse a metric that no evaluation will measure, unless it is the default and not needed,
+    and one of which nobody says whether less or more is better."""
     measured = plan.evaluated()
-    if measured is None or config.metric in measured:
+    unknown = measured is None and config.metric.startswith("eval/")
+    if unknown or config.metric in (measured or ()):
+        if config.direction is None:
+            raise BadInput(
+                f"direction: the name of metric={config.metric} does not tell whether less or "
+                "more of it is better; add direction=minimize or direction=maximize"
+            )
         return
     if config.metric != default("metric"):
-        there = sorted(measured)
+        there = ["eval/…"] if measured is None else sorted(measured)
         raise BadInput(
             f"metric: no evaluation measures '{config.metric}'{nearest(config.metric, there)}; "
             f"there will be {', '.join(there) or 'none: set dataset.eval_size, or evaluators'} "

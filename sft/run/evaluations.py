@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sft.errors import BadInput, Sentence
-from sft.evaluators import Evaluator, NLLEvaluator, claim, name_of, numbers
+from sft.config.schema import default
+from sft.errors import Sentence, nearest
+from sft.evaluators import (
+    Evaluator,
+    NLLEvaluator,
+    claim,
+    examples_of,
+    name_of,
+    numbers,
+    table_of,
+)
 from sft.hooks import FailedEvaluation
+from sft.record.checkpoints import best
 from sft.record.examples import STDERR, Examples, standard_errors
+from sft.record.metrics import evaluated
 from sft.run.failures import first_error, is_from, status_of
 from sft.run.progress import Progress, describe
 from sft.run.training_queue import Request, TrainingQueue
@@ -33,6 +45,8 @@ class Measured:
     failed: list[FailedEvaluation] = field(default_factory=list)
     writers: dict[str, str] = field(default_factory=dict)
     """The evaluator that each metric is of."""
+    said: set[str] = field(default_factory=set)
+    """What is amiss with evaluators, and not said again."""
     no_snapshots: str | None = None
     """Why the service makes no snapshots; None if it does."""
 
@@ -47,6 +61,8 @@ class Evaluations:
     group: asyncio.TaskGroup
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     """By step."""
+    saving: set[int] = field(default_factory=set)
+    """Steps whose checkpoints are on their way."""
 
     def before(self, step: int) -> list[asyncio.Task[None]]:
         """Those of earlier weights."""
@@ -90,29 +106,25 @@ class Evaluations:
         for evaluator in evaluators:
             try:
                 measured = numbers(await evaluator(sampling_client))
-                found = _examples_of(evaluator)
+                found, refused = examples_of(evaluator, measured)
                 measured |= standard_errors(found)
-            except Exception as error:
-                await self._not_measured(step, [evaluator], error)
-                continue
-            try:
                 claim(self.measured.writers, evaluator, measured)
-            except BadInput as error:
-                if step == self.progress.run.start_step:
+            except BaseException as error:
+                if not _is_of_an_evaluator(error):
                     raise
                 await self._not_measured(step, [evaluator], error)
                 continue
             metrics |= measured
             examples |= found
+            for what, why in refused.items():
+                given = f"the examples of {what} that '{name_of(evaluator)}' gives"
+                self._say_once(f"{given} are not kept", why)
             self.progress.worked.add("evaluation")
-            if table := getattr(evaluator, "table", None):
-                name = name_of(evaluator)
-                if step == 0:
-                    self.measured.tables[f"{name}@start"] = table
-                self.measured.tables[name] = table
-                for hook in self.progress.hooks:
-                    hook.on_table(name, step, table)
-        if not metrics or self.progress.diverged:
+            self._hand_on_table(step, evaluator)
+        if self.progress.diverged:
+            return
+        self._say_if_not_measured(step, metrics)
+        if not metrics:
             return
         self.progress.write(step, metrics)
         for record in self.progress.state.checkpoints.records:
@@ -122,6 +134,45 @@ class Evaluations:
             self._stop_early()
         if examples:
             await self._keep(step, examples)
+
+    def _hand_on_table(self, step: int, evaluator: Evaluator) -> None:
+        """Tell hooks the table of an evaluator, if it has one."""
+        name = name_of(evaluator)
+        try:
+            if (table := table_of(evaluator)) is None:
+                return
+            for hook in self.progress.hooks:
+                hook.on_table(name, step, table)
+        except Exception as error:
+            self._say_once(f"the table of '{name}' is not kept", describe(error))
+            return
+        if step == 0:
+            self.measured.tables[f"{name}@start"] = table
+        self.measured.tables[name] = table
+
+    def _say_if_not_measured(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Before the first step and after the last, say if the run goes by what is not measured."""
+        config, plan = self.progress.run.config, self.progress.plan
+        if step not in (0, plan.total_steps) or self._values(config.metric):
+            return
+        if math.isfinite(value := metrics.get(config.metric, math.inf)):
+            return
+        asked_for = config.metric != default("metric") or config.early_stopping_patience
+        failed = any(one.step == step for one in self.measured.failed)
+        if failed or not (asked_for or config.metric in metrics):
+            return
+        there = evaluated(metrics)
+        what = f"is {value}" if config.metric in metrics else "was not measured"
+        others = f"; measured: {', '.join(there) or 'nothing'}{nearest(config.metric, there)}"
+        self.progress.tell(
+            f"metric={config.metric} {what} at step {step}{others}. Without it no checkpoint is "
+            "the best, and early stopping has nothing to go by"
+        )
+
+    def _values(self, metric: str) -> dict[int, float]:
+        """The values of `metric` so far, by step; those that are no finite number say nothing."""
+        series = self.progress.state.metrics.series(metric)
+        return {step: value for step, value in series if math.isfinite(value)}
 
     async def _keep(self, step: int, examples: Mapping[str, Examples]) -> None:
         """Keep what an evaluation is made of; if that fails, the run goes on without."""
@@ -135,15 +186,32 @@ class Evaluations:
             )
 
     def _kept(self) -> list[int]:
-        """The steps of the best evaluation so far, and of the last one of each metric."""
+        """The steps of the best evaluation so far, of the best checkpoint and of those that are on
+        their way, and of the last evaluation of each metric."""
         config, rows = self.progress.run.config, dict(self.progress.state.metrics.rows)
-        last = {name: step for step, row in rows.items() for name in row if name.endswith(STDERR)}
-        series = {step: row[config.metric] for step, row in rows.items() if config.metric in row}
+        last = {
+            name: step
+            for step, row in rows.items()
+            for name in row
+            if name.startswith("eval/") or name.endswith(STDERR)
+        }
+        values = {step: row.get(config.metric, math.nan) for step, row in rows.items()}
+        series = {step: value for step, value in values.items() if math.isfinite(value)}
         choose = min if config.direction == "minimize" else max
-        best = [choose(series, key=series.__getitem__)] if series else []
-        return [*best, *last.values()]
+        steps = [choose(series, key=series.__getitem__)] if series else []
+        saved = best(self.progress.state.checkpoints.records, config.metric, config.direction)
+        steps += [saved.step] if saved else []
+        return [*steps, *self.saving, *last.values()]
 
-    async def _not_measured(self, step: int, evaluators: list[Evaluator], error: Exception) -> None:
+    def _say_once(self, what: str, why: str) -> None:
+        """Say `what` is amiss once a run, with the reason of the first time."""
+        if what not in self.measured.said:
+            self.measured.said.add(what)
+            self.progress.tell(f"{what}: {why}")
+
+    async def _not_measured(
+        self, step: int, evaluators: list[Evaluator], error: BaseException
+    ) -> None:
         """Say and record that an evaluation failed; training goes on.
 
         Raises the error of a lost service: the attempt ends, and the next one measures again.
@@ -169,7 +237,7 @@ class Evaluations:
     def _stop_early(self) -> None:
         config = self.progress.run.config
         patience, sign = config.early_stopping_patience, 1 if config.direction == "minimize" else -1
-        values = [sign * value for _, value in self.progress.state.metrics.series(config.metric)]
+        values = [sign * value for value in self._values(config.metric).values()]
         if (
             patience
             and len(values) > patience
@@ -181,9 +249,9 @@ class Evaluations:
             )
 
 
-def _examples_of(evaluator: Evaluator) -> Mapping[str, Examples]:
-    """What an evaluator's metrics are made of, if it says so in the form of this product."""
-    found = getattr(evaluator, "examples", None)
-    if isinstance(found, Mapping) and all(isinstance(one, Examples) for one in found.values()):
-        return dict(found)
-    return {}
+def _is_of_an_evaluator(error: BaseException) -> bool:
+    """Whether an error is an evaluator's own, whatever it is, and not that the run is to end."""
+    if isinstance(error, asyncio.CancelledError):
+        this = asyncio.current_task()
+        return this is not None and not this.cancelling()
+    return isinstance(error, Exception | SystemExit)

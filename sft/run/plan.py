@@ -13,12 +13,13 @@ from sft.evaluators import (
     NLLEvaluator,
     SamplingEvaluator,
     check_names,
+    claim,
     held_out_prompts,
 )
 from sft.models.lora_size import trained_parameters
 from sft.models.names import folder_or_name
 from sft.record import fingerprints
-from sft.record.metrics import TRAINING_METRICS
+from sft.record.metrics import TRAINING_METRICS, contrary
 from sft.run.batches import steps_in_total
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 
@@ -70,6 +71,9 @@ class Plan:
                 infrequent.append(answers)
                 notes = _notes(answers)
         check_names(evaluators + infrequent)
+        writers: dict[str, str] = {}
+        for evaluator in evaluators + infrequent:
+            claim(writers, evaluator, getattr(evaluator, "metrics", None) or ())
         common = getattr(config.dataset_builder, "common_config", None)
         return cls(
             data=data,
@@ -79,7 +83,7 @@ class Plan:
             eval_sets=found.named_digests(),
             evaluators=evaluators,
             infrequent=infrequent,
-            notes=notes,
+            notes=notes + contrary(config.metric, config.direction),
             trained_parameters=common and _trained_parameters(config, common),
             code=fingerprints.code_of(
                 config.dataset_builder,

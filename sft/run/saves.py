@@ -38,7 +38,9 @@ class Saves:
         record = CheckpointRecord(name, step, epoch, next_batch, tokens, "", "", kind=kind)
         requests = await self.queue.save(name, self._ttl(kind))
         work = self._confirm(record, requests, self.last)
+        self.evaluations.saving.add(step)
         self.last = self.group.create_task(work)
+        self.last.add_done_callback(lambda _: self.evaluations.saving.discard(step))
 
     def _ttl(self, kind: str) -> int | None:
         config = self.progress.run.config

@@ -187,6 +187,11 @@ class TokenisedDataset(SupervisedDataset):
         """UTF-8 bytes of the trained text of batch `index`."""
         return int(self.table.trained_bytes[self._rows(index)].sum())
 
+    def conversations_of(self, index: int) -> list[int]:
+        """The conversation that each sequence of batch `index` is of."""
+        found: list[int] = self.table.conversation[self._rows(index)].tolist()
+        return found
+
     def _rows(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")

@@ -18,7 +18,7 @@ from sft.record.system_metrics import FILE as SYSTEM_FILE
 from sft.secrets import mask_urls
 from sft.tracking import begin, inputs, kept_data, models, values
 from sft.tracking.run_in_store import ensure_run
-from sft.tracking.store import Store, is_permanent
+from sft.tracking.store import Store, cause_of, is_permanent
 from sft.tracking.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
@@ -209,7 +209,8 @@ class Mirror:
             self._file_failures += 1
             if not is_permanent(error) and self._file_failures < FILE_ATTEMPTS:
                 raise
-            self._warn("files", f"has no place for the files of {self.directory}: {error}")
+            why = cause_of(error)
+            self._warn("files", f"has no place for the files of {self.directory}: {why}")
 
     def _record_models(self) -> None:
         """Write the ended run's model ids into its checkpoints.jsonl: the loop is done with it."""

@@ -168,6 +168,13 @@ def is_the_stores(error: BaseException) -> bool:
     return isinstance(error, OSError) or module in STORES_MODULES
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What made a request fail, where `error` tells of the connections that it was tried over."""
+    while "(host=" in str(error) and (within := error.__cause__ or error.__context__):
+        error = within
+    return error
+
+
 def is_permanent(error: Exception) -> bool:
     """Whether MLflow will refuse the same request again, so trying later is no use."""
     return getattr(error, "error_code", None) in PERMANENT
@@ -196,7 +203,7 @@ class Store:
         delay = min(FIRST_DELAY * 2.0**self.failures, LONGEST_DELAY)
         self.failures += 1
         self.is_at_fault = is_the_stores(error)
-        text, kind = str(error).strip(), type(error).__name__
+        text, kind = str(cause_of(error)).strip(), type(error).__name__
         words = text if text and self.is_at_fault else f"{kind}: {text}" if text else kind
         self.error = mask_urls(words.splitlines()[0])[:300]
         self._retry_at = time.monotonic() + delay

@@ -22,7 +22,15 @@ def answer(results: Results, found: Importance | str | None = None) -> list[str]
             values = ", ".join(f"{value:.4g}" for value in trial.values)
             lines.append(f"  trial {trial.number}: {values} with {shown(trial.params)}")
     what = f"trial with the {results.word} {results.metrics[0]}"
-    what = "best trial" if len(results.metrics) == 1 else what
+    equal = len(results.as_good(best))
+    if equal > 1:
+        what = f"first of {equal} trials with the same {results.word} {results.metrics[0]}"
+        if equal == len(results.complete):
+            what = (
+                f"no trial is the best, all {equal} have the same {results.metrics[0]}; the first"
+            )
+    elif len(results.metrics) == 1:
+        what = "best trial"
     lines += [*_described(results, best, what), *_doubts(results, best)]
     if len(results.metrics) == 1:
         lines += [*_ranks(results, best), *edge.sentences(results)]
@@ -75,7 +83,7 @@ def _doubts(results: Results, best: Result) -> list[str]:
     """Whether the best trial is better than the others, as far as the data can tell."""
     metric = results.metrics[0]
     others = [results.against(best, trial) for trial in results.complete if trial is not best]
-    if not others:
+    if all(compared.is_same for compared in others):
         return []
     unknown = sum(compared.interval is None for compared in others)
     if unknown == len(others):
@@ -117,24 +125,25 @@ def _ranks(results: Results, best: Result) -> list[str]:
     lines = []
     for r in others:
         words = "worse" if r.is_worse else "cannot be told from it"
+        words = "the same value" if r.is_same else words
         if r.interval is None:
             words, sure = "one run each, the data cannot tell", ""
         else:
             pairs = ", paired by seed" if r.of_seeds and r.trial.seeds == best.seeds != [] else ""
             pairs = pairs or (", seeds not the same" if r.of_seeds else "")
             sure = f" (95% interval {r.interval}, over {r.sources}{pairs})"
-        lines.append(
-            f"rank {r.trial.params[RANK]}: {r.behind:.4f} behind rank {rank_of_best}{sure}: {words}"
-        )
+        behind = f"{r.behind:z.4f} behind rank {rank_of_best}"
+        lines.append(f"rank {r.trial.params[RANK]}: {behind}{sure}: {words}")
     lines.append(_of_the_picked([r.trial for r in ranks]))
     smaller = [r for r in others if r.trial.params[RANK] < rank_of_best]
     if not smaller:
         return lines
     for r in smaller:
         if not r.is_worse and r.interval is not None:
+            alike = "with the same value" if r.is_same else "that cannot be told from the best"
             lines.append(
-                f"smallest rank that cannot be told from the best, cheaper to serve: "
-                f"{r.trial.params[RANK]} (at most {r.interval.high:.4f} behind)"
+                f"smallest rank {alike}, cheaper to serve: "
+                f"{r.trial.params[RANK]} (at most {r.interval.high:z.4f} behind)"
             )
             return lines + _described(results, r.trial, "its best trial")
     if any(r.interval is None for r in smaller):
@@ -175,9 +184,14 @@ def _totals(results: Results) -> str:
 
 
 def _problems(results: Results) -> list[str]:
-    """What happened to the trials that did not come to their end."""
-    return [
+    """What happened to the trials that did not come to their end, or cannot be compared."""
+    ended = [
         f"trial {trial.number}: {trial.state} ({trial.error})"
         for trial in results.trials
         if trial.error and trial.state in ("failed", "diverged")
+    ]
+    return ended + [
+        f"trial {trial.number}: not compared over its examples: {file} cannot be read"
+        for trial in results.trials
+        for file in trial.unreadable
     ]

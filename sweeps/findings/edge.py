@@ -216,7 +216,8 @@ def further(results: Results, began: Space, asked: int, tokens: int | None) -> S
         asked: the trials that the user asked for; on intervals it has twice as many at most.
         tokens: that the sweep may train on in all.
     """
-    if results.is_under_way or (not results.asked["grid"] and results.asked["trials"] >= 2 * asked):
+    going_on = results.asked["trials"] + more_trials(asked)
+    if results.is_under_way or (not results.asked["grid"] and going_on > 2 * asked):
         return None
     whole = max((trial.tokens for trial in results.complete), default=0)
     if tokens is not None and results.tokens + whole > tokens:
@@ -240,12 +241,26 @@ def first_values(results: Results, trials: int) -> list[dict[str, Any]]:
 
 
 def _is_within(edge: Edge, began: Space) -> bool:
-    low, *_, high = ends(began[edge.name])
-    if edge.name == RANK and edge.next > MOST_RANK:
-        return False
-    if _is_geometric(edge.name, began[edge.name]):
-        return low / DECADE <= edge.next * (1 + 1e-9) and edge.next <= high * DECADE * (1 + 1e-9)
-    return low - (high - low) <= edge.next <= high + (high - low)
+    low, high = _bounds(edge.name, began[edge.name])
+    return low * (1 - 1e-9) <= edge.next <= high * (1 + 1e-9)
+
+
+def _bounds(name: str, began: Distribution) -> tuple[float, float]:
+    """Between what a study goes on by itself, of a parameter that it began with."""
+    low, *_, high = ends(began)
+    if name == RANK:
+        return min(1, low), max(MOST_RANK, high)
+    if _is_geometric(name, began):
+        return low / DECADE, high * DECADE
+    return low - (high - low), high + (high - low)
+
+
+def describe_bounds(space: Space, trials: int, grid: bool) -> str:
+    """How far a study goes by itself, in a line."""
+    more = "" if grid else f"by {more_trials(trials)} trials at a time, to {2 * trials} at most; "
+    scales = [name for name, distribution in space.items() if _is_scale(name, distribution)]
+    ranges = ["{} {:g} to {:g}".format(name, *_bounds(name, space[name])) for name in scales]
+    return f"goes on by itself beyond an edge, {more}{', '.join(ranges) or 'but nothing has one'}"
 
 
 # What is said.

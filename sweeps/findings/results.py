@@ -39,6 +39,7 @@ class Result:
     runs: list[dict[str, Any]] = field(default_factory=list)  # seeds and checkpoint of each repeat
     command: list[str] = field(default_factory=list)  # its overrides, but for its parameters
     directories: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # files of examples, once it is compared
 
     @property
     def interval(self) -> Interval | None:
@@ -65,6 +66,11 @@ class Compared:
     def is_worse(self) -> bool:
         """Whether the interval leaves out that the trial is as good as the best."""
         return self.interval is not None and self.interval.low > 0
+
+    @property
+    def is_same(self) -> bool:
+        """Whether it has the best one's value."""
+        return not self.behind
 
     @property
     def sources(self) -> str:
@@ -135,6 +141,10 @@ class Results:
         complete = self.complete
         return self._best_of(complete) if complete else None
 
+    def as_good(self, best: Result) -> list[Result]:
+        """The complete trials that have the first value of `best`, itself among them."""
+        return [trial for trial in self.complete if trial.values[0] == best.values[0]]
+
     def _best_of(self, trials: Sequence[Result]) -> Result:
         sign = 1 if self.minimize else -1
         return min(trials, key=lambda trial: sign * trial.values[0])
@@ -172,14 +182,15 @@ class Results:
         interval = seeds = of_difference(ours, theirs, paired=paired)
         mine, other = self.examples_of(trial), self.examples_of(best)
         count = 0
-        if mine and other and why_not(mine, other) is None and len(mine.runs[0].totals) > 1:
+        if mine and other and why_not(mine, other) is None:
             count = len(mine.runs[0].totals)
             found = bootstrap.of_difference(mine.runs, other.runs)
             low, high = sorted((sign * found.low, sign * found.high))
             if math.isclose(sign * found.middle, behind, abs_tol=1e-6):  # else trained again since
                 interval = Interval(behind, low, high)
                 if seeds is not None:
-                    interval = bootstrap.with_seeds(interval, seeds)
+                    of_shares = mine.runs[0].is_share
+                    interval = bootstrap.with_seeds(interval, seeds, of_shares=of_shares)
         return Compared(trial, behind, interval, count, seeds is not None)
 
     def all_against(self, best: Result) -> dict[int, Compared]:
@@ -194,10 +205,16 @@ class Results:
     def examples_of(self, trial: Result) -> Measured | None:
         """What the trial's runs made of each held-out example; None if one does not keep it."""
         if trial.number not in self._examples:
-            found = [last_examples(Path(folder)) for folder in trial.directories]
-            runs = [one[self.metrics[0]] for one in found if self.metrics[0] in one]
-            whole = bool(runs) and len(runs) == len(found)
-            self._examples[trial.number] = Measured(str(trial.number), runs) if whole else None
+            kept = [last_examples(Path(folder)) for folder in trial.directories]
+            trial.unreadable = [
+                str(Path(folder, one.unreadable[self.metrics[0]]))
+                for folder, one in zip(trial.directories, kept, strict=True)
+                if self.metrics[0] in one.unreadable
+            ]
+            runs = [one.examples.get(self.metrics[0]) for one in kept]
+            found = [examples for examples in runs if examples is not None]
+            whole = bool(found) and len(found) == len(runs)
+            self._examples[trial.number] = Measured(str(trial.number), found) if whole else None
         return self._examples[trial.number]
 
     def by_rank(self) -> list[Compared]:

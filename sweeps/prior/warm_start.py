@@ -189,12 +189,15 @@ def chances(surfaces: np.ndarray, ranks: Sequence[int], covered: np.ndarray) -> 
     return np.mean((good & ~has_good) | (frugal & has_good & ~has_frugal), axis=0)
 
 
-def cells(space: Mapping[str, BaseDistribution], rank: int) -> list[Cell]:
-    """The (rate, rank) pairs of `space` that a prior may propose.
+def cells(
+    space: Mapping[str, BaseDistribution], rank: int, rate: float | None = None
+) -> list[Cell]:
+    """The (rate, rank) pairs of `space` that a prior may propose; `rate` and `rank` are what it
+    does not search.
 
     All of its choices; of an interval a grid on a log scale.
     """
-    rates = _values(space[RATE], per_decade=10)
+    rates = _values(space[RATE], per_decade=10) if RATE in space else [rate or 0.0]
     ranks = _values(space[RANK], per_decade=1 / math.log10(2)) if RANK in space else [rank]
     return [(float(rate), int(rank)) for rank in ranks for rate in rates]
 

@@ -64,7 +64,7 @@ class Purse:
     kept: float
 
     def pays(self, curve: Curve, rung: float) -> bool:
-        """Whether `curve` may train until `rung`; what it spends on itself need not be kept."""
+        """Whether `curve` may train until `rung`, out of what is kept back if need be."""
         cost = tokens_to(curve, rung)
         rest = tokens_to(curve, 1.0) - cost
         return cost + min(rest, self.kept) <= self.left + 1e-6

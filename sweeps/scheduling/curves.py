@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 WHOLE = 1 - 1e-9
-"""From here on a fraction is the end: tokens are estimated before they are counted."""
+"""A fraction from here on is the end of a schedule."""
 
 
 class State(Enum):

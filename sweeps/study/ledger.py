@@ -7,7 +7,7 @@ several threads. The event loop, which feeds the training service, must not wait
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import optuna
@@ -24,6 +24,8 @@ from sweeps.study.liveness import PAUSED, Liveness, is_paused
 T = TypeVar("T")
 
 ERROR = "error"  # user attributes of a trial
+SAVED = "saved."
+"""Before the number of a repeat: its last checkpoint."""
 UNTIL = "until"
 """The fraction of its schedule until which a trial trains; 1 to its end."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
@@ -36,6 +38,9 @@ class Turn:
     trial: Trial
     until: float = 1.0
     """The fraction of its schedule at which it pauses; 1: it trains to its end."""
+    saved: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The last checkpoint of each repeat: its `path` and `step`. Another machine may have saved it,
+    whose run directory is not here."""
 
 
 class Ledger:
@@ -84,7 +89,8 @@ class Ledger:
         be a paused one; without a scheduler a new one. None if there is nothing to train now."""
         orphan = self._liveness.take_over(self.study)
         if orphan is not None:
-            return Turn(self.opened(orphan), orphan.user_attrs.get(UNTIL, 1.0))
+            until, saved = orphan.user_attrs.get(UNTIL, 1.0), checkpoints(orphan)
+            return Turn(self.opened(orphan), until, saved)
         if self._scheduler is None:
             return self._ask(Start(1.0))
         while True:
@@ -101,7 +107,7 @@ class Ledger:
             if self._liveness.claim(self.study, paused):
                 trial = Trial(self.study, paused._trial_id)
                 self.note(trial, {UNTIL: wanted.rung, PAUSED: None})
-                return Turn(trial, wanted.rung)
+                return Turn(trial, wanted.rung, checkpoints(paused))
 
     def _ask(self, wanted: Start) -> Turn | None:
         """A new trial; None if the study is full."""
@@ -181,6 +187,17 @@ class Ledger:
         """Keep `facts` with a trial, by name: values that JSON can hold."""
         for name, value in facts.items():
             trial.set_user_attr(name, value)
+
+
+def checkpoints(trial: FrozenTrial) -> dict[str, Any]:
+    """The last checkpoint of each repeat of a trial, as `saved_as` notes them."""
+    attributes = trial.user_attrs.items()
+    return {key[len(SAVED) :]: value for key, value in attributes if key.startswith(SAVED)}
+
+
+def saved_as(repeat: int, path: str, step: int) -> dict[str, Any]:
+    """The fact that a repeat has a checkpoint."""
+    return {f"{SAVED}{repeat}": {"path": path, "step": step}}
 
 
 def suggest(trial: Trial, name: str, distribution: Distribution) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sft.config.compose import compose
-from sft.config.saved import from_saved, from_train, to_saved, to_train
+from sft.config.saved import completed, from_saved, from_train, to_saved, to_train
 from sft.config.schema import VERSION
 from sft.errors import BadInput
 from sft.files import dump_yaml, read_yaml
@@ -140,6 +140,30 @@ def test_a_saved_config_comes_back_as_it_was():
     loaded = yaml.safe_load(text)
     assert from_saved(loaded, "config.yaml") == settings
     assert "run_dir" not in loaded and loaded["version"] == VERSION
+
+
+@pytest.mark.parametrize(
+    "metric, direction",
+    [
+        ("eval/nll", "minimize"),
+        ("eval/code/bpb", "minimize"),
+        ("eval/choice/accuracy", "maximize"),
+        ("eval/prompts/exact_match", "maximize"),
+        ("eval/judge/score", None),
+    ],
+)
+def test_the_direction_that_a_metrics_name_tells_is_saved(metric, direction):
+    settings = compose([f"metric={metric}"])
+    assert to_saved(settings)["direction"] == direction
+    assert from_train(to_train(settings, "somewhere"))["direction"] == direction
+
+
+def test_a_saved_config_keeps_its_direction_and_one_without_gets_it():
+    saved = to_saved(compose(["metric=eval/choice/accuracy"]))
+    contrary = saved | {"direction": "minimize"}  # the default of an earlier version
+    assert completed(contrary, "config.yaml")["direction"] == "minimize"
+    del saved["direction"]
+    assert completed(saved, "config.yaml")["direction"] == "maximize"
 
 
 def test_a_config_of_another_version_is_refused_with_the_keys_that_changed():

@@ -154,3 +154,12 @@ def test_the_command_line_composes_a_builder_of_ones_own(my_data):
         ["dataset=custom", "dataset.builder=my_data:MyBuilder", "dataset.args.path=words.txt"]
     )
     assert len(dataset_builder(settings)()[0]) == 3
+
+
+def test_a_text_that_yaml_reads_as_a_number_is_not_text(my_data):
+    from sft.config.compose import compose
+    from sft.config.saved import dataset_builder
+
+    chosen = ["dataset=custom", "dataset.builder=my_data:MyBuilder", "dataset.args.path=nan"]
+    with pytest.raises(BadInput, match="dataset.args.path: nan is not text; write it in quotes"):
+        dataset_builder(compose(chosen))

@@ -98,6 +98,43 @@ def test_it_picks_the_choice_that_a_direct_computation_finds_likeliest(
     assert evaluator.examples["eval/choice/accuracy"].value == measured["eval/choice/accuracy"]
 
 
+class Scores:
+    """A sampling client to which the last token of a sequence has the log-probability that `of`
+    gives its character, and every other 0."""
+
+    def __init__(self, of, tokenizer):
+        self.of, self.tokenizer = of, tokenizer
+
+    async def compute_logprobs(self, tokens):
+        last = self.tokenizer.decode(tokens.to_ints()[-1:])
+        return [None, *[0.0] * (len(tokens.to_ints()) - 2), self.of[last]]
+
+
+TIED = [
+    # choices, which is right, the log-probability of each, whether that is a right answer
+    (["x", "y"], 0, {"x": -1.0, "y": -1.0}, False),
+    (["x", "y"], 1, {"x": -1.0, "y": -1.0}, False),
+    (["x", "y"], 1, {"x": -1.0, "y": -0.5}, True),
+    (["x", "x ", "y"], 1, {"x": -1.0, "y": -2.0}, True),
+    (["x", "x", "y"], 0, {"x": -1.0, "y": -0.5}, False),
+    (["y", "x", "x"], 0, {"x": -1.0, "y": -0.5}, True),
+    (["y", "x", "z"], 0, {"x": -1.0, "y": -0.5, "z": -0.5}, False),
+]
+
+
+@pytest.mark.parametrize(("choices", "answer", "logprobs", "right"), TIED)
+def test_a_tie_is_not_right_and_of_two_equal_choices_either_is(
+    tiny_model, tmp_path, choices, answer, logprobs, right
+):
+    row = {"question": "?", "choices": choices, "answer": answer}
+    evaluator = builder(tiny_model, written(tmp_path, row))()
+    measured = asyncio.run(evaluator(Scores(logprobs, load_tokenizer(str(tiny_model)))))
+    [shown] = evaluator.table
+    assert measured == {"eval/choice/accuracy": float(right)}
+    assert (shown["answer"].strip() == choices[answer].strip()) is shown["right"] is right
+    assert (shown["margin"] > 0) is right
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "deepseek-r1"])
 def test_what_is_scored_are_a_choices_own_words_whatever_the_template_writes_around_them(
     name, tmp_path, monkeypatch
@@ -126,6 +163,7 @@ MEANT = [
     ({"question": "?", "choices": {"text": ["x", "y"], "label": [1, 2]}, "answer": 2}, 1),
     ({"question": "?", "choices": ["0", "1"], "answer": "1"}, 1),
     ({"messages": [{"role": "user", "content": "?"}], "choices": ["x", "y"], "answer": 0}, 0),
+    ({"question": "?", "choices": ["x", "y", "y "], "answer": "y"}, 1),
 ]
 
 
@@ -150,6 +188,7 @@ BAD = [
     ({**GOOD, "choices": ["x", " "]}, "choice 1 is ' '; expected text"),
     ({**GOOD, "choices": {"text": ["x", "y"]}}, "without the lists 'text' and 'label'"),
     ({**GOOD, "choices": {"text": ["x", "y"], "label": ["A"]}}, "2 choices have 1 labels"),
+    ({**GOOD, "choices": ["x", "x "]}, "all choices are 'x'; expected two that differ"),
     ({**GOOD, "answer": 2}, "the answer is 2; expected a choice's place, from 0 to 1"),
     ({**GOOD, "answer": "C"}, "the answer 'C' is none of the choices; expected its place, letter"),
     ({**GOOD, "answer": True}, "the answer True is none of the choices"),
@@ -175,6 +214,30 @@ def test_a_row_that_is_no_question_is_refused_by_file_and_line(tiny_model, tmp_p
 def test_a_bad_row_is_named_by_its_own_line(tiny_model, tmp_path):
     with pytest.raises(BadInput, match=r"questions\.jsonl line 2: "):
         builder(tiny_model, written(tmp_path, GOOD, {}))()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "end"),
+    [("utf-8-sig", "\n"), ("utf-8-sig", "\r\n"), ("utf-8", "\r"), ("utf-16", "\n")],
+)
+def test_a_file_is_read_as_editors_write_it_with_its_blank_lines(
+    tiny_model, tmp_path, encoding, end
+):
+    path = tmp_path / "questions.jsonl"
+    text = end.join(["", *(json.dumps(row, ensure_ascii=False) for row in QUESTIONS), "", ""])
+    path.write_bytes(text.encode(encoding))
+    made = builder(tiny_model, str(path))()
+    assert [one.asked[0]["content"] for one in made.questions] == [
+        row["question"] for row in QUESTIONS
+    ]
+    assert [one.where for one in made.questions] == [f"{path} line {n}" for n in (2, 3, 4)]
+
+
+def test_a_file_of_half_a_character_is_refused_by_its_own_key(tiny_model, tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode("utf-16")[:-1])
+    with pytest.raises(BadInput, match=r"^evaluators\.args\.path: .*is not UTF-16"):
+        builder(tiny_model, str(path))()
 
 
 def test_a_file_that_is_not_there_is_named_with_its_key(tiny_model, tmp_path):

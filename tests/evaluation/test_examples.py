@@ -49,6 +49,27 @@ def test_held_out_nll_is_made_of_the_nats_and_trained_tokens_of_each_sequence(he
     assert examples.digest == sequences(held_out) == evaluator.digest
 
 
+def test_several_sequences_of_one_conversation_are_one_example(held_out):
+    apart, together = Listed(held_out), Listed(held_out)
+    together.conversations_of = lambda index: [index // 2]
+    one_each, by_two = NLLEvaluator(apart), NLLEvaluator(together)
+    measured = [asyncio.run(evaluator(Likely())) for evaluator in (one_each, by_two)]
+    assert measured[0] == measured[1]
+    many, few = (evaluator.examples["eval/nll"] for evaluator in (one_each, by_two))
+    assert len(few.totals) == -(-len(many.totals) // 2)
+    assert few.totals[0] == pytest.approx(many.totals[0] + many.totals[1])
+    assert few.weights[0] == many.weights[0] + many.weights[1]
+    assert few.digest != many.digest  # they cannot be compared example by example
+
+
+def test_a_dataset_knows_which_sequences_are_of_one_conversation(make_config):  # noqa: F811
+    dataset = asyncio.run(Plan.make(make_config())).held_out
+    for index in range(len(dataset)):
+        assert len(dataset.conversations_of(index)) == len(dataset.get_batch(index))
+    every = [one for index in range(len(dataset)) for one in dataset.conversations_of(index)]
+    assert len(set(every)) == dataset.statistics.conversations
+
+
 def test_each_part_of_held_out_data_has_examples_and_a_digest_of_its_own(held_out):
     both = Listed(held_out)
     both.parts = {"one": Listed(held_out[:1]), "rest": Listed(held_out[1:])}

@@ -115,7 +115,7 @@ def measured(tiny_model, task, text="It is 2.", **options):
 @needs_inspect
 def test_a_task_is_answered_by_the_sampling_client_with_the_runs_renderer(tiny_model, file):
     found, evaluator, client = measured(tiny_model, f"{file}@sums", max_tokens=9)
-    assert found == {"eval/inspect/accuracy": 0.5, "eval/inspect/stderr": 0.5}
+    assert found == {"eval/inspect/accuracy": 0.5, "eval/inspect/accuracy_stderr": 0.5}
     assert set(evaluator.metrics) == set(found)
     assert evaluator.examples["eval/inspect/accuracy"].value == found["eval/inspect/accuracy"]
     assert list(evaluator.examples["eval/inspect/accuracy"].totals) == [1.0, 0.0]
@@ -195,7 +195,7 @@ def test_an_error_of_the_service_is_the_evaluations_error(tiny_model, file):
 @pytest.mark.parametrize(
     ("task", "words"),
     [
-        ("my_task.py", "expected one task, not 7"),
+        ("my_task.py", "expected one task, not 7; name one of .*my_task.py@sums"),
         ("my_task.py@sum", "Task named 'sum' not found"),
         ("mine/unknown", "no inspect tasks|not found"),
     ],
@@ -206,6 +206,13 @@ def test_a_task_that_is_none_is_refused_before_anything_is_made(
     monkeypatch.chdir(file.parent)
     with pytest.raises(BadInput, match=f"evaluators.args.task: .*(?i:{words})"):
         builder(tiny_model, task)()
+
+
+@needs_inspect
+def test_a_file_of_several_tasks_is_refused_before_one_of_them_fails(tiny_model, file):
+    file.write_text(f"{TASK}\n@task\ndef broken():\n    raise RuntimeError('of one task')\n")
+    with pytest.raises(BadInput, match="expected one task, not 8; name one of .*@broken"):
+        builder(tiny_model, file)()
 
 
 @needs_inspect
@@ -243,6 +250,8 @@ def test_a_run_from_the_command_line_measures_a_task_before_and_after(tiny_model
     chosen = ["evaluators=inspect", f"evaluators.args.task={file.name}@sums"]
     rows = find(str(finished_run(file.parent, tiny_model, *chosen))).rows()
     assert len([row for row in rows if "eval/inspect/accuracy" in row]) == 2
+    of_inspect = [name for name in rows[-1] if name.startswith("eval/inspect/")]
+    assert of_inspect == ["eval/inspect/accuracy", "eval/inspect/accuracy_stderr"]
 
 
 @needs_inspect
@@ -283,7 +292,7 @@ LOG = {
 
 def test_a_log_gives_metrics_and_examples_of_those_that_are_means_of_its_samples():
     assert inspect_log.names(LOG, "mine") == ("eval/mine/a_b/accuracy", "eval/mine/c/mean")
-    assert inspect_log.metrics(LOG, "mine")["eval/mine/a_b/stderr"] == 0.5
+    assert inspect_log.metrics(LOG, "mine")["eval/mine/a_b/accuracy_stderr"] == 0.5
     assert set(inspect_log.examples(LOG, "mine")) == {"eval/mine/a_b/accuracy"}
     assert inspect_log.rows(LOG)[1]["score a b"] == "I"
 

@@ -17,7 +17,8 @@ from tests.chat_data import write_chats
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_model, local_service):
-    """Runs `slow`, `fast` and `seeded`, which differs from `fast` in its seeds alone."""
+    """Runs `slow`, `fast` and `seeded`, which differs from `fast` in its seeds alone, and two that
+    are best where NLL is highest."""
     folder = tmp_path_factory.mktemp("place")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
 
@@ -40,6 +41,9 @@ def place(tmp_path_factory, tiny_model, local_service):
     run("slow", learning_rate=1e-5)
     run("fast", learning_rate=1e-2)
     run("seeded", seed=1, learning_rate=1e-2)
+    # Whose best evaluation, of 0 updates, is at no checkpoint; the best checkpoint is the first.
+    run("worst", learning_rate=1e-2, direction="maximize", save_every=3)
+    run("worse", learning_rate=3e-3, direction="maximize", save_every=3)
     return folder
 
 
@@ -62,6 +66,35 @@ def test_a_higher_learning_rate_is_said_to_be_better_with_its_interval(place, mo
     monkeypatch.chdir(place)
     (line,) = verdict(capsys, "slow", "fast")
     assert re.fullmatch(r"eval/nll: B against A: lower by [\d.]+ \([\d.]+ to [\d.]+\): real", line)
+
+
+def test_examples_that_cannot_be_read_are_named_and_the_rest_is_compared(
+    place, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("slow", "fast"):
+        shutil.copytree(place / name, name)
+    file = tmp_path / "fast" / "examples" / "000006.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    assert verdict(capsys, "slow", "fast") == [
+        "eval/nll: B against A: not compared: the examples of B cannot be read "
+        "(examples/000006.parquet)"
+    ]
+
+
+def test_runs_are_compared_as_they_were_at_their_best_checkpoints(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert ExamplesFolder(place / "worst").steps() == [0, 3, 6]
+    (last,) = verdict(capsys, "worst", "worse")
+    assert compare.main(["worst", "worse", "--checkpoint", "best"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^A +worst, checkpoint 000003 \(step 3\)$", out, re.MULTILINE)
+    (line,) = re.findall("^eval/nll: B against A: higher by .*", out, re.MULTILINE)
+    assert line != last
+    rows = {row["step"]: row for row in find("worst").rows()}
+    assert re.search(rf"^eval/nll last +{rows[3]['eval/nll']:.4f} ", out, re.MULTILINE)
+    assert compare.main(["worst", "worse", "--checkpoint", "000004"]) == 2
+    assert "the run has no '000004', but 000003, final" in capsys.readouterr().err
 
 
 def test_the_page_says_so_too(place, monkeypatch, capsys):

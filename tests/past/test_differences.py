@@ -1,5 +1,7 @@
 """Which of two runs is better, and how sure that is: the words, and what is not compared."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,11 @@ def test_the_same_difference_within_the_noise_is_not():
     found = between([nll(-0.003, 1.0)], [nll()])
     assert found.words().startswith("no difference that 48 examples can show (")
     assert found.words().endswith("would be needed for this one")
+
+
+def test_the_end_of_an_interval_is_no_negative_zero():
+    found = Difference(Interval(0.0196, -0.0004, 0.0396), 48, False, False)
+    assert "can show (0.000 to 0.040)" in found.words()
 
 
 def test_identical_runs_are_said_to_be_the_same():
@@ -103,10 +110,66 @@ def test_runs_measured_on_different_examples_are_not_compared():
 
 
 def test_a_run_that_keeps_no_examples_is_not_compared():
-    old = Compared("old", {"lr": "1"}, {}, [])
+    old = Compared("old", {"lr": "1"}, {}, [{"step": 3, "eval/nll": 2.0}])
     lines = verdicts([run("a", nll()), old], "AB")
-    assert lines[0] == "eval/nll: B against A: not compared: no examples are kept of B"
-    assert verdicts([old, old], "AB") == []
+    assert lines == ["eval/nll: B against A: not compared: no examples are kept of B"]
+
+
+def test_metrics_without_examples_are_named_in_one_line():
+    rows = [{"step": 3, "eval/nll": 2.0, "eval/bpb": 0.7, "eval/own/score": 3.0}]
+    runs = [Compared(n, {"lr": n}, {}, rows, {"eval/nll": nll()}) for n in ("1", "2")]
+    assert verdicts(runs, "AB")[1:] == [
+        "no interval of eval/bpb, eval/own/score: no examples are kept of them"
+    ]
+    runs[1] = Compared("2", {"lr": "2"}, {}, [{"step": 3, "eval/nll": 2.0}], runs[1].examples)
+    assert len(verdicts(runs, "AB")) == 1  # there is nothing to compare
+
+
+def test_a_metric_that_a_run_does_not_measure_is_said_to_be_so():
+    lines = verdicts([run("a", nll()), Compared("b", {"lr": "1"}, {}, [])], "AB")
+    assert lines == ["eval/nll: B against A: not compared: not measured by B"]
+
+
+@pytest.mark.parametrize("count, words", [(1, "one example"), (0, "no example")])
+def test_one_example_is_not_compared(count, words):
+    few = Examples([1.0] * count, [1.0] * count, "d")
+    lines = verdicts([run("a", few, lr="1"), run("b", few, lr="2")], "AB")
+    assert lines == [
+        f"eval/nll: B against A: not compared: they were measured on {words}, which says nothing "
+        "of others"
+    ]
+
+
+def test_one_example_against_many_are_different_examples():
+    one = Examples([1.0], [1.0], "4f3a0011")
+    (line,) = verdicts([run("a", one, lr="1"), run("b", nll(digest="91bc"), lr="2")], "AB")
+    assert "not compared: they were measured on different examples" in line
+
+
+def test_examples_that_cannot_be_read_are_named_with_their_file():
+    rows = [{"step": 6, "eval/nll": 2.0, "eval/nll_stderr": 0.1, "eval/bpb": 0.7}]
+    broken = Compared("b", {"lr": "1"}, {}, rows)
+    broken.unreadable = dict.fromkeys(("eval/nll", "eval/bpb"), "examples/000006.parquet")
+    lines = verdicts([run("a", nll()), broken], "AB")
+    words = "cannot be read (examples/000006.parquet)"
+    assert lines == [f"eval/nll: B against A: not compared: the examples of B {words}"]
+    lines = verdicts([broken, replace(broken, settings={"lr": "2"})], "AB")
+    assert lines[0] == f"eval/nll: B against A: not compared: the examples of B and A {words}"
+
+
+def test_answers_that_were_judged_in_another_way_are_not_said_to_have_other_tokens():
+    ones = [1.0] * 4
+    one, other = (Examples([0.0, 1.0, 1.0, 0.0], ones, digest) for digest in ("4f3a", "91bc"))
+    (line,) = verdicts([run("a", one, lr="1"), run("b", other, lr="2")], "AB")
+    assert line.endswith("on different examples, or judged in another way (4f3a and 91bc)")
+
+
+def test_what_intervals_count_is_not_said_where_there_is_none():
+    assert verdicts([run("a", nll(), lr="1"), run("b", nll(), lr="2")], "AB") == [
+        "eval/nll: B against A: the same on each of 48 examples"
+    ]
+    lines = verdicts([run("a", nll(digest="4f3a"), lr="1"), run("b", nll(), lr="2")], "AB")
+    assert len(lines) == 1
 
 
 def test_a_difference_in_the_data_is_not_called_chance_between_seeds():
@@ -136,6 +199,18 @@ def test_right_answers_differ_if_the_exact_test_of_signs_says_so(gained, lost, c
     found = between([Examples(ours, ones, "")], [Examples(theirs, ones, "")])
     assert found.is_real == real
     assert -1 <= found.interval.low <= found.interval.high <= 1
+
+
+def test_shares_never_differ_by_more_than_one_whatever_seeds_do():
+    ones = [1.0] * 10
+    seeds = [("0", "0"), ("1", "1")]
+    ours = [Examples([1.0] * 9 + [0.0], ones, ""), Examples(ones, ones, "")]
+    theirs = [Examples([0.0] * 10, ones, ""), Examples([1.0] * 6 + [0.0] * 4, ones, "")]
+    found = Difference.between(Measured("B", ours, seeds), Measured("A", theirs, seeds))
+    assert found.of_seeds and found.interval.middle == pytest.approx(0.65)
+    assert -1 <= found.interval.low <= found.interval.high == 1
+    alone = of_difference(ours[:1], theirs[:1])
+    assert -1 <= alone.low <= alone.high <= 1
 
 
 def test_values_that_are_not_finite_are_not_compared():

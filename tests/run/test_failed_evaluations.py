@@ -1,10 +1,13 @@
 """An evaluation that fails costs its own numbers and nothing else."""
 
+import asyncio
+
 import pytest
 
 from sft.errors import BadInput
 from sft.evaluators import Prompt, SamplingEvaluator
 from sft.record import rundir
+from sft.tracking.hook import MlflowHook
 from tests import faulty_service
 from tests.failing_runs import Listen, go
 from tests.test_evaluators import CountCalls
@@ -29,6 +32,47 @@ def test_an_evaluator_that_raises_costs_its_own_numbers_alone(make_config):  # n
     assert sum("evaluation 'mine'" in text for text in listen.messages) == 2
     recorded = rundir.read_facts(result.directory)["failed_evaluations"]
     assert [entry["name"] for entry in recorded] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit("no judge"), asyncio.CancelledError("a request of its own")]
+)
+def test_an_evaluator_that_leaves_costs_its_own_numbers_alone(stub, error):
+    make, _ = stub
+    builders = [lambda: Returning(error), lambda: CountCalls("other")]
+    result = go(make(evaluator_builders=builders))
+    assert result.status == "FINISHED", result.error
+    assert result.last["eval/other"] == 2 and "eval/nll" in result.last
+    assert [f.name for f in result.failed_evaluations] == ["returning", "returning"]
+    assert str(error) in result.failed_evaluations[0].error
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("text", "expected a list of dicts, not str"),
+        ([["a", "b"]], "expected a list of dicts"),
+        ([{"a": 1}, {(1, 2): 3}], "a row is {(1, 2): 3}"),
+        ([{"a": float}], None),
+    ],
+)
+def test_a_table_that_is_none_is_said_once_and_costs_no_number(stub, table, words):
+    class Tabled(Returning):
+        def __init__(self):
+            super().__init__({"eval/mine": 1.0})
+            self.table = table
+
+    make, _ = stub
+    listen = Listen()
+    hook = MlflowHook(f"sqlite:///{make().log_path}.db", "tables")
+    result = go(make(evaluator_builders=[Tabled]), hooks=[listen, hook])
+    assert result.status == "FINISHED" and result.last["eval/mine"] == 1.0
+    said = [text for text in listen.messages if "'returning'" in text]
+    if words is None:
+        assert not said and result.tables["returning"] == table
+    else:
+        assert len(said) == 1 and words in said[0] and "returning" not in result.tables
+    assert hook.flush() == []
 
 
 @pytest.mark.parametrize("value", ["abc", None, [1.0]])
@@ -73,7 +117,7 @@ class Returning:
         self.found = found
 
     async def __call__(self, sampling_client):
-        if isinstance(self.found, Exception):
+        if isinstance(self.found, BaseException):
             raise self.found
         return self.found
 

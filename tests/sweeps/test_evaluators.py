@@ -15,10 +15,11 @@ def questions(tmp_path):
     return ["evaluators=choice", "evaluators.args.path=questions.jsonl", "lr=1e-3,1e-2"]
 
 
-def test_the_accuracy_of_choices_is_what_a_sweep_maximises(sweep, questions, capsys):
-    chosen = ["hydra.sweeper.metric=eval/choice/accuracy", "hydra.sweeper.direction=maximize"]
-    assert sweep(*questions, *chosen) == 0
+@pytest.mark.parametrize("direction", [["hydra.sweeper.direction=maximize"], []])
+def test_the_accuracy_of_choices_is_what_a_sweep_maximises(sweep, questions, capsys, direction):
+    assert sweep(*questions, "hydra.sweeper.metric=eval/choice/accuracy", *direction) == 0
     said = capsys.readouterr().out
+    assert "  best: highest eval/choice/accuracy\n" in said
     assert "complete; 2 of 2 trials, highest eval/choice/accuracy" in said
 
 

@@ -162,3 +162,37 @@ def test_a_sweep_with_paused_trials_is_killed_five_times_and_decides_as_if_it_we
         assert trial.intermediate_values == other.intermediate_values
         rows = rows_of("s", trial.number, tmp_path)
         assert numbers(rows) == numbers(rows_of("quiet", other.number))
+
+
+@pytest.mark.slow
+def test_a_trial_that_began_on_another_machine_goes_on_from_its_last_checkpoint(
+    start_sweep, sweep, tmp_path
+):
+    """Its run directory is not here; the study and the service are."""
+    words = (
+        "lr=1e-2", "max_steps=9", "epochs=2", "eval_every=3", "save_every=3", "tracking.uri=null",
+        "hydra.sweeper.study_name=s",
+    )  # fmt: skip
+    process = start_sweep(*words)
+    here = tmp_path / folder_of(0)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not study_knows_a_checkpoint(tmp_path):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    here.rename(tmp_path / "of another machine")
+    assert start_sweep(*words).wait(300) == 0, (tmp_path / "sweep.log").read_text()
+    rows = rows_of("s", 0, tmp_path)
+    assert rows[0]["step"] >= 3
+    assert sweep(*words, "hydra.sweeper.study_name=quiet") == 0
+    undisturbed = {row["step"]: row for row in numbers(rows_of("quiet", 0))}
+    for row in numbers(rows):
+        for metric in {"train/nll", "eval/nll"} & row.keys():
+            assert row[metric] == undisturbed[row["step"]][metric]
+    [trial] = study_of("s", tmp_path).trials
+    assert trial.value == study_of("quiet").trials[0].value
+
+
+def study_knows_a_checkpoint(folder: Path) -> bool:
+    journal = folder / storage.ROOT / "s" / storage.JOURNAL
+    return journal.exists() and "saved.0" in journal.read_text()

@@ -119,6 +119,40 @@ def test_one_run_each_is_compared_over_the_examples_that_its_evaluations_keep(ke
     assert f"rank {other}: 0.0" in said and "held-out examples): cannot be told from it" in said
 
 
+def test_of_equal_trials_none_is_called_the_best(kept, tmp_path):
+    """Three ranks that came to the same weights: their examples are the same, too."""
+    study = storage.open_study("e", storage.open_storage(None, tmp_path / "e"), ["minimize"])
+    storage.remember(study, {"metric": ["eval/nll"], "space": SPACE.describe(), "steps": 20})
+    first = Results.of(kept).complete[0]
+    for rank in (16, 4, 64):
+        add(study, 1e-3, rank, first.values[0], directories=first.directories)
+    results = Results.of(study)
+    said = "\n".join(report.answer(results))
+    value = f"{first.values[0]:.4f}"
+    assert said.startswith(
+        f"no trial is the best, all 3 have the same eval/nll; the first: 0, eval/nll {value} with "
+    )
+    assert "rank 4: 0.0000 behind rank 16 (95% interval 0.0000 to 0.0000, over 60" in said
+    assert "60 held-out examples): the same value" in said
+    assert "smallest rank with the same value, cheaper to serve: 4 (at most 0.0000 behind)" in said
+    assert "-0.0000" not in said and "\nbest trial" not in said and "trials are worse" not in said
+    header, rows = report.table(results)
+    column = next(i for i, name in enumerate(header) if name.startswith("against trial "))
+    assert [row[column] for row in rows] == ["the same"] * 3
+    add(study, 3e-3, 4, first.values[0] + 1)
+    assert report.answer(Results.of(study))[0].startswith(
+        "first of 3 trials with the same lowest eval/nll: 0, eval/nll "
+    )
+
+
+def test_a_trial_whose_examples_cannot_be_read_is_named_with_their_file(kept, tmp_path):
+    file = tmp_path / "k" / "4" / "examples" / "000020.parquet"
+    file.write_bytes(file.read_bytes()[:200])
+    said = report.answer(Results.of(kept))
+    assert f"trial 0: not compared over its examples: {file} cannot be read" in said
+    assert any("of 1 the data cannot tell, since nothing is kept of them" in line for line in said)
+
+
 def test_the_table_marks_what_cannot_be_told_from_the_best(kept):
     header, rows = report.table(Results.of(kept))
     column = next(i for i, name in enumerate(header) if name.startswith("against trial "))

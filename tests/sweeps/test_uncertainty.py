@@ -96,6 +96,11 @@ def test_t_quantiles_are_those_of_the_tables(freedom, quantile):
     assert uncertainty.t_quantile(freedom) == pytest.approx(quantile, abs=2e-3)
 
 
+def test_an_interval_around_nothing_has_no_negative_zero():
+    assert str(uncertainty.Interval(-0.0, -0.0, 0.0)) == "0.0000 to 0.0000"
+    assert str(uncertainty.Interval(0.0, -1e-9, 1e-9)) == "0.0000 to 0.0000"
+
+
 def test_intervals_are_those_of_the_textbook():
     mean = uncertainty.of_mean([0.50, 0.52, 0.51])
     assert mean.high - mean.middle == pytest.approx(4.303 * 0.01 / math.sqrt(3))

@@ -1,12 +1,14 @@
 """Addresses of MLflow stores: which are bad input, and what of them is written down."""
 
 import os
+import socket
+import threading
 
 import pytest
 
 from sft import tracking
 from sft.errors import BadInput
-from sft.tracking.store import check_uri
+from sft.tracking.store import Store, check_uri, open_client
 from tests.tracking.tracked_run import TrackedRun
 
 
@@ -60,3 +62,30 @@ def test_passwords_in_a_uri_are_not_written_down(tmp_path):
 def test_a_database_whose_driver_is_not_there_is_bad_input_before_the_start(uri):
     with pytest.raises(BadInput, match="pip install (mysqlclient|nosuch)"):
         check_uri(uri)
+
+
+@pytest.fixture
+def hangs_up():
+    """The address of a server that ends every connection."""
+
+    def serve():
+        while True:
+            try:
+                listening.accept()[0].close()
+            except OSError:  # the end of the test
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("is_there, words", [(False, "refused"), (True, "onnection")])
+def test_of_a_request_that_fails_only_the_cause_is_said(hangs_up, is_there, words):
+    store = Store(hangs_up if is_there else "http://127.0.0.1:9")
+    with pytest.raises(Exception) as caught:
+        open_client(store.uri).search_experiments()
+    assert "Max retries exceeded" in str(caught.value)
+    store.failed(caught.value)
+    assert words in store.error and len(store.error) < 100 and "retries" not in store.error

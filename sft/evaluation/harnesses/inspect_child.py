@@ -8,8 +8,10 @@ answer    {"text": …, "stop_reason": …}
 from __future__ import annotations
 
 import asyncio
+import glob
 import math
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from sft.errors import Sentence
@@ -69,6 +71,7 @@ def run(parent: Parent, request: dict[str, Any]) -> dict[str, Any]:
     """What the log of the task says, as plain values; without `run` only what it will measure."""
     import inspect_ai
 
+    _check_is_one(request["task"])
     with tempfile.TemporaryDirectory() as folder:
         logs = inspect_ai.eval(
             request["task"],
@@ -90,6 +93,19 @@ def run(parent: Parent, request: dict[str, Any]) -> dict[str, Any]:
     if log.error is not None:
         raise Sentence(log.error.message)
     return _plain(log)
+
+
+def _check_is_one(task: str) -> None:
+    """Refuse a file of several tasks before any of them is made: one of them may fail at that."""
+    from inspect_ai import list_tasks
+
+    file = Path(task)
+    if not (file.suffix == ".py" and file.is_file()):
+        return
+    found = [one.name for one in list_tasks(glob.escape(file.name), root_dir=file.parent.resolve())]
+    if len(found) > 1:
+        names = ", ".join(f"{task}@{name}" for name in found)
+        raise Sentence(f"expected one task, not {len(found)}; name one of {names}")
 
 
 def _plain(log: Any) -> dict[str, Any]:

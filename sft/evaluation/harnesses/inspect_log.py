@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sft.record.examples import Examples, digest_of
+from sft.record.examples import STDERR, Examples, digest_of
 
 MEANS = ("accuracy", "mean")
 """Metrics of Inspect that are the mean of the samples' scores."""
@@ -23,7 +23,7 @@ def names(log: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
     if max(Counter(scorer["name"] for scorer in scorers).values(), default=0) > 1:
         return None
     return tuple(
-        _key(name, scorer["name"] if several else None, metric)
+        _key(name, scorer["name"] if several else None, _shown(metric, scorer["metrics"]))
         for scorer in scorers
         for metric in scorer["metrics"]
     )
@@ -32,7 +32,7 @@ def names(log: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
 def metrics(log: Mapping[str, Any], name: str) -> dict[str, float]:
     """The task's metrics: `eval/NAME/METRIC`, or `eval/NAME/SCORE/METRIC` of several scores."""
     return {
-        _key(name, said, metric): float(value)
+        _key(name, said, _shown(metric, score["metrics"])): float(value)
         for said, score in _scores(log)
         for metric, value in score["metrics"].items()
     }
@@ -77,6 +77,12 @@ def _scores(log: Mapping[str, Any]) -> list[tuple[str | None, Mapping[str, Any]]
     return [
         (f"{s['name']}_{s['reducer']}" if shared[s["name"]] > 1 else s["name"], s) for s in scores
     ]
+
+
+def _shown(metric: str, beside: Collection[str]) -> str:
+    """The name of a metric of a score: `stderr` is that of the mean that stands `beside` it."""
+    mean = next((one for one in MEANS if one in beside), None)
+    return mean + STDERR if metric == "stderr" and mean else metric
 
 
 def _key(name: str, score: str | None, metric: str) -> str:
