@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,17 @@ from sft.secrets import mask_urls
 from sft.tracking import trackers
 from sweeps import display, preflight, pruners, report, samplers, space
 from sweeps.composing import Composer
+from sweeps.findings import edge
+from sweeps.findings.results import Results
 from sweeps.jobs import run_in_jobs
-from sweeps.options import Options, Settled
+from sweeps.options import BY_ITSELF, Options, Settled
+from sweeps.parameters import describe_space, stages
 from sweeps.parent import Parent
 from sweeps.samplers.warm_start import RATE, WarmStart, cells
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Scheduler
 from sweeps.scheduling.freeze_thaw import FreezeThaw
-from sweeps.study import liveness, storage
+from sweeps.study import liveness, storage, wider
 from sweeps.study.ledger import COUNTED, Ledger
 from sweeps.sweeper import Budget, Sweep, closing_words
 from sweeps.trial import Common, Shared
@@ -65,20 +68,65 @@ def run(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
     raw: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     options = Options.read({key: value for key, value in raw.items() if key != "_target_"})
     searched = space.parse(arguments, options.params, context.config_loader)
-    settled = options.settle(searched)
-    composer = Composer(context, config, searched)
-    settings = preflight.check_space(composer)
-    settled = settled.of_runs(settings[0])
-    settled.check_curves(searched)
     # Optuna tells what it does on its own account; the display does that here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("tinker").setLevel(logging.WARNING)
     signals = Signals()
     with lost_terminal.survived(), signals.heeded():
         try:
-            return asyncio.run(_run(settled, composer, settings, signals))
+            return _stages(options, Composer(context, config, searched), signals)
         except (KeyboardInterrupt, asyncio.CancelledError):  # before the first trial or afterwards
             return signals.exit_code
+
+
+def _stages(options: Options, composer: Composer, signals: Signals) -> int:
+    """Run the sweep, and go on beyond its edges if it was asked to; returns the exit code."""
+    started = time.monotonic()
+    settled = options.settle(composer.searched)
+    options = replace(options, study_name=settled.study_name, sampler=settled.sampler)
+    options, composer = _taken_up(options, composer)
+    code = _stage(options, composer, signals)
+    while not code and options.extend == BY_ITSELF:
+        study, _ = storage.load_study(settled.study_name, options.storage)
+        began, asked = wider.first_space(study), study.user_attrs[storage.ASKED]
+        further = edge.further(Results.of(study), began, settled.n_trials, options.max_tokens)
+        if further is None or options.timeout and time.monotonic() - started > options.timeout:
+            break
+        more = None if asked["grid"] else asked["trials"] + edge.more_trials(settled.n_trials)
+        searched = replace(composer.searched, distributions=further, began=began)
+        composer = replace(composer, searched=searched)
+        options = replace(options, n_trials=more)
+        try:
+            code = _stage(options, composer, signals)
+        except BadInput as error:  # a rank that the model's service does not take, for one
+            print(f"the sweep goes on no further: {error}", file=sys.stderr)
+            break
+    return code
+
+
+def _taken_up(options: Options, composer: Composer) -> tuple[Options, Composer]:
+    """Those of a study that is there: it began with a space that it has left behind by now.
+
+    If it went on by itself, the command that it began with goes on with all that it has become.
+    """
+    assert options.study_name is not None  # settled
+    study = storage.existing(options.study_name, options.storage, storage.ROOT / options.study_name)
+    if study is None:
+        return options, composer
+    searched = replace(composer.searched, began=wider.first_space(study))
+    been = stages(study.user_attrs)
+    if options.extend == BY_ITSELF and searched.describe() in map(describe_space, been[:-1]):
+        asked = study.user_attrs[storage.ASKED]
+        searched = replace(searched, distributions=been[-1])
+        options = replace(options, n_trials=None if asked["grid"] else asked["trials"])
+    return options, replace(composer, searched=searched)
+
+
+def _stage(options: Options, composer: Composer, signals: Signals) -> int:
+    settings = preflight.check_space(composer)
+    settled = options.settle(composer.searched).of_runs(settings[0])
+    settled.check_curves(composer.searched)
+    return asyncio.run(_run(settled, composer, settings, signals))
 
 
 async def _run(
@@ -90,11 +138,17 @@ async def _run(
     assert this is not None
     async with AsyncExitStack() as stack:
         stack.enter_context(signals.told(this.cancel, this.cancel))
-        began = await asyncio.to_thread(storage.day_of, options.study_name, options.storage, folder)
+        there = await asyncio.to_thread(
+            storage.existing, options.study_name, options.storage, folder
+        )
+        began = None if there is None else there.user_attrs.get("date")
         day = began or base.date or date.today().isoformat()
         known = await preflight.preflight(stack, options, composer, settings, day)
-        study = _open(options, searched, base, folder, known.facts)
-        alive = liveness.make(study, folder, options.storage is None)
+        study, alive = _open(options, searched, base, folder, known.facts)
+        again = _again(composer.config, options)
+        points = searched.points if options.sampler == "grid" else None
+        is_whole = points is not None and len(points) == options.n_trials
+        asked = {"words": again, "trials": options.n_trials, "grid": is_whole}
         ledger = Ledger(
             study,
             alive,
@@ -106,6 +160,7 @@ async def _run(
         )
         stack.callback(ledger.close)
         _enqueue(options, study)
+        study.set_user_attr(storage.ASKED, asked)
         day = study.user_attrs.get("date") or day  # another process may have begun it by now
         study.set_user_attr("date", day)
         study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
@@ -151,8 +206,8 @@ async def _run(
         shown.close()
         stack.enter_context(signals.told(lambda name: None, this.cancel))  # it ends already
         await _finish(sweep, code, parent, folder)
-        again = _again(composer.config, options)
-        print(closing_words(sweep, time.monotonic() - started, again))
+        command = f"python -m sft --multirun {shlex.join(again)}"
+        print(closing_words(sweep, time.monotonic() - started, command))
         return code
 
 
@@ -172,27 +227,37 @@ def _open(
     base: Settings,
     folder: Path,
     facts: dict[str, Any],
-) -> optuna.Study:
-    """The study, made if there is none. Raises `BadInput`, and leaves no new folder behind then."""
+) -> tuple[optuna.Study, liveness.Liveness]:
+    """The study, made if there is none, and this process as one that works on it.
+
+    Raises `BadInput`, and leaves no new folder behind then.
+    """
     made = not folder.exists()
-    try:
-        sampler = samplers.make(options.sampler, searched.distributions, options.seed)
-        setting = _setting(options, base, facts["steps"])
-        sampler = _warm_start(options, searched, base, setting, sampler)
-        study = storage.open_study(
+    sampler = samplers.make(options.sampler, searched.distributions, options.seed)
+    setting = _setting(options, base, facts["steps"])
+    sampler = _warm_start(options, searched, base, setting, sampler)
+
+    def opened() -> optuna.Study:
+        return storage.open_study(
             options.study_name,
             storage.open_storage(options.storage, folder),
             options.directions,
             sampler=sampler,
             pruner=_pruner(options, facts["steps"]),
         )
-        storage.remember(study, facts)
+
+    try:
+        with storage.opening(options.storage, folder):
+            study = opened()
+            if options.extend and wider.widen(study, facts, searched.distributions, folder):
+                study = opened()
+            storage.remember(study, facts)
+            folder.mkdir(parents=True, exist_ok=True)
+            return study, liveness.make(study, folder, options.storage is None)
     except BadInput:
         if made and folder.exists():
             shutil.rmtree(folder)
         raise
-    folder.mkdir(parents=True, exist_ok=True)
-    return study
 
 
 def _setting(options: Settled, base: Settings, steps: int) -> Setting:
@@ -261,10 +326,12 @@ def _rate(base: Settings, setting: Setting) -> float:
 
 
 def _enqueue(options: Settled, study: optuna.Study) -> None:
-    """The user's own trials first, once."""
+    """The user's own trials first, once; later what lies beyond an edge, if that is asked for."""
+    first = list(options.enqueue)
     if study.trials:
-        return
-    for values in options.enqueue:
+        beyond = options.extend and options.sampler != "grid"
+        first = edge.first_values(Results.of(study), options.n_trials) if beyond else []
+    for values in first:
         study.enqueue_trial(dict(values))
 
 
@@ -333,6 +400,10 @@ def _banner(
     compared = list(zip(options.metrics, options.directions, strict=True))
     lines.append(f"  best: {', '.join(f'{ends[of]} {metric}' for metric, of in compared)}")
     lines += [f"  {line}" for metric, of in compared for line in contrary(metric, of)]
+    if options.extend == BY_ITSELF:
+        began = searched.began or searched.distributions
+        grid = options.sampler == "grid"
+        lines.append(f"  {edge.describe_bounds(began, options.n_trials, grid)}")
     lines.append(f"  tracking: {describe_tracking(base, variables)}")
     if tokens:
         left = max(0, options.n_trials - there)
@@ -360,12 +431,12 @@ async def _finish(sweep: Sweep, code: int, parent: Parent | None, folder: Path) 
         await parent.end(status, artifacts)
 
 
-def _again(config: DictConfig, options: Settled) -> str:
-    """The command that goes on with the study."""
+def _again(config: DictConfig, options: Settled) -> list[str]:
+    """The words of the command that goes on with the study."""
     overrides: list[str] = [
         *config.hydra.overrides.task,
         *(o for o in config.hydra.overrides.hydra if not o.startswith("hydra.mode=")),
     ]
     named = [o for o in overrides if not o.startswith("hydra.sweeper.study_name=")]
     named.append(f"hydra.sweeper.study_name={options.study_name}")
-    return f"python -m sft --multirun {shlex.join(map(mask_urls, named))}"
+    return [mask_urls(word) for word in named]

@@ -46,5 +46,11 @@ class Composer:
 
     @property
     def first(self) -> dict[str, Any]:
-        """A point of the space: the first choice or the lower end of each parameter."""
-        return {name: ends(d)[0] for name, d in self.searched.distributions.items()}
+        """A point of the space: the first choice or the lower end of each parameter.
+
+        Of the space that the study began with: what a study is about is known by it.
+        """
+        return {
+            name: ends(self.searched.began.get(name, distribution))[0]
+            for name, distribution in self.searched.distributions.items()
+        }

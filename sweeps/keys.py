@@ -32,6 +32,11 @@ class SweeperKeys:
     enqueue: list[Any] = key([], "trials to run first: a list of {key: value}")
     seed: int = key(0, "seed of the sampler")
     n_trials: int | None = key(None, "trials in all, earlier ones of the study included", above=0)
+    extend: Any = key(
+        False,
+        "true: an earlier study of the name takes this wider space, and keeps its trials; auto: it "
+        "also goes on by itself, within bounds, while its best lies on the edge of its space",
+    )
     n_jobs: int = key(4, "trials at a time", above=0)
     repeats: int = key(
         1, "runs of each configuration, with different seeds; their mean counts", above=0

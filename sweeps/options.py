@@ -18,6 +18,9 @@ from sweeps.scheduling import NAMES
 from sweeps.scheduling.freeze_thaw import RANK, RATE
 from sweeps.space import SearchSpace
 
+BY_ITSELF = "auto"
+EXTEND = (False, True, BY_ITSELF)
+
 
 @dataclass
 class Options(SweeperKeys):
@@ -72,6 +75,8 @@ class Options(SweeperKeys):
                 "hydra.sweeper.pruner_min_steps: asha needs to know after how many steps it may "
                 "first prune; give for instance a tenth of the steps of a run."
             )
+        if self.extend not in EXTEND:
+            raise not_one_of("hydra.sweeper.extend", self.extend, ("false", "true", BY_ITSELF))
         if self.scheduler not in NAMES:
             raise not_one_of("hydra.sweeper.scheduler", self.scheduler, NAMES)
         if self.scheduler != "none":

@@ -48,7 +48,7 @@ def check_space(composer: Composer) -> list[Settings]:
         for one in composed:
             effects.check_adapter(one.lora.train_attn, one.lora.train_mlp, one.lora.train_unembed)
         if not name.startswith(NOT_OF_THE_DATA):
-            settings += composed[1:]
+            settings += [one for one in composed if one != base]
     return settings
 
 

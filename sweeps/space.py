@@ -29,7 +29,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from sft.config.checking import dotted_values
 from sft.errors import BadInput
-from sweeps.parameters import Distribution, Space, combinations, describe
+from sweeps.parameters import Distribution, Space, combinations, describe_space
 
 GRAMMAR = (
     "expected choices (1e-4,3e-4 or choice(4,16)), range(START,STOP,STEP), interval(LOW,HIGH) or "
@@ -47,6 +47,8 @@ class SearchSpace:
     """What was typed for a choice, by key and `repr` of its value."""
     added: dict[str, str] = field(default_factory=dict)
     """The + or ++ that a key was written with."""
+    began: Space = field(default_factory=dict)
+    """The space that the study had first, if it has trials."""
 
     @property
     def points(self) -> list[dict[str, Any]] | None:
@@ -62,7 +64,7 @@ class SearchSpace:
 
     def describe(self) -> dict[str, str]:
         """The space in a form that people and JSON can compare."""
-        return {name: describe(d) for name, d in self.distributions.items()}
+        return describe_space(self.distributions)
 
     def _text(self, name: str, value: Any) -> str:
         known = self.texts.get((name, repr(value)))

@@ -3,6 +3,7 @@
 import shlex
 
 from sft.record.durations import duration
+from sweeps.findings import edge
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Compared, Result, Results
 from sweeps.parameters import shown
@@ -32,7 +33,7 @@ def answer(results: Results, found: Importance | str | None = None) -> list[str]
         what = "best trial"
     lines += [*_described(results, best, what), *_doubts(results, best)]
     if len(results.metrics) == 1:
-        lines += _ranks(results, best)
+        lines += [*_ranks(results, best), *edge.sentences(results)]
     if isinstance(found, str):
         lines.append(f"importance of the parameters: {found}")
     return [*lines, _totals(results), *_problems(results)]

@@ -13,9 +13,13 @@ from sft.past import bootstrap
 from sft.past.differences import Measured, why_not
 from sft.past.uncertainty import Interval, of_difference, of_mean
 from sft.record.examples import last_examples
+from sweeps.parameters import Space
+from sweeps.samplers.base import SURPLUS
 from sweeps.samplers.warm_start import RANK
-from sweeps.study.ledger import ERROR, SURPLUS
+from sweeps.study.ledger import ERROR
 from sweeps.study.standing import DIVERGED
+from sweeps.study.storage import ASKED
+from sweeps.study.wider import space_of
 
 
 @dataclass
@@ -86,6 +90,8 @@ class Results:
     directions: list[str]
     space: dict[str, str]
     price: float | None = None  # per million tokens
+    distributions: Space = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)  # see sweeps/command.py
     _examples: dict[int, Measured | None] = field(default_factory=dict)
     _against: dict[tuple[int, int], Compared] = field(default_factory=dict)
 
@@ -102,11 +108,19 @@ class Results:
             directions=[direction.name.lower() for direction in study.directions],
             space=facts.get("space", {}),
             price=study.user_attrs.get("price_per_million_tokens"),
+            distributions=space_of(study),
+            asked=study.user_attrs.get(ASKED, {}),
         )
 
     @property
     def complete(self) -> list[Result]:
         return [trial for trial in self.trials if trial.state == "complete"]
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether trials are left to run, as far as the study knows how many it is to have."""
+        ended = [t for t in self.trials if t.state not in ("running", "paused", "waiting")]
+        return len(ended) < max(len(self.trials), self.asked.get("trials", 0))
 
     @property
     def minimize(self) -> bool:

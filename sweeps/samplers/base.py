@@ -1,5 +1,6 @@
 """What a sampler is to a sweep, and what several of them need."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from optuna.samplers import BaseSampler
@@ -7,6 +8,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from sweeps.parameters import Space
+
+SURPLUS = "surplus"
+"""The user attribute of a trial too many: two processes asked for the last one at once."""
 
 
 class Make(Protocol):
@@ -28,3 +32,8 @@ def other_trials(study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
     """
     everyone = study._storage.get_all_trials(study._study_id, deepcopy=False)
     return [other for other in everyone if other.number != trial.number]
+
+
+def place(number: int, trials: Iterable[FrozenTrial]) -> int:
+    """The place of a trial among those that count: its number, but for surplus ones before it."""
+    return number - sum(SURPLUS in t.user_attrs for t in trials if t.number < number)

@@ -15,6 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sweeps.parameters import Distribution
+from sweeps.samplers.base import SURPLUS, place
 from sweeps.scheduling.base import Limits, Scheduler, Start
 from sweeps.scheduling.curves import State
 from sweeps.study import standing
@@ -23,7 +24,6 @@ from sweeps.study.liveness import PAUSED, Liveness, is_paused
 T = TypeVar("T")
 
 ERROR = "error"  # user attributes of a trial
-SURPLUS = "surplus"
 SAVED = "saved."
 """Before the number of a repeat: its last checkpoint."""
 UNTIL = "until"
@@ -112,7 +112,7 @@ class Ledger:
     def _ask(self, wanted: Start) -> Turn | None:
         """A new trial; None if the study is full."""
         counted = self.study.get_trials(deepcopy=False, states=COUNTED)
-        if len(counted) >= self._limits.trials:
+        if sum(SURPLUS not in trial.user_attrs for trial in counted) >= self._limits.trials:
             return None
 
         def ask() -> Trial:
@@ -123,7 +123,8 @@ class Ledger:
             return trial
 
         trial = self._liveness.ask(ask)
-        if trial.number >= self._limits.trials:  # another process asked at the same time
+        trials = self.study.get_trials(deepcopy=False)
+        if place(trial.number, trials) >= self._limits.trials:  # another process asked as well
             trial.set_user_attr(SURPLUS, True)
             self.finish(trial, TrialState.FAIL)
             return None

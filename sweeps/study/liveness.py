@@ -44,6 +44,9 @@ class Liveness(Protocol):
     def take_over(self, study: optuna.Study) -> FrozenTrial | None:
         """A RUNNING trial whose worker is gone, now this worker's; None if there is none."""
 
+    def has_company(self, study: optuna.Study) -> bool:
+        """Whether another worker is at the study."""
+
     def adopt(self, trial: Trial) -> None:
         """Make a trial this worker's, which another process of the same sweep handed over."""
 
@@ -100,6 +103,10 @@ class LockedFiles:
                 return trial
         return None
 
+    def has_company(self, study: optuna.Study) -> bool:
+        tokens = {path.stem for path in self._folder.glob("*.lock")} - {self._asking.stem}
+        return any(self._is_held(token) for token in tokens - {self.token})
+
     def adopt(self, trial: Trial) -> None:
         trial.set_user_attr(WORKER, self.token)
 
@@ -118,11 +125,11 @@ class LockedFiles:
         token = trial.user_attrs.get(WORKER)
         if token == self.token:
             return True
-        if token is None:
-            return False
-        path = self._folder / f"{token}.lock"
+        return token is not None and self._is_held(token)
+
+    def _is_held(self, token: str) -> bool:
         try:
-            with open(path) as file:
+            with open(self._folder / f"{token}.lock") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -169,6 +176,11 @@ class Timestamps:
             if self.claim(study, trial):
                 return trial
         return None
+
+    def has_company(self, study: optuna.Study) -> bool:
+        """One whose trials are all ended is not seen: it has none for a moment only."""
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return any(t._trial_id not in self._mine and self.is_alive(t) for t in running)
 
     def adopt(self, trial: Trial) -> None:
         trial.set_user_attr(WORKER, self.token)

@@ -7,6 +7,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.samplers.base import SURPLUS
 from sweeps.scheduling.curves import Curve, Point, State
 from sweeps.study.liveness import PAUSED, Liveness
 
@@ -25,7 +26,7 @@ def curves(study: optuna.Study, liveness: Liveness, whole: int) -> Sequence[Curv
     return [
         _curve(trial, _state(trial, liveness), sign, whole)
         for trial in trials
-        if trial.state != TrialState.WAITING
+        if trial.state != TrialState.WAITING and SURPLUS not in trial.user_attrs
     ]
 
 

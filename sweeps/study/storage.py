@@ -7,6 +7,8 @@ by URL. The run directories of its trials lie in outputs/sweeps/STUDY in both ca
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,10 +22,14 @@ from optuna.study import StudyDirection
 
 from sft.config.secrets import fill
 from sft.errors import BadInput
+from sft.files import locked
 
 ROOT = Path("outputs/sweeps")
 JOURNAL = "study.journal"
 FACTS = "sweep"  # the study's user attribute that holds what it remembers
+ASKED = "asked"
+"""The study's user attribute that says how it goes on: `words` of the command, `trials` that it is
+to have, whether these are all of a `grid`."""
 ATTEMPTS = 20  # at a database in which another process makes the same tables
 
 
@@ -105,6 +111,18 @@ def _open_database(url: str) -> BaseStorage:
         time.sleep(0.05)
 
 
+@contextmanager
+def opening(url: str | None, folder: Path) -> Iterator[None]:
+    """Hold this while a study is opened and until others can see who works on it.
+
+    A journal that takes a wider space becomes a new file: nobody may have opened the old one then.
+    """
+    if url is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "open.lock") if url is None else nullcontext():
+        yield
+
+
 def open_study(
     name: str,
     storage: BaseStorage,
@@ -149,19 +167,17 @@ def load_study(word: str, url: str | None = None, root: Path = ROOT) -> tuple[op
         raise BadInput(f"{word}: the storage {url or folder} holds no study '{name}'.") from error
 
 
-def day_of(name: str, url: str | None, folder: Path) -> str | None:
-    """The day on which the study called `name` began; None if it has not. Makes nothing.
+def existing(name: str, url: str | None, folder: Path) -> optuna.Study | None:
+    """The study called `name`; None if there is none yet. Makes nothing.
 
     What cannot be opened is said when the study is.
     """
     if not ((folder / JOURNAL).exists() if url is None else _holds_studies(url)):
         return None
     try:
-        study = optuna.load_study(study_name=name, storage=open_storage(url, folder))
+        return optuna.load_study(study_name=name, storage=open_storage(url, folder))
     except KeyError:
         return None
-    day: str | None = study.user_attrs.get("date")
-    return day
 
 
 def _holds_studies(url: str) -> bool:
@@ -196,9 +212,11 @@ def remember(study: optuna.Study, facts: dict[str, Any]) -> None:
         if known.get(key) != facts.get(key)
     ]
     if different:
+        of_space = {**known, "space": None} == {**facts, "space": None}
+        wider = ", or take a wider space with hydra.sweeper.extend=true" if of_space else ""
         raise BadInput(
             f"hydra.sweeper.study_name={study.study_name}: the study is about something else: "
-            f"{'; '.join(different)}. Name another study, or go on as it began."
+            f"{'; '.join(different)}. Name another study, or go on as it began{wider}."
         )
 
 
