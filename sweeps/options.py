@@ -96,7 +96,7 @@ class Options(SweeperKeys):
         if self.pruner != "none":
             raise BadInput(
                 f"{named}: pauses what hydra.sweeper.pruner={self.pruner} would end; use one of "
-                "them."
+                "them, and none for the other."
             )
 
     def check_curves(self, space: SearchSpace) -> None:

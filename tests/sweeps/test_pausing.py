@@ -117,7 +117,7 @@ def test_a_budget_of_tokens_ends_the_sweep_and_a_larger_one_goes_on_with_what_pa
 
 REFUSED = [
     (("hydra.sweeper.scheduler=azha",), "hydra.sweeper.scheduler: 'azha'", "did you mean 'asha'"),
-    (("hydra.sweeper.pruner=median",), "hydra.sweeper.scheduler=asha", "use one of them"),
+    (("hydra.sweeper.pruner=median",), "hydra.sweeper.scheduler=asha", "none for the other"),
     (("hydra.sweeper.metric=[eval/nll,lora.rank]",), "several metrics", "scheduler=none"),
 ]
 
