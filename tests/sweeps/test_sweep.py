@@ -39,7 +39,7 @@ def test_a_sweep_finds_the_trial_that_mlflow_shows_as_best(
     argv = [
         "--multirun", *overrides, f"model.name={tiny_model}", "service=local",
         f"service.root={tmp_path}/service", "sweep=lr_rank", "hydra.sweeper.n_trials=12",
-        "hydra.sweeper.n_jobs=4", "hydra.sweeper.study_name=all",
+        "hydra.sweeper.n_jobs=4", "hydra.sweeper.study_name=all", "hydra.sweeper.scheduler=none",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["sft", *argv])
     assert main(argv) == 0
