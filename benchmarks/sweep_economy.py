@@ -34,11 +34,11 @@ from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHal
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from sft.prior.prior import published
+from sft.prior.setting import Setting
 from sweeps.parameters import Space
-from sweeps.prior.published import load as published
-from sweeps.prior.response import Prior
-from sweeps.prior.warm_start import RANK, RATE, WarmStart
 from sweeps.samplers import random, tpe
+from sweeps.samplers.warm_start import RANK, RATE, WarmStart
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Limits, Scheduler, Thaw
 from sweeps.scheduling.curves import Curve, Point, State, named
@@ -280,20 +280,13 @@ def replay_pruner(grid: Grid, sampler: BaseSampler, pruner: BasePruner) -> Sweep
 
 
 Make = Callable[[Grid, int], tuple[Scheduler, BaseSampler]]
-PRIORS: dict[str, Prior] = {}
 
 
-def prior() -> Prior:
-    if "published" not in PRIORS:
-        PRIORS["published"] = Prior(published()[0])
-    return PRIORS["published"]
+def warm(grid: Grid, seed: int, model: str, setting: Setting) -> BaseSampler:
+    return WarmStart(tpe.make(grid.space, seed), published(), model, setting, rank=32, seed=seed)
 
 
-def warm(grid: Grid, seed: int, size: float | None) -> BaseSampler:
-    return WarmStart(tpe.make(grid.space, seed), prior(), size, rank=32, seed=seed)
-
-
-def rows(size: float | None, jobs: int) -> dict[str, Callable[[Grid, int], Sweep]]:
+def rows(model: str, setting: Setting, jobs: int) -> dict[str, Callable[[Grid, int], Sweep]]:
     """Each scheduler by name."""
 
     def to_the_end(make: Callable[[Grid, int], BaseSampler], pruner=None):
@@ -312,10 +305,13 @@ def rows(size: float | None, jobs: int) -> dict[str, Callable[[Grid, int], Sweep
         return tpe.make(grid.space, seed)
 
     def warmed(grid: Grid, seed: int) -> BaseSampler:
-        return warm(grid, seed, size)
+        return warm(grid, seed, model, setting)
 
     def freeze_thaw(grid: Grid, seed: int):
-        return FreezeThaw(prior(), size, list(grid.curves), seed), warmed(grid, seed)
+        def surface(cells, shift):
+            return published().before(cells, model, setting, shift)
+
+        return FreezeThaw(surface, list(grid.curves), seed), warmed(grid, seed)
 
     return {
         "random, to the end": to_the_end(lambda g, s: random.make(g.space, s)),
@@ -338,7 +334,9 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, default=HERE / "curves")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=1, help="trials at once, where trials pause")
-    parser.add_argument("--size", type=float, default=0.135, help="of the model, 1e9 parameters")
+    parser.add_argument("--model", default="SmolLM2-135M-Instruct", help="its name tells its size")
+    parser.add_argument("--batch-size", type=int, default=4, help="sequences a step")
+    parser.add_argument("--steps", type=int, default=60, help="of a whole trial")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -354,7 +352,8 @@ def main() -> None:
         )
     print(f"\n{'':26s}   found  reached   regret at 10%     at 30%          at 100%")
     print(f"{'':26s}                   mean  worst     mean  worst     mean  worst")
-    for name, sweep in rows(arguments.size, arguments.jobs).items():
+    setting = Setting(arguments.batch_size, arguments.steps)
+    for name, sweep in rows(arguments.model, setting, arguments.jobs).items():
         if arguments.only not in name:
             continue
         done = [(g, sweep(g, seed)) for g in every for seed in range(arguments.seeds)]

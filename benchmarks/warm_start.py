@@ -1,15 +1,15 @@
-"""Replay: how many trials a sweep needs where published tables answer each proposal.
+"""What the prior's first guess is worth for a family of models that it has not seen.
 
-    python benchmarks/warm_start.py                       # the table
-    python benchmarks/warm_start.py --data OTHER.json     # judge on families not in the package
-    python benchmarks/warm_start.py --fit                 # refit the hyperparameters first
+    python benchmarks/warm_start.py                       # each family left out in turn
+    python benchmarks/warm_start.py --data OTHER.json     # judge other tables, fitted on all ours
 
-A model's search space is its own cells plus learning rate 3e-3, which diverges; the mean of
-repeated cells counts. (a) trials until one is within 0.5% of the model's best; (b) until the
-smallest rank that can be within 0.5% has been found so. The prior is fitted on the Qwen3 and
-Qwen3-VL models alone; "leave one out" judges it on each of those, fitted on the others.
-"Plain" repeats cost a trial, as they do in Optuna; "no repeats" skips a cell that it has seen.
-The data: the tinker-cookbook's published sweeps (Apache-2.0), see sweeps/prior/published.py.
+For each family (`sft.prior.names.FAMILIES`) the prior is fitted to the tables of the others alone.
+A model's search space is its own cells, plus learning rate 3e-3 where that was not run, which
+diverges; the mean of repeated cells counts.
+
+regret   of the first guess: its NLL above the best cell's, in percent
+(a)      trials until one is within 0.5% of the best cell
+(b)      trials until the smallest rank that can be within 0.5% has been found so
 """
 
 import argparse
@@ -21,41 +21,42 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
-from sweeps.prior.published import PACKAGED, Table, load
-from sweeps.prior.response import PUBLISHED, Hyperparameters, Prior, fit
-from sweeps.prior.warm_start import WarmStart
+from sft.prior.names import FAMILIES, family_of
+from sft.prior.prior import Prior
+from sft.prior.published import Cell, Table, load
+from sft.prior.setting import PUBLISHED
 from sweeps.samplers.ordered import Ordered
+from sweeps.samplers.warm_start import WarmStart
 
-FIT = ("Qwen/Qwen3-",)
 LIMIT = 60  # trials after which a replay gives up and counts as that many
 Make = Callable[[Table, dict, int], BaseSampler]
 
 
-def space_of(table: Table, scale: float) -> dict[tuple[float, int], float]:
-    ranks = {rank for _, rank in table.nll}
-    nll = {(0.003, rank): math.inf for rank in ranks} | table.nll
+def space_of(table: Table, scale: float = 1.0) -> dict[Cell, float]:
+    """The NLL of every cell that may be proposed, with all learning rates times `scale`."""
+    nll = {(0.003, rank): math.inf for _, rank in table.nll} | table.nll
     return {(float(f"{lr * scale:.6g}"), rank): value for (lr, rank), value in nll.items()}
 
 
-def replay(table: Table, make: Make, seed: int, scale: float, repeats: bool) -> tuple[int, int]:
-    """Trials to (a) and to (b)."""
+def replay(table: Table, make: Make, seed: int, scale: float = 1.0) -> tuple[float, int, int]:
+    """Regret of the first trial in percent, and trials to (a) and to (b)."""
     nll = space_of(table, scale)
-    good = {cell for cell, value in nll.items() if value <= min(nll.values()) * 1.005}
+    good = {cell for cell, value in nll.items() if value <= table.best * 1.005}
     frugal = {cell for cell in good if cell[1] == min(rank for _, rank in good)}
     space = {
         "lr": CategoricalDistribution(sorted({lr for lr, _ in nll})),
         "lora.rank": CategoricalDistribution(sorted({rank for _, rank in nll})),
     }
     study = optuna.create_study(sampler=make(table, space, seed))
-    tried: list[tuple[float, int]] = []
+    tried: list[Cell] = []
     found: list[int | None] = [None, None]
     for _ in range(40 * LIMIT):
         trial = study.ask(space)
         cell = (trial.params["lr"], trial.params["lora.rank"])
-        if cell not in nll or (cell in tried and not repeats):
+        if cell not in nll or cell in tried:  # not published, or known already: costs nothing
             study.tell(trial, state=TrialState.FAIL)
             continue
         tried.append(cell)
@@ -65,7 +66,9 @@ def replay(table: Table, make: Make, seed: int, scale: float, repeats: bool) -> 
         if None not in found or len(tried) == LIMIT:
             break
         _tell(study, trial, nll[cell])
-    return tuple(LIMIT if count is None else count for count in found)
+    regret = 100 * (nll[tried[0]] / table.best - 1)
+    a, b = (LIMIT if count is None else count for count in found)
+    return regret, a, b
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, value: float) -> None:
@@ -78,76 +81,65 @@ def _tell(study: optuna.Study, trial: optuna.Trial, value: float) -> None:
     study.tell(trial, state=TrialState.PRUNED)
 
 
-def plain(table: Table, space: dict, seed: int) -> BaseSampler:
+def tpe(table: Table, space: dict, seed: int) -> BaseSampler:
     return Ordered(space, lambda s: TPESampler(seed=s, multivariate=True), seed)
 
 
-def categorical(table: Table, space: dict, seed: int) -> BaseSampler:
-    return TPESampler(seed=seed, multivariate=True)
-
-
-def random(table: Table, space: dict, seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
-
-
-def warm(priors: Callable[[str], Prior]) -> Make:
+def warm(prior_for: Callable[[Table], Prior]) -> Make:
     def make(table: Table, space: dict, seed: int) -> BaseSampler:
-        base = plain(table, space, seed)
-        return WarmStart(base, priors(table.model), table.parameters, rank=32, seed=seed)
+        return WarmStart(
+            tpe(table, space, seed), prior_for(table), table.model, PUBLISHED, 32, seed
+        )
 
     return make
 
 
-def row(label: str, tables: list[Table], make: Make, seeds: int, scale=1.0, repeats=False):
-    counts = np.array(
-        [replay(t, make, seed, scale, repeats) for t in tables for seed in range(seeds)]
-    )
-    a, b = counts.T
+def row(label: str, tables: list[Table], make: Make, seeds: int, scale: float = 1.0) -> np.ndarray:
+    """Print one line; [tables, 3]: regret, (a) and (b), each a mean over seeds."""
+    found = np.array([[replay(t, make, s, scale) for s in range(seeds)] for t in tables])
+    regret, a, b = found[..., 0], found[..., 1], found[..., 2]
+    worst = f"{regret.max():6.2f}" if np.isfinite(regret).all() else "  diverges"
+    mean = f"{regret.mean():6.2f}" if np.isfinite(regret).all() else "     -"
     print(
-        f"{label:48s} {a.mean():5.2f} {np.percentile(a, 90):5.1f}   "
-        f"{b.mean():5.2f} {np.percentile(b, 90):5.1f}",
+        f"{label:44s} {mean} {worst}   {a.mean():5.2f} {np.percentile(a, 90):4.0f}   "
+        f"{b.mean():5.2f} {np.percentile(b, 90):4.0f}",
         flush=True,
     )
-    return a.reshape(len(tables), seeds).mean(axis=1), b.reshape(len(tables), seeds).mean(axis=1)
+    return found.mean(axis=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=PACKAGED, help="tables to judge on")
-    parser.add_argument("--fit", action="store_true", help="refit the hyperparameters")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--data", type=Path, help="other tables to judge on")
+    parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     published, source = load()
-    known = [table for table in published if table.model.startswith(FIT)]
-    hyperparameters: Hyperparameters = fit(known) if arguments.fit else PUBLISHED
-    print(f"tables: {source}\nprior: {len(known)} models, {hyperparameters}\n")
-    prior = Prior(known, hyperparameters)
-    judged = load(arguments.data)[0]
-    if arguments.data == PACKAGED:
-        judged = [table for table in judged if not table.model.startswith(FIT)]
-    without = {
-        table.model: Prior([t for t in known if t is not table], hyperparameters) for table in known
-    }
-    started = warm(lambda model: prior)
+    print(f"tables: {source}")
+    if arguments.data:
+        judged, prior = load(arguments.data)[0], Prior(published)
+        make = warm(lambda table: prior)
+        print(f"judged: {len(judged)} others, by a prior of all {len(published)}\n")
+    else:
+        judged = sorted(published, key=lambda table: (family_of(table.model) or "", table.model))
+        others = {
+            family: Prior([t for t in published if family_of(t.model) != family])
+            for family in FAMILIES
+        }
+        make = warm(lambda table: others[family_of(table.model) or ""])
+        print(f"judged: {len(judged)} models of {len(FAMILIES)} families, each left out in turn\n")
 
-    print(f"{'':48s}   (a)  90%     (b)   90%   trials")
     seeds = arguments.seeds
-    print(f"-- judged: {len(judged)} models")
-    row("random, plain", judged, random, seeds, repeats=True)
-    row("TPE on unordered choices, plain", judged, categorical, seeds, repeats=True)
-    row("TPE on ordered choices, no repeats", judged, plain, seeds)
-    per_model = row("warm start", judged, started, seeds)
+    print(f"{'':44s} regret  worst     (a)  90%     (b)  90%")
+    row("TPE", judged, tpe, seeds)
+    by_model = row("first guess and warm start", judged, make, seeds)
     for scale, name in ((10.0, "x 10"), (3.0, "x 3"), (1 / 3, "/ 3"), (0.1, "/ 10")):
-        row(f"warm start, every learning rate {name}", judged, started, seeds, scale)
-    print(f"-- leave one out: {len(known)} models of the fit")
-    row("TPE on ordered choices, no repeats", known, plain, seeds)
-    row("warm start", known, warm(without.__getitem__), seeds)
-    print("-- warm start, by judged model: (a), (b)")
-    for table, a, b in zip(judged, *per_model, strict=True):
-        print(f"{table.model:48s} {a:5.2f} {b:13.2f}")
+        row(f"the same, every learning rate {name}", judged, make, seeds, scale)
+    print(f"\n{'first guess and warm start, by model':44s} regret            (a)          (b)")
+    for table, (regret, a, b) in zip(judged, by_model, strict=True):
+        print(f"{table.model:44s} {regret:6.2f}          {a:5.2f}        {b:5.2f}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ Everything else has a folder, and folders import downwards only:
     tokens/       from tokens to datums: cache, pool, tables
     rendering/    from a conversation to tokens, and which of them are trained
     models/       the demo model, tokenizers, sizes of adapters, merging
+    prior/        what published sweeps say of learning rate and rank, and `lr=auto`
     schedules/    the learning rate over the steps of a run
     losses/       what a step minimises
     service/      the local service as a child process

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sft.config.data import inventory
 from sft.config.day import on_its_day, with_day
@@ -31,7 +31,7 @@ from sft.errors import BadInput
 from sft.hooks import Hook, Run, RunResult, Stop
 from sft.record import rundir
 from sft.rendering.report import Report
-from sft.run import effects
+from sft.run import effects, learning_rate
 from sft.run.client import Connection, Service
 from sft.run.evaluations import NoSnapshots
 from sft.run.failures import AWAY, first_error, is_lost, is_the_services, status_of, words_of
@@ -40,6 +40,8 @@ from sft.run.plan import Plan
 from sft.run.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ATTEMPTS_WITHOUT_PROGRESS = 5
 """A lost service is resumed from the last checkpoint this often before a run that gets no
@@ -74,6 +76,7 @@ async def main(
     config = directed(on_its_day(config))
     plan = await Plan.make(config)
     without_effect = effects.check(config, plan)
+    config, guess = await asyncio.to_thread(learning_rate.found, config, plan)
     async with AsyncExitStack() as stack:
         if service is not None:
             manager = service()
@@ -84,15 +87,29 @@ async def main(
         directory = Path(config.log_path)
         if settings is None:
             settings = from_train(config)
-        settings = without_secrets(with_day(settings, config))
+        settings = without_secrets(with_day(settings, config)) | {"lr": config.learning_rate}
         origin = plan.origin() | {"files": await asyncio.to_thread(inventory, settings)}
-        with rundir.hold(directory, settings, origin, overrides, completed) as state:
-            if (statistics := plan.facts()["data"]) is not None:
-                state.record(rows=statistics.report.to_json())
-            facts = plan.facts() | {"without_effect": without_effect}
-            run = Run(config, settings, directory, state.name, facts)
-            loop = Loop(Progress(run, plan, state, tuple(hooks)))
-            return await _attempts(loop, api)
+        if guess is not None:
+            origin["learning_rate"] = guess.to_json()
+        held = rundir.hold(directory, settings, origin, overrides, completed)
+        state = await _entered(held, stack)
+        if (statistics := plan.facts()["data"]) is not None:
+            state.record(rows=statistics.report.to_json())
+        facts = plan.facts() | {"without_effect": without_effect, "learning_rate": guess}
+        run = Run(config, settings, directory, state.name, facts)
+        loop = Loop(Progress(run, plan, state, tuple(hooks)))
+        return await _attempts(loop, api)
+
+
+async def _entered(manager: AbstractContextManager[T], stack: AsyncExitStack) -> T:
+    """What `manager` gives, entered in a thread: other runs go on meanwhile. `stack` leaves it."""
+    entering = asyncio.create_task(asyncio.to_thread(manager.__enter__))
+    try:
+        return await asyncio.shield(entering)
+    finally:  # also if this was cancelled: the thread goes on
+        await asyncio.wait([entering])
+        if entering.exception() is None:
+            stack.push(manager)
 
 
 async def _attempts(loop: Loop, api: Service) -> RunResult:

@@ -1,6 +1,7 @@
 """From a `--multirun` command line to a sweep that runs: everything is checked before it begins."""
 
 import asyncio
+import gc
 import logging
 import shlex
 import shutil
@@ -23,9 +24,13 @@ from sft import tracking
 from sft.command import lost_terminal
 from sft.command.signals import Signals
 from sft.config.compose import from_environment
-from sft.config.schema import Settings
+from sft.config.schema import AUTO, Settings
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
+from sft.prior import published
+from sft.prior.first_guess import first_guess
+from sft.prior.prior import Prior
+from sft.prior.setting import PUBLISHED, Setting
 from sft.record.metrics import contrary
 from sft.secrets import mask_urls
 from sft.tracking import trackers
@@ -34,12 +39,10 @@ from sweeps.composing import Composer
 from sweeps.findings import edge
 from sweeps.findings.results import Results
 from sweeps.jobs import run_in_jobs
-from sweeps.options import AUTO, Options, Settled
+from sweeps.options import Options, Settled
 from sweeps.parameters import describe_space, stages
 from sweeps.parent import Parent
-from sweeps.prior import published
-from sweeps.prior.response import Prior
-from sweeps.prior.warm_start import RATE, WarmStart, cells
+from sweeps.samplers.warm_start import RATE, WarmStart, cells
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Scheduler
 from sweeps.scheduling.freeze_thaw import FreezeThaw
@@ -49,6 +52,9 @@ from sweeps.sweeper import Budget, Sweep, closing_words
 from sweeps.trial import Common, Shared
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+SWITCH_SECONDS = 0.0005
 
 
 def run(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
@@ -80,7 +86,7 @@ def _stages(options: Options, composer: Composer, signals: Signals) -> int:
     options = replace(options, study_name=settled.study_name, sampler=settled.sampler)
     options, composer = _taken_up(options, composer)
     code = _stage(options, composer, signals)
-    while not code and options.extend == AUTO:
+    while not code and options.extends_itself:
         study, _ = storage.load_study(settled.study_name, options.storage)
         began, asked = wider.first_space(study), study.user_attrs[storage.ASKED]
         further = edge.further(Results.of(study), began, settled.n_trials, options.max_tokens)
@@ -109,7 +115,7 @@ def _taken_up(options: Options, composer: Composer) -> tuple[Options, Composer]:
         return options, composer
     searched = replace(composer.searched, began=wider.first_space(study))
     been = stages(study.user_attrs)
-    if options.extend == AUTO and searched.describe() in map(describe_space, been[:-1]):
+    if options.extends_itself and searched.describe() in map(describe_space, been[:-1]):
         asked = study.user_attrs[storage.ASKED]
         searched = replace(searched, distributions=been[-1])
         options = replace(options, n_trials=None if asked["grid"] else asked["trials"])
@@ -148,7 +154,7 @@ async def _run(
             alive,
             searched.distributions,
             options.n_trials,
-            _scheduler(options, searched, base),
+            _scheduler(options, searched, base, _setting(options, base, known.facts["steps"])),
             known.tokens or 1,
             options.max_tokens,
         )
@@ -191,6 +197,7 @@ async def _run(
         )
         shared = Shared(common, ledger, shown, budget.spend)
         sweep = Sweep(options, shared, composer, budget, signals, parent)
+        _share_the_interpreter()
         started = time.monotonic()
         if composer.config.hydra.launcher._target_ == BASIC_LAUNCHER:
             code = await sweep.run()
@@ -202,6 +209,16 @@ async def _run(
         command = f"python -m sft --multirun {shlex.join(again)}"
         print(closing_words(sweep, time.monotonic() - started, command))
         return code
+
+
+def _share_the_interpreter() -> None:
+    """Let the steps of all trials of this process have Python in time, whatever else it does."""
+    # A thread that waits for Python, as those that submit steps do for most of a tick, has it
+    # after this long at the latest; by itself Python lets whoever computes go on for 5 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # A full collection looks at every object, and nothing else runs meanwhile: half a second with
+    # the modules that are imported by now, none of which will ever be garbage.
+    gc.freeze()
 
 
 def _open(
@@ -217,7 +234,8 @@ def _open(
     """
     made = not folder.exists()
     sampler = samplers.make(options.sampler, searched.distributions, options.seed)
-    sampler = _warm_start(options, searched, base, sampler)
+    setting = _setting(options, base, facts["steps"])
+    sampler = _warm_start(options, searched, base, setting, sampler)
 
     def opened() -> optuna.Study:
         return storage.open_study(
@@ -242,6 +260,12 @@ def _open(
         raise
 
 
+def _setting(options: Settled, base: Settings, steps: int) -> Setting:
+    """Length and batch size of the trials; tables of the user's own are of runs like the user's."""
+    own = options.prior_file not in (None, published.PACKAGED)
+    return PUBLISHED if own else Setting(base.batch_size, steps)
+
+
 def _pruner(options: Settled, steps: int) -> optuna.pruners.BasePruner:
     return pruners.make(
         options.pruner,
@@ -252,7 +276,11 @@ def _pruner(options: Settled, steps: int) -> optuna.pruners.BasePruner:
 
 
 def _warm_start(
-    options: Settled, searched: space.SearchSpace, base: Settings, sampler: BaseSampler
+    options: Settled,
+    searched: space.SearchSpace,
+    base: Settings,
+    setting: Setting,
+    sampler: BaseSampler,
 ) -> BaseSampler:
     """`sampler`, behind what is published if the sweep searches a learning rate."""
     file = options.prior_file
@@ -261,22 +289,40 @@ def _warm_start(
     tables, source = published.load(file)
     if RATE not in searched.distributions or options.directions != ["minimize"]:
         return sampler
-    parameters = published.parameters_of(base.model.name)
-    return WarmStart(sampler, Prior(tables), parameters, base.lora.rank, options.seed, source)
+    if AUTO in getattr(searched.distributions[RATE], "choices", ()):
+        raise BadInput(
+            f"{RATE}: auto is no value to search beside others; the first trial of a sweep that "
+            "starts from published sweeps is the rate that it stands for."
+        )
+    prior = Prior(tables)
+    return WarmStart(sampler, prior, base.model.name, setting, base.lora.rank, options.seed, source)
 
 
-def _scheduler(options: Settled, searched: space.SearchSpace, base: Settings) -> Scheduler | None:
+def _scheduler(
+    options: Settled, searched: space.SearchSpace, base: Settings, setting: Setting
+) -> Scheduler | None:
     """Who trains next; None: new trials alone."""
     if options.scheduler == "none":
         return None
     if options.scheduler == "asha":
         return Asha()
     file = options.prior_file or published.PACKAGED
-    parameters = published.parameters_of(base.model.name)
-    candidates = cells(searched.distributions, base.lora.rank, base.lr)
-    fixed = base.lr, base.lora.rank
-    prior = Prior(published.load(file)[0])
-    return FreezeThaw(prior, parameters, candidates, options.seed, fixed=fixed)
+    fixed = _rate(base, setting), base.lora.rank
+    candidates = cells(searched.distributions, fixed[1], fixed[0])
+    prior, model = Prior(published.load(file)[0]), base.model.name
+    return FreezeThaw(
+        lambda cells, shift: prior.before(cells, model, setting, shift),
+        candidates,
+        options.seed,
+        fixed=fixed,
+    )
+
+
+def _rate(base: Settings, setting: Setting) -> float:
+    """The learning rate of trials that do not search it."""
+    if base.lr == AUTO:
+        return first_guess(base.model.name, base.lora.rank, setting).lr
+    return float(base.lr)
 
 
 def _enqueue(options: Settled, study: optuna.Study) -> None:
@@ -354,7 +400,7 @@ def _banner(
     compared = list(zip(options.metrics, options.directions, strict=True))
     lines.append(f"  best: {', '.join(f'{ends[of]} {metric}' for metric, of in compared)}")
     lines += [f"  {line}" for metric, of in compared for line in contrary(metric, of)]
-    if options.extend == AUTO:
+    if options.extends_itself:
         began = searched.began or searched.distributions
         grid = options.sampler == "grid"
         lines.append(f"  {edge.describe_bounds(began, options.n_trials, grid)}")

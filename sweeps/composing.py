@@ -15,7 +15,10 @@ from sweeps.space import SearchSpace
 
 @dataclass(frozen=True)
 class Composer:
-    """What a sweep was started with: Hydra's part, and what is varied."""
+    """What a sweep was started with: Hydra's part, and what is varied.
+
+    Used by one thread at a time.
+    """
 
     context: HydraContext
     config: DictConfig

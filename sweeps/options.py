@@ -8,18 +8,17 @@ from typing import Any
 
 from sft.config.schema import Settings
 from sft.errors import BadInput, nearest, not_one_of
+from sft.prior.published import PACKAGED
 from sft.record.checkpoints import DIRECTIONS
 from sft.record.metrics import known_direction
 from sweeps import pruners, samplers
 from sweeps.keys import SweeperKeys
 from sweeps.parameters import MOST_POINTS, is_endless
-from sweeps.prior.published import PACKAGED
 from sweeps.scheduling import NAMES
 from sweeps.scheduling.freeze_thaw import RANK, RATE
 from sweeps.space import SearchSpace
 
-AUTO = "auto"
-EXTEND = (False, True, AUTO)
+EXTEND = (False, True, "auto")
 
 
 @dataclass
@@ -76,7 +75,7 @@ class Options(SweeperKeys):
                 "first prune; give for instance a tenth of the steps of a run."
             )
         if self.extend not in EXTEND:
-            raise not_one_of("hydra.sweeper.extend", self.extend, ("false", "true", AUTO))
+            raise not_one_of("hydra.sweeper.extend", self.extend, ("false", "true", "auto"))
         if self.scheduler not in NAMES:
             raise not_one_of("hydra.sweeper.scheduler", self.scheduler, NAMES)
         if self.scheduler != "none":
@@ -172,6 +171,11 @@ class Options(SweeperKeys):
                         f"hydra.sweeper.enqueue: {name}={value} lies outside the search space "
                         f"({space.describe()[name]})."
                     )
+
+    @property
+    def extends_itself(self) -> bool:
+        """Whether the sweep goes on beyond an edge without being asked again."""
+        return self.extend == "auto"
 
     @property
     def prior_file(self) -> Path | None:

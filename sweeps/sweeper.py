@@ -157,7 +157,8 @@ class Sweep:
     async def _start(self, turn: Turn) -> None:
         trial = turn.trial
         try:
-            settings = self._composer.settings(trial.params)
+            # Hydra takes a tenth of a second, in which other trials submit their steps.
+            settings = await asyncio.to_thread(self._composer.settings, trial.params)
         except BadInput as error:
             ending = Ending(TrialState.FAIL, error=str(error))
             ledger = self.shared.ledger

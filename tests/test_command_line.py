@@ -34,6 +34,8 @@ def run(*arguments, cwd):
         (["lora.rank=2.5"], ["lora.rank", "2.5", "whole number"]),
         (["lr=-1"], ["lr", "above 0"]),
         (["lr=fast"], ["lr", "'fast'", "a number"]),
+        (["lr=Auto"], ["lr: 'Auto'", "did you mean 'auto'?"]),
+        (["lr=automatic"], ["lr: 'automatic'", "did you mean 'auto'?"]),
         (["max_steps=0"], ["max_steps", "1 or more", "null"]),
         (["seed=true"], ["seed", "True", "whole number"]),
         (["model=qwen33"], ["model", "did you mean 'qwen3'?"]),

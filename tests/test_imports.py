@@ -10,7 +10,7 @@ LAYERS = (
     "sft.secrets",
     "sft.errors",
     "sft.files sft.keys",
-    "sft.schedules sft.losses sft.service sft.models sft.rendering",
+    "sft.schedules sft.losses sft.service sft.models sft.rendering sft.prior",
     "sft.renderers",
     "sft.types",
     "sft.tokens",
@@ -33,8 +33,7 @@ LAYERS = (
     "sweeps.keys sweeps.parameters",
     "sweeps.samplers sweeps.scheduling",
     "sweeps.study",
-    "sweeps.prior",
-    "sweeps.findings sweeps.scheduling",
+    "sweeps.findings",
     "sweeps",
 )
 """From the lowest to the highest; those of one line do not import each other."""

@@ -188,8 +188,12 @@ def _convert(value: Any, hint: Any, item: dataclasses.Field, path: str) -> Any:
         if not _optional(hint):
             raise BadInput(f"{path}: is null; it takes {_describe(hint, item)}")
         return None
-    inner = _inner(hint)
+    inner, words = _inner(hint), _words(hint)
     bad = BadInput(f"{path}: {value!r} is not {_describe(hint, item)}")
+    if words and isinstance(value, str):
+        if value not in words:
+            raise BadInput(f"{bad}{nearest(value.lower(), words)}")
+        return value
     origin = typing.get_origin(inner) or inner
     if inner is Any:
         return value
@@ -234,13 +238,25 @@ def _optional(hint: Any) -> bool:
 
 
 def _inner(hint: Any) -> Any:
-    """The type inside `X | None`; `X | Y` becomes Any (the builder checks it)."""
-    if isinstance(hint, python_types.UnionType) or typing.get_origin(hint) is typing.Union:
+    """The type inside `X | None` or `X | Literal[…]`; `X | Y` becomes Any (the builder checks)."""
+    if _is_union(hint):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
+        options = [o for o in options if typing.get_origin(o) is not typing.Literal] or options
         return options[0] if len(options) == 1 else Any
     if typing.get_origin(hint) is typing.Literal:
         return str
     return hint
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, python_types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
+def _words(hint: Any) -> list[str]:
+    """The words that a key takes in place of its type: of `float | Literal["auto"]`, auto."""
+    options = typing.get_args(hint) if _is_union(hint) else ()
+    literals = [o for o in options if typing.get_origin(o) is typing.Literal]
+    return [word for literal in literals for word in typing.get_args(literal)]
 
 
 def _describe(hint: Any, item: dataclasses.Field) -> str:
@@ -257,8 +273,8 @@ def _describe(hint: Any, item: dataclasses.Field) -> str:
         words += (
             f"{' and' if 'minimum' in bounds or 'above' in bounds else ''} below {bounds['below']}"
         )
-    if _optional(hint):
-        words += " or null"
+    for word in [*_words(hint), *["null"] * _optional(hint)]:
+        words += f" or {word}"
     return f"{words} ({bounds['help']})" if bounds.get("help") else words
 
 

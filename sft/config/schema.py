@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sft.keys import group, key, keys_of
 from sft.losses import LOSSES
@@ -18,6 +18,9 @@ from sft.tokens.datums import REDUCTIONS
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "sft"
+
+AUTO: Literal["auto"] = "auto"
+"""The learning rate that `sft.run.learning_rate` finds once the length of the run is known."""
 
 VERSION = 1
 """Of the saved config. A key that changes its meaning or its name raises it."""
@@ -152,7 +155,9 @@ KINDS: dict[str, dict[str, type]] = {
 class Settings:
     """One run, as composed on the command line and as saved in config.yaml."""
 
-    lr: float = key(5e-4, "peak learning rate", above=0)
+    lr: float | Literal["auto"] = key(
+        AUTO, "peak learning rate; auto: by published sweeps of models like it", above=0
+    )
     epochs: int = key(1, "passes over the data", minimum=1)
     max_steps: int | None = key(None, "end after so many steps; null: the whole data", minimum=1)
     batch_size: int = key(8, "sequences a step", minimum=1)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from sft.config.schema import default
+from sft.config.schema import AUTO, default
 from sft.errors import BadInput, nearest, not_one_of
 from sft.losses import LOSSES
 from sft.schedules import SCHEDULES
@@ -39,8 +39,8 @@ class Config:
     """A model that the service trains: a Hub id, usually."""
     dataset_builder: SupervisedDatasetBuilder
     """Called once; builds the data to train on and, perhaps, data held out from it."""
-    learning_rate: float = of("lr")
-    """Peak learning rate, of an update."""
+    learning_rate: float | Literal["auto"] = of("lr")
+    """Peak learning rate, of an update; `auto`: found by published sweeps before the first."""
     lr_schedule: str = of("schedule.kind")
     """A name of `sft.schedules.SCHEDULES`: `linear`, `cosine` or `constant`."""
     warmup_steps: int = of("schedule.warmup_steps")
@@ -143,5 +143,10 @@ class Config:
                     f"it takes {', '.join(takes) or 'none'}"
                 )
         self.schedule = schedule(warmup_steps=self.warmup_steps, **self.lr_schedule_args)
+        if self.learning_rate == AUTO and self.optimizer != "adamw":
+            raise BadInput(
+                f"lr: auto is for optimizer=adamw, which the published sweeps used; for "
+                f"optimizer={self.optimizer} give a number, such as lr=3e-4"
+            )
         if self.submit_ahead < 0:
             raise BadInput(f"submit_ahead: {self.submit_ahead} is below 0")

@@ -68,6 +68,7 @@ class Terminal(BaseHook):
         table.add_row("model", f"{settings.model.name}, LoRA rank {settings.lora.rank}{trained}")
         table.add_row("data", _describe_data(data_name(settings.dataset), facts))
         table.add_row("steps", _describe_steps(settings, facts))
+        table.add_row("lr", _describe_rate(run))
         url = run.config.base_url or "https://tinker.thinkingmachines.dev"
         table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
         table.add_row("results", str(self.directory))
@@ -249,9 +250,15 @@ def _describe_data(name: str, facts: dict[str, Any]) -> str:
 def _describe_steps(settings: Settings, facts: dict[str, Any]) -> str:
     return (
         f"{facts['steps']:,} of {settings.batch_size} sequences "
-        f"({facts['steps_per_epoch']:,} an epoch), "
-        f"peak lr {settings.lr:g}, {settings.schedule.kind}"
+        f"({facts['steps_per_epoch']:,} an epoch)"
     )
+
+
+def _describe_rate(run: Run) -> str:
+    """The peak learning rate, its schedule, and where it comes from if nobody gave it."""
+    guess = run.facts.get("learning_rate")
+    found = f"; auto: {guess.source}" if guess else ""
+    return f"{run.config.learning_rate:g}, {run.config.lr_schedule}{found}"
 
 
 def _numbers(metrics: dict[str, float]) -> str:

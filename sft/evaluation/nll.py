@@ -46,15 +46,17 @@ class NLLEvaluator:
             self._read = await asyncio.to_thread(self._whole)
             self.digest = await asyncio.to_thread(self._digest)
 
-        async def score(datum: tinker.Datum, special_tokens: frozenset[int]) -> Nats:
+        async def score(
+            datum: tinker.Datum, full: tinker.ModelInput, special_tokens: frozenset[int]
+        ) -> Nats:
             # Logprob i of the full sequence belongs to its token i: target i is token i + 1.
-            logprobs = await sampling_client.compute_logprobs(full_sequence(datum))
+            logprobs = await sampling_client.compute_logprobs(full)
             return nats(datum, logprobs[1:], special_tokens)
 
         jobs = [
-            partial(score, datum, one.special_tokens)
+            partial(score, datum, full, one.special_tokens)
             for one in self._read.values()
-            for datum in one.data
+            for datum, full in zip(one.data, one.full, strict=True)
         ]
         scores = iter(await gather_bounded(jobs))
         scored = {
@@ -114,6 +116,8 @@ class Sequences:
     data: list[tinker.Datum]
     groups: list[int]
     """The conversation of each, as a number; without knowledge of them, each is one of its own."""
+    full: list[tinker.ModelInput]
+    """The same one token longer, as evaluations ask for them."""
     num_bytes: int | None
     """UTF-8 bytes of their trained text, if the dataset knows them."""
     special_tokens: frozenset[int]
@@ -134,7 +138,8 @@ class Sequences:
             data += batch
             total += num_bytes(index) if num_bytes else 0
         special_tokens: frozenset[int] = getattr(dataset, "special_tokens", frozenset())
-        return cls(data, groups, total or None, special_tokens, sequences(data))
+        full = [full_sequence(datum) for datum in data]
+        return cls(data, groups, full, total or None, special_tokens, sequences(data))
 
 
 def full_sequence(datum: tinker.Datum) -> tinker.ModelInput:

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sft.config.schema import AUTO
 from sft.record.checkpoints import Cadence
 from sft.record.metrics import service_metrics, training_metrics
 from sft.run.batches import Batch, prefetch
@@ -131,6 +132,7 @@ class Attempt:
     def _submit(self, batch: Batch) -> Submitted:
         config = self.progress.run.config
         factor = config.schedule.factor(batch.step, self.progress.plan.total_steps)
+        assert config.learning_rate != AUTO  # a number by now: sft.run.learning_rate
         learning_rate = config.learning_rate * factor
         self.tokens += batch.tokens
         requests = self.queue.step(batch.data, optimizer_parameters(config, learning_rate))

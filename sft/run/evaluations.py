@@ -6,10 +6,11 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft.config.schema import default
 from sft.errors import Sentence, nearest
+from sft.evaluation.sampler import beside
 from sft.evaluators import (
     Evaluator,
     NLLEvaluator,
@@ -26,6 +27,9 @@ from sft.record.metrics import evaluated
 from sft.run.failures import first_error, is_from, status_of
 from sft.run.progress import Progress, describe
 from sft.run.training_queue import Request, TrainingQueue
+
+if TYPE_CHECKING:
+    import tinker
 
 MOST_PENDING = 4
 """Evaluations that may run beside training; a further one waits, for each holds a snapshot."""
@@ -101,11 +105,17 @@ class Evaluations:
                 raise NoSnapshots(self.measured.no_snapshots) from cause
             await self._not_measured(step, evaluators, error)
             return
+        with beside(sampling_client) as client:
+            await self._measure_with(client, step, evaluators)
+
+    async def _measure_with(
+        self, client: tinker.SamplingClient, step: int, evaluators: list[Evaluator]
+    ) -> None:
         metrics: dict[str, float] = {}
         examples: dict[str, Examples] = {}
         for evaluator in evaluators:
             try:
-                measured = numbers(await evaluator(sampling_client))
+                measured = numbers(await evaluator(client))
                 found, refused = examples_of(evaluator, measured)
                 measured |= standard_errors(found)
                 claim(self.measured.writers, evaluator, measured)

@@ -21,6 +21,9 @@ logger = logging.getLogger("sft.tracking")
 ATTEMPTS_AT_THE_END = 3
 """After so many refusals a flush gives up before its time: the store is away, not slow."""
 AT_EXIT_SECONDS = 15.0
+REST = 3.0
+"""Times as long as it has computed the thread rests, unless somebody waits for it: steps need
+Python, too. What comes meanwhile goes in one batch: the more there is, the less it costs."""
 
 
 class Writer:
@@ -32,6 +35,8 @@ class Writer:
         self._stores: dict[str, Store] = {}
         self._thread: threading.Thread | None = None
         self._quiet = False
+        self._flushing = 0
+        """How many wait in `flush`."""
 
     def store(self, uri: str) -> Store:
         """The store at `uri`, one object a process."""
@@ -67,6 +72,7 @@ class Writer:
                 tries = mirror.store.failures - before.get(mirror.store.uri, 0)
                 return mirror.pending and tries < ATTEMPTS_AT_THE_END
 
+            self._flushing += 1
             while any(map(waiting, mirrors := list(self._mirrors))):
                 for store in self._stores.values():
                     store.hurry()
@@ -75,11 +81,13 @@ class Writer:
                 if left <= 0:
                     break
                 self._condition.wait_for(lambda: not any(map(waiting, mirrors)), min(left, 0.5))
+            self._flushing -= 1
             return [_unsent(m) for m in self._mirrors if m.pending]
 
     def _work(self) -> None:
         while True:
             mirror = self._next()
+            began = time.thread_time()
             try:
                 self._sync(mirror)
             except BaseException as error:  # SystemExit, too: this thread must live to say so
@@ -90,6 +98,8 @@ class Writer:
                 if mirror.closed:
                     self._mirrors.remove(mirror)
                 self._condition.notify_all()
+                rest = REST * (time.thread_time() - began)
+                self._condition.wait_for(lambda: self._flushing, rest)
 
     def _next(self) -> Mirror:
         """Wait for a mirror with something to send whose store may be tried; take turns."""

@@ -7,7 +7,7 @@ from sweeps.findings import edge
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Compared, Result, Results
 from sweeps.parameters import shown
-from sweeps.prior.warm_start import RANK, RATE
+from sweeps.samplers.warm_start import RANK, RATE
 
 
 def answer(results: Results, found: Importance | str | None = None) -> list[str]:

@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from sft.config.schema import Settings
 from sweeps.findings.results import Compared, Result, Results
 from sweeps.parameters import Distribution, Space, describe, ends, is_ordered, shown_value
-from sweeps.prior.warm_start import RANK, RATE
+from sweeps.samplers.warm_start import RANK, RATE
 
 NEAR = 0.1
 """The part of an interval that counts as its end."""

@@ -6,6 +6,7 @@ import numpy as np
 import tinker
 
 from sft import train
+from sft.record import metrics
 from sft.types import SupervisedDataset
 from tests import tick_service
 
@@ -31,11 +32,11 @@ class Constant(SupervisedDataset):
         return self.batch_size * [datum]
 
 
-def run_of(steps, service, log_path, **options):
+def run_of(steps, service, log_path, held_out=1, **options):
     config = train.Config(
         log_path=str(log_path),
         model_name=tick_service.MODEL,
-        dataset_builder=lambda: (Constant(steps, 64), Constant(1, 4)),
+        dataset_builder=lambda: (Constant(steps, 64), Constant(held_out, 4)),
         base_url=service.url,
         **options,
     )
@@ -49,6 +50,17 @@ def test_forty_steps_with_evaluations_and_saves_miss_no_tick(tmp_path, monkeypat
         assert result.status == "FINISHED", result.error
         assert [record.step for record in result.checkpoints] == [10, 20, 30, 40]
         assert (service.used(), service.missed()) == (40, 0)
+
+
+def test_evaluations_that_take_longer_than_the_whole_training_miss_no_tick(tmp_path, monkeypatch):
+    """Of as many sequences as are asked for by another process."""
+    with tick_service.running(steps=12, delay=30) as service:
+        monkeypatch.setenv("TINKER_API_KEY", service.key)
+        result = run_of(12, service, tmp_path / "run", held_out=25, eval_every=6)
+        assert result.status == "FINISHED" and not result.failed_evaluations
+        rows = {row["step"]: row for row in metrics.read(tmp_path / "run" / "metrics.jsonl")}
+        assert [step for step, row in rows.items() if "eval/nll" in row] == [0, 6, 12]
+        assert (service.used(), service.missed()) == (12, 0)
 
 
 def test_a_run_that_submits_nothing_ahead_misses_a_tick_between_any_two_steps(

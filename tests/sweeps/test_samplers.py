@@ -8,12 +8,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from sft.errors import BadInput
+from sft.prior.prior import Prior
+from sft.prior.published import load
+from sft.prior.setting import PUBLISHED
 from sweeps import pruners, samplers
 from sweeps.parameters import combinations
-from sweeps.prior.published import load
-from sweeps.prior.response import Prior
-from sweeps.prior.warm_start import WarmStart
 from sweeps.samplers.ordered import Ordered
+from sweeps.samplers.warm_start import WarmStart
 
 SPACE = {
     "lr": FloatDistribution(1e-5, 3e-3, log=True),
@@ -101,7 +102,7 @@ def test_cmaes_searches_numbers():
 
 def warm(seed=0, space=GRID):
     base = samplers.make("tpe", space, seed)
-    return WarmStart(base, Prior(load()[0]), 8.0, rank=32, seed=seed)
+    return WarmStart(base, Prior(load()[0]), "Qwen/Qwen3-8B", PUBLISHED, rank=32, seed=seed)
 
 
 def test_the_first_trial_is_the_published_best_guess():

@@ -6,19 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sweeps.prior.published import load
-from sweeps.prior.response import Prior
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Limits, Start, Thaw
 from sweeps.scheduling.curves import Curve, Point, State, named, spent
-from sweeps.scheduling.extrapolation import observe
-from sweeps.scheduling.freeze_thaw import FreezeThaw, gains
+from sweeps.scheduling.freeze_thaw import FreezeThaw, chances
+from sweeps.scheduling.observations import observe
 
 RATES, RANKS = (1e-4, 3e-4, 1e-3, 3e-3), (4, 32)
 CELLS = [(rate, rank) for rate in RATES for rank in RANKS]
 WHOLE = 800
 EVERY = WHOLE // 8
-PRIOR = Prior(load()[0][:4])
 
 
 def curve(number, *values, state=State.PAUSED, whole=WHOLE, every=EVERY, cell=(3e-4, 32), **others):
@@ -33,8 +30,15 @@ def value(cell, fraction):
     return 2.0 * math.exp(0.05 * distance + 0.3 * (1 - fraction))
 
 
+def surface(cells, shift):
+    """Best at 1e-3: what a prior says that is right, but for its size."""
+    rates = np.log10([rate for rate, _ in cells])
+    apart = np.abs(rates[:, None] - rates[None, :])
+    return 0.04 * np.abs(rates + 3 - shift), 0.01**2 * (np.exp(-apart) + 0.1 * np.eye(len(cells)))
+
+
 def freeze_thaw(seed=0):
-    return FreezeThaw(PRIOR, None, CELLS, seed)
+    return FreezeThaw(surface, CELLS, seed)
 
 
 def sweep(scheduler, limits, jobs=1, diverges=(), cells=CELLS):
@@ -171,17 +175,20 @@ def test_the_first_trial_is_the_samplers():
     assert freeze_thaw().next([], Limits(8)) == Start(0.125)
 
 
-def test_freeze_thaw_finds_the_best_cell_for_less_than_half_of_the_grid():
+def test_freeze_thaw_finds_the_best_cell_without_training_the_grid():
     _, curves = sweep(freeze_thaw(), Limits(8))
     best = named(curves)
     assert (best.parameters["lr"], best.parameters["lora.rank"]) == (1e-3, 32)
-    assert spent(curves, ()) < 0.5 * len(CELLS) * WHOLE
+    assert spent(curves, ()) < 0.6 * len(CELLS) * WHOLE
 
 
 def test_a_trial_far_behind_is_not_thawed():
-    good = curve(0, *np.linspace(2.5, 2.0, 8), state=State.COMPLETE)
-    bad = curve(1, 4.0, cell=(1e-4, 32))
-    assert freeze_thaw().next([good, bad], Limits(2)) is None
+    good = [
+        curve(n, *(value(cell, k / 8) for k in range(1, 9)), state=State.COMPLETE, cell=cell)
+        for n, cell in enumerate(CELLS[2:5])
+    ]
+    bad = curve(3, *np.linspace(3.4, 3.2, 4), cell=(1e-4, 32))
+    assert freeze_thaw().next([*good, bad], Limits(4)) is None
 
 
 def test_a_trial_ahead_of_the_complete_one_at_its_fraction_is_thawed():
@@ -194,8 +201,8 @@ def test_what_runs_already_is_not_bought_twice():
     rng = np.random.default_rng(0)
     draws = rng.normal([0.0, 0.0, 0.0], 0.01, (500, 3))
     draws[:, 1] = draws[:, 0] + 0.0001  # as good as the first whatever comes
-    gain, chance = gains(draws, [True])
-    assert chance[1] == gain[1] == 0 < chance[2]
+    chance = chances(draws, np.array([True, False, False]))
+    assert chance[1] == 0 < chance[2]
 
 
 def test_other_parameters_than_rate_and_rank_may_tell_trials_apart():
@@ -209,7 +216,7 @@ def test_other_parameters_than_rate_and_rank_may_tell_trials_apart():
 
 def test_trials_of_other_lengths_are_compared_at_the_same_fraction_of_their_schedules():
     long, short = curve(0, 3.0, 2.5, 2.2, 2.0), curve(1, 3.0, 2.4, whole=WHOLE // 2, every=EVERY)
-    assert long.fraction == short.fraction / 1 * 2 or (long.fraction, short.fraction) == (0.5, 0.5)
+    assert (long.fraction, short.fraction) == (0.5, 0.5)
     assert (long.at(0.25), short.at(0.25)) == (2.5, 3.0)
 
 
@@ -229,11 +236,11 @@ def test_the_answer_is_the_best_complete_trial_even_if_a_paused_one_looks_better
     assert named([curve(0, state=State.RUNNING)]) is None
 
 
-def test_values_are_capped_far_above_the_best_and_a_diverged_trial_stands_at_the_cap():
+def test_what_is_far_above_the_best_is_drawn_nearer_and_a_diverged_trial_counts_as_that():
     done = curve(0, *[2.0] * 8, state=State.COMPLETE)
     seen = observe([done, curve(1, 40.0), curve(2, 9.0, state=State.DIVERGED)])
     assert seen.value.max() < math.log(2.0) + 1
-    assert seen.value[seen.trial == 2] == pytest.approx(seen.value.max())
+    assert seen.value[seen.trial == 2] == pytest.approx(math.log(2.0) + 0.2)
 
 
 def test_a_metric_that_is_negative_is_no_problem():

@@ -309,6 +309,7 @@ def test_no_trial_starts_that_the_budget_of_tokens_cannot_hold(sweep, capsys):
 BAD = [
     ("lr=interval(1e-5,1e-3)", "n_trials"),
     ("lr=1e-3,-1", "lr: -1"),
+    ("lr=auto,1e-3 hydra.sweeper.warm_start=published hydra.sweeper.sampler=tpe", "lr: auto"),
     ("lora.rank=4,0", "lora.rank: 0"),
     ("+nonsense=1,2", "nonsense"),
     ("lr=1e-3,1e-2 hydra.sweeper.pruner=asha", "pruner_min_steps"),
@@ -356,3 +357,14 @@ def test_a_mapping_of_the_users_own_can_be_swept(sweep):
 def test_a_sweep_that_varies_nothing_is_one_trial(sweep):
     assert sweep("hydra.sweeper.study_name=one") == 0
     assert states("one") == ["COMPLETE"]
+
+
+def test_each_trial_of_a_sweep_over_ranks_has_a_learning_rate_of_its_own(
+    sweep, tiny_model, tmp_path
+):
+    shutil.copytree(tiny_model, tmp_path / "tiny-8B")
+    here = "service=local", "service.base_url=null", f"model.name={tmp_path / 'tiny-8B'}"
+    assert sweep(*here, "lr=auto", "lora.rank=1,64", "hydra.sweeper.study_name=ranks") == 0
+    saved = [read_yaml(f) for f in sorted(tmp_path.glob("outputs/sweeps/ranks/*/config.yaml"))]
+    low, high = (run["lr"] for run in sorted(saved, key=lambda run: run["lora"]["rank"]))
+    assert low < high < 1e-2

@@ -22,8 +22,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.prior.published import Cell
-from sweeps.prior.response import Prior
+from sft.prior.names import size_of
+from sft.prior.prior import Prior
+from sft.prior.published import Cell
+from sft.prior.setting import Setting
 from sweeps.samplers.base import other_trials
 
 RATE, RANK = "lr", "lora.rank"
@@ -39,7 +41,8 @@ class WarmStart(BaseSampler):
     Args:
         base: sampler of the parameters that the prior knows nothing of, and of later trials.
         prior: the published knowledge.
-        parameters: billions of parameters of the model, None if unknown.
+        model: its name, which tells its size and family.
+        setting: length and batch size of the trials.
         rank: the LoRA rank if the sweep does not search it.
         seed: of the draws. A proposal depends on it, the trial's number and the other trials.
         source: who published it; it is shown to the user.
@@ -49,7 +52,8 @@ class WarmStart(BaseSampler):
         self,
         base: BaseSampler,
         prior: Prior,
-        parameters: float | None,
+        model: str,
+        setting: Setting,
         rank: int,
         seed: int,
         source: str = "",
@@ -57,7 +61,8 @@ class WarmStart(BaseSampler):
         self._source = source
         self._base = base
         self._prior = prior
-        self._parameters = parameters
+        self._model = model
+        self._setting = setting
         self._rank = rank
         self._seed = seed
 
@@ -98,9 +103,9 @@ class WarmStart(BaseSampler):
     def describe(self, space: Mapping[str, BaseDistribution]) -> list[str]:
         """What the prior holds before the first trial, in a few lines."""
         candidates = cells(space, self._rank)
-        expected = self._prior.expected(candidates, self._parameters)
+        expected = self._prior.expected(candidates, self._model, self._setting)
         rate, rank = candidates[int(expected.argmin())]
-        size = f"{self._parameters:g}B parameters" if self._parameters else "size not known"
+        size = size_of(self._model) or "size not known from its name"
         by_rate = [
             f"{lr:g} {100 * excess:.1f}%"
             for (lr, r), excess in zip(candidates, expected, strict=True)
@@ -134,11 +139,11 @@ class WarmStart(BaseSampler):
         if excluded.all():
             return None
         if not started:
-            scores = -self._prior.expected(candidates, self._parameters)
+            scores = -self._prior.expected(candidates, self._model, self._setting)
         else:
             rng = np.random.default_rng([self._seed, trial.number])
             surfaces = self._prior.sample(
-                candidates, known.finished, self._parameters, rng, SURFACES
+                candidates, known.finished, self._model, rng, SURFACES, self._setting
             )
             scores = chances(surfaces, [rank for _, rank in candidates], covered)
             if scores[~excluded].max() < SETTLED:

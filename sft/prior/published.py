@@ -11,7 +11,6 @@ Another file of the same form can take their place (`hydra.sweeper.warm_start=FI
 
 import json
 import math
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,32 +31,16 @@ class Table:
     nll: dict[Cell, float]
 
     @property
-    def parameters(self) -> float | None:
-        """Billions of parameters, if the model's name tells."""
-        return parameters_of(self.model)
-
-    @property
     def best(self) -> float:
         """The lowest NLL, nats per token."""
         return min(self.nll.values())
 
 
-def parameters_of(model: str) -> float | None:
-    """Billions of parameters read from a model's name; None if it does not tell.
-
-    >>> parameters_of("Qwen/Qwen3-30B-A3B"), parameters_of("SmolLM2-135M-Instruct")
-    (30.0, 0.135)
-    """
-    found = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bBmMtT])(?![A-Za-z0-9])", model)
-    if not found:
-        return None
-    return float(found[1]) * {"m": 1e-3, "b": 1.0, "t": 1e3}[found[2].lower()]
-
-
 def load(path: Path = PACKAGED) -> tuple[list[Table], str]:
     """The tables of a file and the source that it names.
 
-    Repeated runs of one cell count with their mean. Raises `BadInput` if the file is not of the
+    Repeated runs of one cell count with their mean; a model of which no run trained tells nothing,
+    and is left out. Raises `BadInput` if the file is not of the
     form above.
     """
     try:
@@ -73,9 +56,10 @@ def load(path: Path = PACKAGED) -> tuple[list[Table], str]:
             f"hydra.sweeper.warm_start={path}: not a file of published sweeps ({error!r}); "
             'expected {"models": {NAME: {"runs": [{"lr": …, "rank": …, "test_nll": …}]}}}.'
         ) from error
-    if not any(table.nll for table in tables):
+    trained = [table for table in tables if min(table.nll.values(), default=math.inf) < math.inf]
+    if not trained:
         raise BadInput(f"hydra.sweeper.warm_start={path}: the file holds no runs.")
-    return tables, document.get("source", str(path))
+    return trained, document.get("source", str(path))
 
 
 def _table(name: str, model: dict) -> Table:

@@ -1,0 +1,1 @@
+"""What published sweeps say of learning rate and rank before the first run."""

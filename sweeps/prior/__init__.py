@@ -1,1 +1,0 @@
-"""What published sweeps say of learning rate and rank before the first trial."""
