@@ -39,7 +39,7 @@ from sweeps.composing import Composer
 from sweeps.findings import edge
 from sweeps.findings.results import Results
 from sweeps.jobs import run_in_jobs
-from sweeps.options import BY_ITSELF, Options, Settled
+from sweeps.options import Options, Settled
 from sweeps.parameters import describe_space, stages
 from sweeps.parent import Parent
 from sweeps.samplers.warm_start import RATE, WarmStart, cells
@@ -86,7 +86,7 @@ def _stages(options: Options, composer: Composer, signals: Signals) -> int:
     options = replace(options, study_name=settled.study_name, sampler=settled.sampler)
     options, composer = _taken_up(options, composer)
     code = _stage(options, composer, signals)
-    while not code and options.extend == BY_ITSELF:
+    while not code and options.extends_itself:
         study, _ = storage.load_study(settled.study_name, options.storage)
         began, asked = wider.first_space(study), study.user_attrs[storage.ASKED]
         further = edge.further(Results.of(study), began, settled.n_trials, options.max_tokens)
@@ -115,7 +115,7 @@ def _taken_up(options: Options, composer: Composer) -> tuple[Options, Composer]:
         return options, composer
     searched = replace(composer.searched, began=wider.first_space(study))
     been = stages(study.user_attrs)
-    if options.extend == BY_ITSELF and searched.describe() in map(describe_space, been[:-1]):
+    if options.extends_itself and searched.describe() in map(describe_space, been[:-1]):
         asked = study.user_attrs[storage.ASKED]
         searched = replace(searched, distributions=been[-1])
         options = replace(options, n_trials=None if asked["grid"] else asked["trials"])
@@ -400,7 +400,7 @@ def _banner(
     compared = list(zip(options.metrics, options.directions, strict=True))
     lines.append(f"  best: {', '.join(f'{ends[of]} {metric}' for metric, of in compared)}")
     lines += [f"  {line}" for metric, of in compared for line in contrary(metric, of)]
-    if options.extend == BY_ITSELF:
+    if options.extends_itself:
         began = searched.began or searched.distributions
         grid = options.sampler == "grid"
         lines.append(f"  {edge.describe_bounds(began, options.n_trials, grid)}")

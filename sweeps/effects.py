@@ -12,7 +12,7 @@ from sft.errors import BadInput, nearest
 from sft.record.metrics import TRAINING_METRICS
 from sft.run.plan import Plan
 from sweeps.keys import SweeperKeys
-from sweeps.options import BY_ITSELF, Settled
+from sweeps.options import Settled
 from sweeps.pruners import FINISHED_BEFORE_MEDIAN
 from sweeps.samplers.warm_start import RATE
 from sweeps.space import SearchSpace
@@ -131,7 +131,7 @@ def _rows(options: Settled, searched: SearchSpace) -> list[Row]:
             "is of the sampler, and a grid draws nothing; the runs' own is seed",
         ),
         (
-            options.extend == BY_ITSELF and len(options.metrics) > 1,
+            options.extends_itself and len(options.metrics) > 1,
             "extend",
             "with several metrics there is no single best trial that lies on an edge",
         ),

@@ -18,8 +18,7 @@ from sweeps.scheduling import NAMES
 from sweeps.scheduling.freeze_thaw import RANK, RATE
 from sweeps.space import SearchSpace
 
-BY_ITSELF = "auto"
-EXTEND = (False, True, BY_ITSELF)
+EXTEND = (False, True, "auto")
 
 
 @dataclass
@@ -76,7 +75,7 @@ class Options(SweeperKeys):
                 "first prune; give for instance a tenth of the steps of a run."
             )
         if self.extend not in EXTEND:
-            raise not_one_of("hydra.sweeper.extend", self.extend, ("false", "true", BY_ITSELF))
+            raise not_one_of("hydra.sweeper.extend", self.extend, ("false", "true", "auto"))
         if self.scheduler not in NAMES:
             raise not_one_of("hydra.sweeper.scheduler", self.scheduler, NAMES)
         if self.scheduler != "none":
@@ -172,6 +171,11 @@ class Options(SweeperKeys):
                         f"hydra.sweeper.enqueue: {name}={value} lies outside the search space "
                         f"({space.describe()[name]})."
                     )
+
+    @property
+    def extends_itself(self) -> bool:
+        """Whether the sweep goes on beyond an edge without being asked again."""
+        return self.extend == "auto"
 
     @property
     def prior_file(self) -> Path | None:

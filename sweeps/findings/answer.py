@@ -7,7 +7,7 @@ from sweeps.findings import edge
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Compared, Result, Results
 from sweeps.parameters import shown
-from sweeps.samplers.warm_start import RANK
+from sweeps.samplers.warm_start import RANK, RATE
 
 
 def answer(results: Results, found: Importance | str | None = None) -> list[str]:
@@ -36,7 +36,7 @@ def answer(results: Results, found: Importance | str | None = None) -> list[str]
         lines += [*_ranks(results, best), *edge.sentences(results)]
     if isinstance(found, str):
         lines.append(f"importance of the parameters: {found}")
-    return [*lines, _totals(results), *_problems(results)]
+    return [*lines, *_totals(results), *_left(results), *_by_hand(results), *_problems(results)]
 
 
 def _described(results: Results, trial: Result, what: str) -> list[str]:
@@ -170,17 +170,64 @@ def _typed(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _totals(results: Results) -> str:
+def _totals(results: Results) -> list[str]:
     seconds = sum(trial.seconds for trial in results.trials)
-    cost = ""
-    if results.price is not None:
-        cost = f", cost {results.tokens * results.price / 1e6:.2f}"
-    saved = sum(results.saved().values())
-    spared = f", {saved:,} tokens spared by ending trials early" if saved else ""
-    return (
+    money = results.money(results.tokens)
+    cost = f", cost {money}" if money else ""
+    lines = [
         f"{len(results.trials)} trials: {results.tokens:,} tokens, {seconds / 3600:.2f} hours of "
-        f"training ({duration(seconds)}, trials side by side){cost}{spared}"
-    )
+        f"training ({duration(seconds)}, trials side by side){cost}"
+    ]
+    if saved := sum(results.saved().values()):
+        whole, price = results.tokens + saved, results.money(saved)
+        worth = f", worth {price}" if price else ""
+        lines.append(
+            f"every trial to its end would have taken {whole:,}: {saved:,} tokens spared "
+            f"({saved / whole:.0%}{worth})"
+        )
+    return lines
+
+
+def _left(results: Results) -> list[str]:
+    """The trials that paused and went no further, and the commands that take one up by hand."""
+    sign = 1 if results.minimize else -1
+    left = [
+        trial
+        for trial in results.trials
+        if trial.state in ("pruned", "paused") and trial.pauses and trial.curve
+    ]
+    if not left or len(results.metrics) > 1:
+        return []
+    # Of those that came furthest the one that stood best.
+    first = min(left, key=lambda t: (-_fraction(t), sign * list(t.curve.values())[-1]))
+    numbers = ", ".join(str(trial.number) for trial in left[:8]) + ", …" * (len(left) > 8)
+    run = f"{results.name}/{first.number}{'-0' if len(first.directories) > 1 else ''}"
+    step, value = list(first.curve.items())[-1]
+    rate = f" {RATE}={first.params[RATE] / 3:.2g}" if RATE in first.params else ""
+    lines = [
+        f"paused and not gone on with: {numbers}; {first.number} stood best, "
+        f"{results.metrics[0]} {value:.4f} at step {step} of {first.steps_in_all}",
+        f"  to its end:  python -m sft.resume {run}",
+        f"  another way: python -m sft.fork {run} --from {step}{rate}",
+    ]
+    return lines
+
+
+def _fraction(trial: Result) -> float:
+    return trial.pauses[-1] / trial.steps_in_all if trial.steps_in_all else 0.0
+
+
+def _by_hand(results: Results) -> list[str]:
+    """Trials that are over for the study and were trained to their end since."""
+    lines = []
+    for trial in results.trials:
+        if trial.state != "pruned" or (value := results.by_hand(trial)) is None:
+            continue
+        lines.append(
+            f"trial {trial.number}: trained on by hand to its end, {results.metrics[0]} "
+            f"{value:.4f}; in the study it stays pruned, and does not count above"
+        )
+    return lines
 
 
 def _problems(results: Results) -> list[str]:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from sft.record.metrics import unit_of
 
+BLACK = "#111111"
 GREY = "#8a8a8a"
 BLUE = "#2a6fbb"
 RED = "#c0392b"
@@ -25,3 +27,10 @@ def new_figure(title: str, width: float = 6.0, height: float = 3.8) -> tuple[Fig
 def named(metric: str) -> str:
     """A metric with its unit, for an axis."""
     return f"{metric} ({unit})" if (unit := unit_of(metric)) else metric
+
+
+def shades(values: list[Any]) -> dict[Any, Any]:
+    """Light to dark along an order."""
+    colours = colormaps["viridis_r"]  # its order is seen without colours, too
+    last = max(1, len(values) - 1)
+    return {value: colours(0.15 + 0.8 * i / last) for i, value in enumerate(values)}

@@ -9,20 +9,14 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sweeps.findings.curve_figure import curves
 from sweeps.findings.difference_figure import differences
-from sweeps.findings.drawing import BLUE, GREY, RED, named, new_figure
+from sweeps.findings.drawing import BLUE, GREY, RED, named, new_figure, shades
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Result, Results
 from sweeps.samplers.warm_start import RANK, RATE
 
 MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
-
-
-def _shades(values: list[Any]) -> dict[Any, Any]:
-    """Light to dark along an order."""
-    shades = colormaps["viridis_r"]
-    last = max(1, len(values) - 1)
-    return {value: shades(0.15 + 0.8 * i / last) for i, value in enumerate(values)}
 
 
 def by_rate(results: Results) -> Figure | None:
@@ -33,7 +27,7 @@ def by_rate(results: Results) -> Figure | None:
         return None
     figure, axes = new_figure(f"{results.metrics[0]} against learning rate")
     ranks = sorted({t.params.get(RANK) for t in trials}, key=lambda r: (r is not None, r))
-    colours = _shades(ranks)
+    colours = shades(ranks)
     top = _limit(axes, results)
     for rank in ranks:
         done = sorted(
@@ -90,57 +84,6 @@ def _limit(axes: Any, results: Results) -> float:
     margin = 0.08 * ((top - low) or abs(low) or 1.0)
     axes.set_ylim(low - margin, top + 1.5 * margin)
     return top + margin * 0.5
-
-
-def curves(results: Results) -> Figure | None:
-    """The first metric by training step, a line per trial."""
-    trials = [t for t in results.trials if len(t.curve) > 1]
-    if not trials:
-        return None
-    figure, axes = new_figure(f"{results.metrics[0]} while training")
-    best = results.best()
-    rates = sorted({t.params.get(RATE, 0) for t in trials})
-    colours = _shades(rates)
-    for trial in trials:
-        is_best = best is not None and trial.number == best.number
-        axes.plot(
-            list(trial.curve),
-            list(trial.curve.values()),
-            "-" if trial.state == "complete" else "--",
-            color=RED if is_best else colours[trial.params.get(RATE, 0)],
-            linewidth=2.4 if is_best else 1.1,
-            zorder=3 if is_best else 2,
-        )
-    _look_at_the_end(axes, trials)
-    handles = [Line2D([], [], color=colours[r], label=f"lr {r:.2g}") for r in _ends(rates) if r]
-    handles.append(Line2D([], [], color=RED, linewidth=2.4, label=results.word))
-    if any(t.state != "complete" for t in trials):
-        handles.append(Line2D([], [], color=GREY, linestyle="--", label="ended early"))
-    axes.legend(handles=handles, fontsize=8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("training step")
-    axes.set_ylabel(named(results.metrics[0]))
-    return figure
-
-
-def _look_at_the_end(axes: Any, trials: list[Result]) -> None:
-    """Leave out of sight what would flatten the rest: the untrained model and divergence."""
-    after = [list(t.curve.values())[1:] for t in trials if t.state != "diverged"]
-    values = [value for curve in after for value in curve if math.isfinite(value)]
-    if values:
-        low, high = min(values), max(curve[0] for curve in after if curve)
-        start = max(list(trial.curve.values())[0] for trial in trials)
-        if high < start <= low + 3 * (high - low):
-            high = start
-        margin = 0.05 * ((high - low) or abs(low) or 1.0)
-        axes.set_ylim(low - margin, high + margin)
-
-
-def _ends(values: list[Any]) -> list[Any]:
-    """First, middle and last of many; a few as they are."""
-    if len(values) <= 5:
-        return values
-    return list(dict.fromkeys([values[0], values[len(values) // 2], values[-1]]))
 
 
 def shares(found: Importance | str | None) -> Figure | None:

@@ -1,6 +1,7 @@
 """A study's trials as plain rows, and what they say: best trial, smallest rank, savings."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,15 @@ from optuna.trial import FrozenTrial, TrialState
 from sft.past import bootstrap
 from sft.past.differences import Measured, why_not
 from sft.past.uncertainty import Interval, of_difference, of_mean
+from sft.record import metrics
 from sft.record.examples import last_examples
+from sft.record.rundir import read_facts
 from sweeps.parameters import Space
 from sweeps.samplers.base import SURPLUS
 from sweeps.samplers.warm_start import RANK
-from sweeps.study.ledger import ERROR
-from sweeps.study.standing import DIVERGED
+from sweeps.study.ledger import ERROR, PAUSES
+from sweeps.study.liveness import is_paused
+from sweeps.study.standing import DIVERGED, STEPS
 from sweeps.study.storage import ASKED
 from sweeps.study.wider import space_of
 
@@ -28,11 +32,13 @@ class Result:
 
     number: int
     params: dict[str, Any]
-    state: str  # complete, pruned, diverged, failed, running, waiting
+    state: str  # complete, pruned, diverged, failed, paused, running, waiting
     values: list[float] = field(default_factory=list)  # of a complete trial, a value a metric
     repeats: list[float] = field(default_factory=list)  # of the first metric, if there are repeats
     curve: dict[int, float] = field(default_factory=dict)  # step -> first metric
     steps: int = 0
+    steps_in_all: int = 0  # to its end; 0 if its data was not read yet
+    pauses: list[int] = field(default_factory=list)  # the steps at which it stood still
     tokens: int = 0
     seconds: float = 0.0
     error: str | None = None
@@ -228,11 +234,31 @@ class Results:
                 ranks.setdefault(trial.params[RANK], []).append(trial)
         return [self.against(best, self._best_of(ranks[rank])) for rank in sorted(ranks)]
 
+    def whole(self, trial: Result) -> int:
+        """Tokens of a trial to its end."""
+        if trial.steps and trial.steps_in_all:
+            return round(trial.tokens / trial.steps * trial.steps_in_all)
+        return max((other.tokens for other in self.complete), default=0)
+
     def saved(self) -> dict[int, int]:
-        """Tokens that each pruned or diverged trial did not train on, but a whole trial would."""
-        whole = max((trial.tokens for trial in self.complete), default=0)
-        early = [trial for trial in self.trials if trial.state in ("pruned", "diverged")]
-        return {trial.number: max(0, whole - trial.tokens) for trial in early}
+        """Tokens that each trial did not train on which has paused, was pruned or diverged, but
+        would have to its end."""
+        early = [trial for trial in self.trials if trial.state in ("pruned", "diverged", "paused")]
+        return {trial.number: max(0, self.whole(trial) - trial.tokens) for trial in early}
+
+    def by_hand(self, trial: Result) -> float | None:
+        """The last value of the first metric of a trial that is over for the study, if its runs
+        have come to their end since (`python -m sft.resume STUDY/7`)."""
+        folders = [path for path in map(Path, trial.directories) if path.is_dir()]
+        if not folders or any(read_facts(path).get("status") != "FINISHED" for path in folders):
+            return None
+        rows = [metrics.read(path / "metrics.jsonl")[-1] for path in folders]
+        values = [row[self.metrics[0]] for row in rows if self.metrics[0] in row]
+        return statistics.fmean(values) if len(values) == len(folders) else None
+
+    def money(self, tokens: int) -> str:
+        """What training on `tokens` costs; nothing if no price is known."""
+        return "" if self.price is None else f"{tokens * self.price / 1e6:.2f}"
 
 
 def _result(trial: FrozenTrial) -> Result:
@@ -240,6 +266,8 @@ def _result(trial: FrozenTrial) -> Result:
     state = {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
     repeats = (attrs.get("values") or [[]])[0]
     complete = trial.state == TrialState.COMPLETE
+    if is_paused(trial):
+        state = "paused"
     return Result(
         number=trial.number,
         params=dict(trial.params),
@@ -248,6 +276,8 @@ def _result(trial: FrozenTrial) -> Result:
         repeats=repeats if len(repeats) > 1 else [],
         curve=dict(sorted(trial.intermediate_values.items())),
         steps=attrs.get("steps", 0),
+        steps_in_all=attrs.get(STEPS, 0),
+        pauses=attrs.get(PAUSES, []),
         tokens=attrs.get("tokens", 0),
         seconds=attrs.get("seconds", 0.0),
         error=attrs.get(ERROR),

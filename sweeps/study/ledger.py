@@ -18,7 +18,7 @@ from sweeps.parameters import Distribution
 from sweeps.samplers.base import SURPLUS, place
 from sweeps.scheduling.base import Limits, Scheduler, Start
 from sweeps.scheduling.curves import State
-from sweeps.study import standing
+from sweeps.study import by_hand, standing
 from sweeps.study.liveness import PAUSED, Liveness, is_paused
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ T = TypeVar("T")
 ERROR = "error"  # user attributes of a trial
 SAVED = "saved."
 """Before the number of a repeat: its last checkpoint."""
+PAUSES = "pauses"
+"""The steps at which a trial stood still so far."""
 UNTIL = "until"
 """The fraction of its schedule until which a trial trains; 1 to its end."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
@@ -93,6 +95,8 @@ class Ledger:
             return Turn(self.opened(orphan), until, saved)
         if self._scheduler is None:
             return self._ask(Start(1.0))
+        if (turn := self._finished_by_hand()) is not None:
+            return turn
         while True:
             curves = standing.curves(self.study, self._liveness, self._whole)
             wanted = self._scheduler.next(curves, self._limits)
@@ -104,10 +108,24 @@ class Ledger:
                 return self._ask(wanted)
             trials = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             paused = next(trial for trial in trials if trial.number == wanted.number)
-            if self._liveness.claim(self.study, paused):
-                trial = Trial(self.study, paused._trial_id)
-                self.note(trial, {UNTIL: wanted.rung, PAUSED: None})
-                return Turn(trial, wanted.rung, checkpoints(paused))
+            if (turn := self._thawed(paused, wanted.rung)) is not None:
+                return turn
+
+    def _finished_by_hand(self) -> Turn | None:
+        """A paused trial that the user has trained to its end: the study has to hear of it."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if is_paused(trial) and by_hand.is_finished(trial):
+                if (turn := self._thawed(trial, 1.0)) is not None:
+                    return turn
+        return None
+
+    def _thawed(self, paused: FrozenTrial, until: float) -> Turn | None:
+        """A paused trial's turn; None if another process was first."""
+        if not self._liveness.claim(self.study, paused):
+            return None
+        trial = Trial(self.study, paused._trial_id)
+        self.note(trial, {UNTIL: until, PAUSED: None})
+        return Turn(trial, until, checkpoints(paused))
 
     def _ask(self, wanted: Start) -> Turn | None:
         """A new trial; None if the study is full."""
@@ -155,7 +173,8 @@ class Ledger:
 
     def pause(self, trial: Trial, step: int, facts: Mapping[str, Any]) -> None:
         """A trial has stopped at a checkpoint after `step` updates; any worker may thaw it."""
-        self.note(trial, {**facts, PAUSED: step})
+        pauses = sorted({*trial.user_attrs.get(PAUSES, []), step})
+        self.note(trial, {**facts, PAUSES: pauses, PAUSED: step})
         self.put_down(trial)
 
     def put_down(self, trial: Trial) -> None:

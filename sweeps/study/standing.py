@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.samplers.base import SURPLUS
 from sweeps.scheduling.curves import Curve, Point, State
-from sweeps.study.liveness import PAUSED, Liveness
+from sweeps.study import by_hand
+from sweeps.study.liveness import Liveness, is_paused
 
 STEPS = "steps_in_all"
 """The steps of a whole trial, known once its data was read."""
@@ -38,8 +39,9 @@ def _state(trial: FrozenTrial, liveness: Liveness) -> State:
     if trial.state != TrialState.RUNNING:
         return State.FAILED
     # One that was claimed a moment ago is about to run.
-    is_paused = trial.user_attrs.get(PAUSED) and not liveness.is_alive(trial)
-    return State.PAUSED if is_paused else State.RUNNING
+    if not is_paused(trial) or liveness.is_alive(trial) or by_hand.is_trained(trial):
+        return State.RUNNING
+    return State.PAUSED
 
 
 def _curve(trial: FrozenTrial, state: State, sign: float, whole: int) -> Curve:
