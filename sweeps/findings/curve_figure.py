@@ -42,7 +42,7 @@ def curves(results: Results) -> Figure | None:
             axes.plot(xs[-1], ys[-1], "x", color=colour, markersize=6, zorder=4)
         if is_best:
             axes.annotate(f" trial {trial.number}", (xs[-1], ys[-1]), fontsize=8, va="center")
-    _look_at_the_end(axes, trials)
+    _look_at_the_end(axes, trials, results.minimize)
     axes.legend(handles=_legend(results, trials, rates, colours), fontsize=8)
     if paused:
         axes.set_xlabel("of its own schedule (%)")
@@ -68,13 +68,15 @@ def _legend(
     return handles
 
 
-def _look_at_the_end(axes: Any, trials: list[Result]) -> None:
-    """Leave out of sight what would flatten the rest: the untrained model and divergence."""
+def _look_at_the_end(axes: Any, trials: list[Result], minimize: bool) -> None:
+    """Leave out of sight what would flatten the rest: the untrained model and what is worse."""
     after = [list(t.curve.values())[1:] for t in trials if t.state != "diverged"]
     values = [value for curve in after for value in curve if math.isfinite(value)]
     if values:
         low, high = min(values), max(curve[0] for curve in after if curve)
         start = max(list(trial.curve.values())[0] for trial in trials)
+        if minimize and high > start > low:
+            high = start
         if high < start <= low + 3 * (high - low):
             high = start
         margin = 0.05 * ((high - low) or abs(low) or 1.0)

@@ -285,7 +285,7 @@ def _sentence(results: Results, edge: Edge) -> str:
         trial = edge.rival.trial
         return (
             f"{said}, but cannot be told from trial {trial.number} with "
-            f"{shown_value(trial.params[edge.name])}, inside: more may not help"
+            f"{shown_value(trial.params[edge.name])}, inside: further out may not be better"
         )
     if not edge.is_told:
         return f"{said}: what lies beyond may be better (one run each: the data cannot tell)"

@@ -170,7 +170,8 @@ def savings(results: Results) -> Figure | None:
     trials = [t for t in results.trials if t.tokens]
     total = sum(saved.values())
     share = total / (total + results.tokens)
-    figure, axes = new_figure(f"Ending trials early spared {total:,} tokens ({share:.0%})")
+    what = "Pausing trials" if any(t.pauses for t in trials) else "Ending trials early"
+    figure, axes = new_figure(f"{what} spared {total:,} tokens ({share:.0%})")
     numbers = [t.number for t in trials]
     axes.bar(numbers, [t.tokens for t in trials], color=BLUE, label="trained")
     axes.bar(
@@ -181,7 +182,8 @@ def savings(results: Results) -> Figure | None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("trial")
     axes.set_ylabel("tokens")
-    axes.legend(fontsize=8)
+    axes.set_ylim(0, 1.2 * max(t.tokens + saved.get(t.number, 0) for t in trials))
+    axes.legend(fontsize=8, ncols=2, loc="upper right")
     return figure
 
 

@@ -235,10 +235,18 @@ class Results:
         return [self.against(best, self._best_of(ranks[rank])) for rank in sorted(ranks)]
 
     def whole(self, trial: Result) -> int:
-        """Tokens of a trial to its end."""
-        if trial.steps and trial.steps_in_all:
-            return round(trial.tokens / trial.steps * trial.steps_in_all)
-        return max((other.tokens for other in self.complete), default=0)
+        """Tokens of a trial to its end: those of a complete one that is as long.
+
+        If there is none, as many a step as so far.
+        """
+
+        def length(of: Result) -> tuple[Any, ...]:
+            return of.steps_in_all, of.params.get("batch_size"), of.params.get("max_length")
+
+        alike = [other.tokens for other in self.complete if length(other) == length(trial)]
+        if alike or not trial.steps:
+            return max(alike, default=0)
+        return round(trial.tokens / trial.steps * trial.steps_in_all)
 
     def saved(self) -> dict[int, int]:
         """Tokens that each trial did not train on which has paused, was pruned or diverged, but

@@ -1,21 +1,21 @@
 """A study takes a wider space, and keeps what it knows.
 
 Optuna refuses a parameter whose choices change, and a sweep that goes on beyond the edge of what it
-searched needs more of them. So the distributions that are kept with each trial are replaced where
-they lie. Numbers, values, reports and attributes stay as they are, whatever state a trial is in.
-A journal becomes a new file under its old name, a database changes in one transaction: a kill
-leaves the old space or the new one.
+searched needs more of them. So the distributions that are kept with each trial are replaced: in a
+database where they lie, in one transaction; in a journal by the same study once more, in a new file
+under the old name. A kill leaves the old space or the new one. Numbers, values, reports and
+attributes stay as they are, whatever state a trial is in.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal._storage import JournalOperation
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
 
 from sft.errors import BadInput
 from sft.files import replace_durably
@@ -49,7 +49,10 @@ def widen(study: optuna.Study, facts: dict[str, Any], space: Space, folder: Path
         former = stages(study.user_attrs) or [searched] * bool(searched)
         kept = [to_json(stage) for stage in [*former, space]]
         attributes = {STAGES: kept, FACTS: facts}
-        _replace(study._storage, study._study_id, folder, space, attributes)
+        if isinstance(study._storage, JournalStorage):
+            _in_journal(folder / JOURNAL, study, space, attributes)
+        else:
+            _in_database(study._storage, study._study_id, space, attributes)
     finally:
         alive.close()
     return True
@@ -86,53 +89,55 @@ def _refuse_contradiction(study: optuna.Study, old: Space, new: Space) -> None:
         )
 
 
-def _replace(
-    storage: BaseStorage, study_id: int, folder: Path, space: Space, attributes: dict[str, Any]
+class _Lines(BaseJournalBackend):
+    """A journal in memory, which keeps what is added to it."""
+
+    def __init__(self, lines: list[dict[str, Any]]):
+        self._lines, self._there = lines, len(lines)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        return iter(self._lines[log_number_from:])
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        # As they would be read from a file: the states of trials are numbers there.
+        self._lines += json.loads(json.dumps(logs))
+
+    def added(self) -> str:
+        """What was added, as lines of a file."""
+        lines = self._lines[self._there :]
+        return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+
+
+def _in_journal(
+    journal: Path, study: optuna.Study, space: Space, attributes: Mapping[str, Any]
 ) -> None:
-    """Give all trials the distributions of `space` and the study these attributes, at once."""
-    if isinstance(storage, JournalStorage):
-        _in_journal(folder / JOURNAL, study_id, space, attributes)
-    else:
-        _in_database(storage, study_id, space, attributes)
+    """The study is deleted and made anew behind all that the journal holds.
 
-
-def _in_journal(journal: Path, study_id: int, space: Space, attributes: dict[str, Any]) -> None:
+    So those that read on where they were, such as Optuna's dashboard, come to see it.
+    """
     lock = FileLock(journal)
     lock.acquire()
     try:
-        lines = [_line(json.loads(line), space) for line in journal.read_text().splitlines()]
-        lines += [
-            {
-                "op_code": JournalOperation.SET_STUDY_USER_ATTR,
-                "worker_id": "wider",
-                "study_id": study_id,
-                "user_attr": {name: value},
-            }
-            for name, value in attributes.items()
-        ]
-        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-        replace_durably(journal, text)
+        before = journal.read_text(encoding="utf-8")
+        lines = _Lines([json.loads(line) for line in before.splitlines()])
+        storage = JournalStorage(lines)
+        old = storage.get_study_id_from_name(study.study_name)
+        trials = storage.get_all_trials(old)
+        kept = storage.get_study_user_attrs(old) | dict(attributes)
+        of_optuna = storage.get_study_system_attrs(old)
+        storage.delete_study(old)
+        new = storage.create_new_study(study.directions, study.study_name)
+        for name, value in kept.items():
+            storage.set_study_user_attr(new, name, value)
+        for name, value in of_optuna.items():
+            storage.set_study_system_attr(new, name, value)
+        for trial in trials:
+            wider = {name: space.get(name, d) for name, d in trial.distributions.items()}
+            trial.distributions = wider
+            storage.create_new_trial(new, trial)
+        replace_durably(journal, before + lines.added())
     finally:
         lock.release()
-
-
-def _line(line: dict[str, Any], space: Space) -> dict[str, Any]:
-    """A line of the journal, with the distributions of `space` in place of its own."""
-    name = line.get("param_name")
-    if line["op_code"] == JournalOperation.SET_TRIAL_PARAM and name in space:
-        value, text = _kept(line["param_value_internal"], line["distribution"], space[name])
-        return line | {"param_value_internal": value, "distribution": text}
-    if line["op_code"] == JournalOperation.CREATE_TRIAL and "distributions" in line:
-        pairs = {
-            name: _kept(line["params"][name], text, space[name]) if name in space else
-            (line["params"][name], text)
-            for name, text in line["distributions"].items()
-        }  # fmt: skip
-        return line | {
-            "params": {name: value for name, (value, _) in pairs.items()},
-            "distributions": {name: text for name, (_, text) in pairs.items()},
-        }
-    return line
 
 
 def _kept(internal: float, distribution: str, wider: Any) -> tuple[float, str]:

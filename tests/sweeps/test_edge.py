@@ -1,7 +1,9 @@
 """A best trial on the edge of what was searched: said as far as the data can tell, and gone on."""
 
 import json
+import random
 import shlex
+import time
 
 import numpy as np
 import pytest
@@ -219,6 +221,28 @@ def test_asked_for_beforehand_a_grid_goes_on_by_itself_for_a_decade_and_no_furth
     assert "highest lr that was searched, 9e-05" in capsys.readouterr().out
     assert sweep(*EDGE, "hydra.sweeper.extend=auto") == 0  # it has come to its end
     assert rates() == [1e-6, 1e-5, 3e-5, 9e-5]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_goes_on_by_itself_as_if_it_were_not(
+    start_sweep, sweep, tmp_path, capsys
+):
+    words = (*EDGE, "hydra.sweeper.extend=auto", "tracking.uri=null")
+    journal, rng = tmp_path / storage.ROOT / "s" / storage.JOURNAL, random.Random(2)
+    for _ in range(5):
+        before = len(journal.read_bytes()) if journal.exists() else 0
+        wanted = before + rng.randint(300, 4000)
+        process, deadline = start_sweep(*words), time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if journal.exists() and len(journal.read_bytes()) >= wanted:
+                break
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+    assert start_sweep(*words).wait(300) == 0, (tmp_path / "sweep.log").read_text()
+    assert sweep(*EDGE[:-1], "hydra.sweeper.study_name=quiet", "hydra.sweeper.extend=auto") == 0
+    for trial, other in zip(study_of("s").trials, study_of("quiet").trials, strict=True):
+        assert (trial.state, trial.params, trial.value) == (other.state, other.params, other.value)
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.study import storage
+from sweeps.space import parse
+from sweeps.study import storage, wider
 
 from .conftest import rows_of
 
@@ -97,3 +98,20 @@ def test_two_processes_share_a_study_and_run_each_trial_once(database, start_swe
         rows = rows_of("s", trial.number, tmp_path)
         assert rows[0]["lr"] == trial.params["lr"]
         assert rows[-1]["eval/nll"] == trial.value
+
+
+def test_a_study_in_postgresql_takes_a_wider_space(database, tmp_path):
+    def opened():
+        return storage.open_study("s", storage.open_storage(database, tmp_path), ["minimize"])
+
+    before, after = parse(["lr=1e-4,1e-3"]), parse(["lr=1e-4,1e-3,3e-3"])
+    for space in (before, after):
+        facts = {"metric": ["eval/nll"], "space": space.describe()}
+        if not wider.widen(opened(), facts, space.distributions, tmp_path):
+            storage.remember(opened(), facts)
+        study = opened()
+        study.enqueue_trial({"lr": space.distributions["lr"].choices[-1]})
+        study.tell(study.ask(space.distributions), 0.5)
+    assert [t.params["lr"] for t in opened().trials] == [1e-3, 3e-3]
+    assert {tuple(t.distributions) for t in opened().trials} == {("lr",)}
+    assert all(t.distributions == after.distributions for t in opened().trials)

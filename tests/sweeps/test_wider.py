@@ -163,6 +163,17 @@ def test_a_space_is_wider_if_it_holds_every_value_of_the_old_one(tmp_path, old, 
     assert opened(None, tmp_path).trials[0].params == params
 
 
+def test_whoever_reads_the_journal_on_sees_the_wider_study(tmp_path):
+    reader = opened(None, tmp_path)
+    storage.remember(reader, facts(SPACE))
+    reader.tell(reader.ask(SPACE.distributions), 0.5)
+    assert wider.widen(opened(None, tmp_path), facts(WIDER), WIDER.distributions, tmp_path)
+    (study,) = reader._storage.get_all_studies()
+    (trial,) = reader._storage.get_all_trials(study._study_id)
+    assert (study.study_name, trial.value) == ("s", 0.5)
+    assert trial.distributions == WIDER.distributions
+
+
 def test_a_grid_goes_on_with_the_points_that_are_new_and_tries_none_twice(tmp_path):
     before = parse(["lr=1e-4,1e-3", "lora.rank=4,16"])
     after = parse(["lr=1e-4,1e-3,3e-3", "lora.rank=2,4,16"])
