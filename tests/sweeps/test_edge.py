@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from sft.errors import BadInput
 from sft.record.examples import Examples, ExamplesFolder
 from sweeps import report
 from sweeps.findings import edge
 from sweeps.findings.results import Results
+from sweeps.options import Options
+from sweeps.parameters import describe_space
 from sweeps.space import parse
 from sweeps.study import storage
 
@@ -187,6 +190,33 @@ def test_the_report_says_it(study, tmp_path):
     _, lines = report.write(made, tmp_path / "s")
     assert any("highest lr that was searched" in line for line in lines)
     assert "highest lr that was searched" in (tmp_path / "s/report/report.html").read_text()
+
+
+def test_by_itself_a_study_goes_a_decade_and_to_rank_256_at_most(study):
+    words = ["lr=tag(log, interval(1e-5, 1e-3))", "lora.rank=64,128,256"]
+    made = study(words, [((1e-4, 64), 0.6), ((1e-3, 256), 0.5)])
+    began = parse(words).distributions
+    wider = edge.further(Results.of(made), began, 2, None)
+    assert describe_space(wider) == {
+        "lr": "tag(log, interval(1e-05, 0.003))", "lora.rank": "choice(64, 128, 256)"
+    }  # fmt: skip
+    narrow = parse(["lr=tag(log, interval(1e-6, 1e-4))", words[1]]).distributions
+    assert edge.further(Results.of(made), narrow, 2, None) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens", "goes_on"), [(2, 300, True), (2, 299, False), (1, None, False)]
+)
+def test_by_itself_a_study_heeds_its_tokens_and_the_trials_asked_for(study, asked, tokens, goes_on):
+    words = ["lr=tag(log, interval(1e-5, 1e-3))"]
+    made = study(words, [((1e-4,), 0.6), ((1e-3,), 0.5)], tokens=100)
+    space = edge.further(Results.of(made), parse(words).distributions, asked, tokens)
+    assert (space is not None) == goes_on
+
+
+def test_extend_takes_false_true_or_auto():
+    with pytest.raises(BadInput, match="hydra.sweeper.extend: 'ture'.*did you mean 'true'"):
+        Options.read({"extend": "ture"})
 
 
 # On the command line.
