@@ -34,7 +34,7 @@ Cell = tuple[float, int]
 SHIFTS = np.arange(-1.5, 1.501, 0.25)
 """Decades by which the surface may be moved along the learning rate."""
 SHIFT_SCALE = 0.25
-STRETCHES = np.array([0.5, 1.0, 2.5, 6.0])
+STRETCHES = np.array([0.5, 1.0, 2.5, 6.0, 15.0])
 """Factors on all sizes: some data tell learning rates apart much more than the published ones."""
 STRETCH_SCALE = 0.8
 """Standard deviation of the logarithm."""

@@ -23,11 +23,11 @@ from sweeps.scheduling.curves import Curve, State, next_rung
 from sweeps.scheduling.extrapolation import Cell, Extrapolation, Surface
 
 RATE, RANK = "lr", "lora.rank"
-RUNGS = (0.125, 0.25, 0.5, 1.0)
+RUNGS = (0.2, 0.4, 0.7, 1.0)
 TOLERANCE = 0.003
 """Log value: as good as the best."""
 SETTLED = 0.005
-"""A paused trial that less probably settles the sweep is not worth thawing."""
+"""What less probably settles the sweep is not worth its tokens: neither a thaw nor a new trial."""
 DRAWS = 400
 MOST_TRIALS, MOST_CANDIDATES = 48, 48
 """That one decision looks at: its time grows with the cube of them."""
@@ -38,7 +38,8 @@ class FreezeThaw:
 
     A new trial gets the learning rate and the rank that promise most, but for the first one, which
     is the sampler's: its first guess. Once every candidate was tried, new trials are the sampler's
-    again, as they always are without candidates.
+    again, as they always are without candidates. A sweep ends before all its trials are started if
+    no candidate is likely enough to settle anything.
 
     Args:
         surface: what is published of the excess over learning rate and rank.
@@ -86,11 +87,14 @@ class FreezeThaw:
                         choices.append((index, -excess[place], Thaw(curve.number, rung)))
             first, whole = tokens_to(new, self.rungs[0]), tokens_to(new, 1.0)
             for place, (rate, rank) in enumerate(left, start=len(trials)):
-                index = chance[place] / (first + chance[place] * (whole - first))
-                start = Start(self.rungs[0], {RATE: rate, RANK: rank})
-                choices.append((index, -excess[place], start))
+                if chance[place] >= least:
+                    index = chance[place] / (first + chance[place] * (whole - first))
+                    start = Start(self.rungs[0], {RATE: rate, RANK: rank})
+                    choices.append((index, -excess[place], start))
             if choices:
                 return max(choices, key=lambda choice: choice[:2])[2]
+            if left:
+                return None
         return Start(self.rungs[0]) if may_start else None
 
     def _left(self, curves: Sequence[Curve], rng: np.random.Generator) -> list[Cell]:
