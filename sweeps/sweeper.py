@@ -23,6 +23,9 @@ from sweeps.study.ledger import Turn
 from sweeps.study.liveness import PAUSED, is_paused
 from sweeps.trial import Shared, TrialRun
 
+DONE = "every trial is done"
+SETTLED = "no further trial is likely enough to be better"
+"""Why a sweep ended that needs no more."""
 LOOK_AGAIN = 2.0
 """Seconds after which a process without a trial asks again what there is to do."""
 
@@ -71,7 +74,7 @@ class Sweep:
         self.budget = budget
         self.interrupted = False
         self.failures = 0
-        self.why_ended = "every trial is done"
+        self.why_ended = DONE
         self._composer = composer
         self._signals = signals
         self._parent = parent
@@ -114,6 +117,8 @@ class Sweep:
         ledger = self.shared.ledger
         if not ledger.is_over:
             return
+        if len(ledger.study.get_trials(deepcopy=False)) < self.options.n_trials:
+            self.why_ended = SETTLED
         for trial in await ledger.call(ledger.end_paused):
             words = f"paused at step {trial.user_attrs[PAUSED]} and not worth more tokens"
             for directory in map(Path, trial.user_attrs.get("directories", [])):
@@ -229,7 +234,7 @@ def closing_words(sweep: Sweep, seconds: float, command: str) -> str:
         counts[state] = counts.get(state, 0) + 1
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     lines = [f"study {study.study_name}: {sweep.why_ended} after {duration(seconds)} ({states})"]
-    if sweep.why_ended != "every trial is done":
+    if sweep.why_ended not in (DONE, SETTLED):
         lines.append(f"to go on: {command}")
     storage = sweep.options.storage
     where = f" --storage {shlex.quote(mask_urls(storage))}" if storage else ""
