@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,24 +16,19 @@ from typing import Any
 import optuna
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sft import tracking
 from sft.command import lost_terminal
 from sft.command.signals import Signals
 from sft.config.compose import from_environment
-from sft.config.schema import AUTO, Settings
+from sft.config.schema import Settings
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
-from sft.prior import published
-from sft.prior.first_guess import first_guess
-from sft.prior.prior import Prior
-from sft.prior.setting import PUBLISHED, Setting
 from sft.record.metrics import contrary
 from sft.secrets import mask_urls
 from sft.tracking import trackers
-from sweeps import display, preflight, pruners, report, samplers, space
+from sweeps import display, opening, preflight, report, space
 from sweeps.composing import Composer
 from sweeps.findings import edge
 from sweeps.findings.results import Results
@@ -42,11 +36,8 @@ from sweeps.jobs import run_in_jobs
 from sweeps.options import Options, Settled
 from sweeps.parameters import describe_space, stages
 from sweeps.parent import Parent
-from sweeps.samplers.warm_start import RATE, WarmStart, cells
-from sweeps.scheduling.asha import Asha
-from sweeps.scheduling.base import Scheduler
-from sweeps.scheduling.freeze_thaw import FreezeThaw
-from sweeps.study import liveness, storage, wider
+from sweeps.samplers.warm_start import WarmStart
+from sweeps.study import storage, wider
 from sweeps.study.ledger import COUNTED, Ledger
 from sweeps.sweeper import Budget, Sweep, closing_words
 from sweeps.trial import Common, Shared
@@ -144,7 +135,7 @@ async def _run(
         began = None if there is None else there.user_attrs.get("date")
         day = began or base.date or date.today().isoformat()
         known = await preflight.preflight(stack, options, composer, settings, day)
-        study, alive = _open(options, searched, base, folder, known.facts)
+        study, alive = opening.study(options, searched, base, folder, known.facts)
         again = _again(composer.config, options)
         points = searched.points if options.sampler == "grid" else None
         is_whole = points is not None and len(points) == options.n_trials
@@ -154,7 +145,7 @@ async def _run(
             alive,
             searched.distributions,
             options.n_trials,
-            _scheduler(options, searched, base, _setting(options, base, known.facts["steps"])),
+            opening.scheduler(options, searched, base, known.facts["steps"]),
             known.tokens or 1,
             options.max_tokens,
         )
@@ -219,110 +210,6 @@ def _share_the_interpreter() -> None:
     # A full collection looks at every object, and nothing else runs meanwhile: half a second with
     # the modules that are imported by now, none of which will ever be garbage.
     gc.freeze()
-
-
-def _open(
-    options: Settled,
-    searched: space.SearchSpace,
-    base: Settings,
-    folder: Path,
-    facts: dict[str, Any],
-) -> tuple[optuna.Study, liveness.Liveness]:
-    """The study, made if there is none, and this process as one that works on it.
-
-    Raises `BadInput`, and leaves no new folder behind then.
-    """
-    made = not folder.exists()
-    sampler = samplers.make(options.sampler, searched.distributions, options.seed)
-    setting = _setting(options, base, facts["steps"])
-    sampler = _warm_start(options, searched, base, setting, sampler)
-
-    def opened() -> optuna.Study:
-        return storage.open_study(
-            options.study_name,
-            storage.open_storage(options.storage, folder),
-            options.directions,
-            sampler=sampler,
-            pruner=_pruner(options, facts["steps"]),
-        )
-
-    try:
-        with storage.opening(options.storage, folder):
-            study = opened()
-            if options.extend and wider.widen(study, facts, searched.distributions, folder):
-                study = opened()
-            storage.remember(study, facts)
-            folder.mkdir(parents=True, exist_ok=True)
-            return study, liveness.make(study, folder, options.storage is None)
-    except BadInput:
-        if made and folder.exists():
-            shutil.rmtree(folder)
-        raise
-
-
-def _setting(options: Settled, base: Settings, steps: int) -> Setting:
-    """Length and batch size of the trials; tables of the user's own are of runs like the user's."""
-    own = options.prior_file not in (None, published.PACKAGED)
-    return PUBLISHED if own else Setting(base.batch_size, steps)
-
-
-def _pruner(options: Settled, steps: int) -> optuna.pruners.BasePruner:
-    return pruners.make(
-        options.pruner,
-        min_steps=options.pruner_min_steps or 1,
-        max_steps=steps,
-        reduction=options.pruner_reduction,
-    )
-
-
-def _warm_start(
-    options: Settled,
-    searched: space.SearchSpace,
-    base: Settings,
-    setting: Setting,
-    sampler: BaseSampler,
-) -> BaseSampler:
-    """`sampler`, behind what is published if the sweep searches a learning rate."""
-    file = options.prior_file
-    if file is None or options.sampler == "grid":
-        return sampler
-    tables, source = published.load(file)
-    if RATE not in searched.distributions or options.directions != ["minimize"]:
-        return sampler
-    if AUTO in getattr(searched.distributions[RATE], "choices", ()):
-        raise BadInput(
-            f"{RATE}: auto is no value to search beside others; the first trial of a sweep that "
-            "starts from published sweeps is the rate that it stands for."
-        )
-    prior = Prior(tables)
-    return WarmStart(sampler, prior, base.model.name, setting, base.lora.rank, options.seed, source)
-
-
-def _scheduler(
-    options: Settled, searched: space.SearchSpace, base: Settings, setting: Setting
-) -> Scheduler | None:
-    """Who trains next; None: new trials alone."""
-    if options.scheduler == "none":
-        return None
-    if options.scheduler == "asha":
-        return Asha()
-    file = options.prior_file or published.PACKAGED
-    fixed = _rate(base, setting), base.lora.rank
-    candidates = cells(searched.distributions, fixed[1], fixed[0])
-    prior, model = Prior(published.load(file)[0]), base.model.name
-    return FreezeThaw(
-        lambda cells, shift: prior.before(cells, model, setting, shift),
-        candidates,
-        options.seed,
-        fixed=fixed,
-    )
-
-
-def _rate(base: Settings, setting: Setting) -> float:
-    """The learning rate of trials that do not search it."""
-    if base.lr == AUTO:
-        return first_guess(base.model.name, base.lora.rank, setting).lr
-    return float(base.lr)
 
 
 def _enqueue(options: Settled, study: optuna.Study) -> None:

@@ -11,10 +11,10 @@ from sft.errors import BadInput, nearest, not_one_of
 from sft.prior.published import PACKAGED
 from sft.record.checkpoints import DIRECTIONS
 from sft.record.metrics import known_direction
-from sweeps import pruners, samplers
+from sweeps import samplers
 from sweeps.keys import SweeperKeys
 from sweeps.parameters import MOST_POINTS, is_endless
-from sweeps.scheduling import NAMES
+from sweeps.scheduling import NAMES, pruners
 from sweeps.scheduling.freeze_thaw import RANK, RATE
 from sweeps.space import SearchSpace
 

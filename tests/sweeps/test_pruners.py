@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from sft.errors import BadInput
-from sweeps import pruners
+from sweeps.scheduling import pruners
 
 
 def replay(pruner, reports):
