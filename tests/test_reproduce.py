@@ -183,7 +183,7 @@ def test_a_reproduction_that_dies_on_the_way_is_linked_to_its_original(place, mo
     def die(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reproduce, "_link", die)
+    monkeypatch.setattr(reproduce, "link", die)
     with pytest.raises(KeyboardInterrupt):
         reproduce.main(["run"])
     again = find(str(newest(place)))

@@ -10,6 +10,7 @@ from typing import Any
 from sft.config.checking import dotted_values
 from sft.config.data_name import data_name
 from sft.config.schema import Settings
+from sft.record.metrics import known_direction
 
 NOT_IN_A_NAME = (
     *("model.", "dataset.", "service.", "tracking.", "evaluators.", "run_", "optimizer"),
@@ -23,9 +24,9 @@ def default_name(settings: Settings) -> str:
     In this order since lists of runs cut long names at the end.
     """
     parts = []
-    defaults = dict(dotted_values())
+    defaults = dict(dotted_values()) | {"direction": known_direction(settings.metric)}
     for name, value in dotted_values(settings):
-        if not name.startswith(NOT_IN_A_NAME) and value != defaults.get(name, value):
+        if not name.startswith(NOT_IN_A_NAME) and value not in (None, defaults.get(name, value)):
             parts.append(in_short(name, value))
     return joined([*parts, Path(settings.model.name).name, data_name(settings.dataset)])
 

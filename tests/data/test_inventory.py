@@ -71,7 +71,7 @@ def test_a_changed_file_has_another_digest_at_once(place):
 def test_of_a_large_stream_only_the_size_is_recorded(place, monkeypatch):
     write_chats(place / "chats.jsonl", count=7)
     monkeypatch.setattr(inventory, "MOST_OF_A_STREAM", 10)
-    found = take("chats.jsonl", stream=True)
+    found = take("chats.jsonl", whole=False)
     assert found.bytes > 10 and found.sha256 is None and found.rows is None
     assert take("chats.jsonl").rows == 7
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import yaml
@@ -192,11 +193,12 @@ def test_a_config_from_elsewhere_may_not_name_a_file_of_questions(here):
 )
 def test_a_config_from_elsewhere_may_not_run_a_task(group, name, task):
     entry = f"{{builder: sft.evaluators:{name}, args: {{task: {task}}}}}"
-    for given in (
-        [f"evaluators={group}", f"evaluators.args.task={task}"],
-        [f"evaluators.further=[{entry}]"],
+    for key, given in (
+        ("evaluators", [f"evaluators={group}", f"evaluators.args.task={task}"]),
+        ("evaluators.further[0]", [f"evaluators.further=[{entry}]"]),
     ):
-        with pytest.raises(BadInput, match=f"evaluators.args.task would run the code of '{task}'"):
+        words = re.escape(f"and {key}.args.task would run the code of '{task}'")
+        with pytest.raises(BadInput, match=words):
             check_untrusted(to_saved(compose(given)), "elsewhere")
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sft.config.compose import compose
-from sft.config.saved import from_saved, from_train, to_saved, to_train
+from sft.config.saved import directed, from_saved, from_train, to_saved, to_train
 from sft.data.mixing.named_sets import named
 from sft.errors import BadInput
 from sft.files import dump_yaml, read_yaml
@@ -17,7 +17,7 @@ def test_a_saved_mixture_is_plain_data_complete_and_comes_back(settings, tmp_pat
     made = settings("dataset.parts.math.cap=5", "dataset.exhausted=end", "dataset.on_lost=train")
     (tmp_path / "config.yaml").write_text(dump_yaml(to_saved(made)))
     saved = read_yaml(tmp_path / "config.yaml")
-    assert from_saved(saved, "config.yaml") == made
+    assert from_saved(saved, "config.yaml") == directed(made)
     assert saved["dataset"]["parts"]["math"] == {
         "kind": "file", "weight": 1.0, "cap": 5, "train_on_what": None, "on_lost": "train",
         "control_tokens": "as_text", "path": "math.jsonl", "eval_size": 0, "split_seed": 0,
