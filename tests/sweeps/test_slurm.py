@@ -16,7 +16,7 @@ from sweeps.study import storage
 from .conftest import rows_of
 from .test_postgresql import database  # noqa: F401 - a fixture
 
-LONG = 150
+LONG = 500
 """Steps of a run that is still under way when it is cancelled."""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
 
@@ -49,6 +49,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
 ReturnToService=2
+KillWait=1
 NodeName={node} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -137,7 +138,7 @@ def test_a_job_that_the_cluster_cancels_is_started_again_from_its_checkpoint(
     slurm, start_sweep, arguments, tmp_path
 ):
     process = start_sweep(
-        *arguments, "lr=1e-3", f"max_steps={LONG}", "epochs=40", "eval_every=0", "save_every=5"
+        *arguments, "lr=1e-3", f"max_steps={LONG}", "epochs=100", "eval_every=0", "save_every=5"
     )
     run = tmp_path / storage.ROOT / "s" / "0"
     deadline = time.monotonic() + 200
