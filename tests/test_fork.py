@@ -11,6 +11,8 @@ from sft.record import metrics
 from sft.record.rundir import read_facts
 from tests.finished_run import finished_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory, tiny_model) -> Path:

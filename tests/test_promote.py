@@ -15,6 +15,8 @@ from sft.record.checkpoints import best, read
 from sft.tracking.store import open_client
 from tests.finished_run import finished_run, overrides
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory, tiny_model):

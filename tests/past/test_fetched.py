@@ -153,6 +153,7 @@ def test_shards_parts_and_held_out_sets_are_kept_each_under_its_key(
     assert "verdict: agrees" in said
 
 
+@pytest.mark.slow
 def test_questions_are_kept_with_the_run_and_what_is_measured_on_them_says_so(
     tmp_path, tiny_model, monkeypatch, capsys
 ):

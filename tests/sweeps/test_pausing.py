@@ -87,6 +87,7 @@ def test_a_trial_that_paused_measures_what_it_would_have_measured_without(study,
     assert compared < len(RATES) * (STEPS + 1)
 
 
+@pytest.mark.slow
 def test_with_repeats_a_trial_pauses_as_a_whole(sweep):
     assert sweep(*SPACE, "hydra.sweeper.repeats=2", "lr=1e-4,3e-3,1e-2") == 0
     study = study_of("s")

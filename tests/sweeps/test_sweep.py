@@ -29,6 +29,7 @@ def states(name):
     return [trial.state.name for trial in study_of(name).trials]
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_the_trial_that_mlflow_shows_as_best(
     monkeypatch, tmp_path, overrides, tiny_model, capsys
 ):
@@ -359,6 +360,7 @@ def test_a_sweep_that_varies_nothing_is_one_trial(sweep):
     assert states("one") == ["COMPLETE"]
 
 
+@pytest.mark.slow
 def test_each_trial_of_a_sweep_over_ranks_has_a_learning_rate_of_its_own(
     sweep, tiny_model, tmp_path
 ):
