@@ -35,17 +35,17 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from sft.prior.prior import published
+from sft.prior.published import Cell
 from sft.prior.setting import Setting
-from sweeps.parameters import Space
+from sweeps.parameters import RANK, RATE, Space
 from sweeps.samplers import random, tpe
-from sweeps.samplers.warm_start import RANK, RATE, WarmStart
+from sweeps.samplers.warm_start import WarmStart
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Limits, Scheduler, Thaw
 from sweeps.scheduling.curves import Curve, Point, State, named
 from sweeps.scheduling.freeze_thaw import FreezeThaw
 
 HERE = Path(__file__).resolve().parent
-Cell = tuple[float, int]
 NEAR = 1.003
 BUDGETS = (0.1, 0.3, 1.0)
 

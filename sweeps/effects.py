@@ -13,7 +13,7 @@ from sft.record.metrics import TRAINING_METRICS
 from sft.run.plan import Plan
 from sweeps.keys import SweeperKeys
 from sweeps.options import Settled
-from sweeps.samplers.warm_start import RATE
+from sweeps.parameters import RATE
 from sweeps.scheduling.pruners import FINISHED_BEFORE_MEDIAN
 from sweeps.space import SearchSpace
 

@@ -15,7 +15,8 @@ from sft.prior.prior import Prior
 from sft.prior.setting import PUBLISHED, Setting
 from sweeps import samplers
 from sweeps.options import Settled
-from sweeps.samplers.warm_start import RATE, WarmStart, cells
+from sweeps.parameters import RATE
+from sweeps.samplers.warm_start import WarmStart, cells
 from sweeps.scheduling import pruners
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Scheduler

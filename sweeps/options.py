@@ -13,9 +13,8 @@ from sft.record.checkpoints import DIRECTIONS
 from sft.record.metrics import known_direction
 from sweeps import samplers
 from sweeps.keys import SweeperKeys
-from sweeps.parameters import MOST_POINTS, is_endless
+from sweeps.parameters import MOST_POINTS, RANK, RATE, is_endless
 from sweeps.scheduling import NAMES, pruners
-from sweeps.scheduling.freeze_thaw import RANK, RATE
 from sweeps.space import SearchSpace
 
 EXTEND = (False, True, "auto")

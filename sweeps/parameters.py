@@ -13,6 +13,8 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
+RATE, RANK = "lr", "lora.rank"
+"""The parameters that published sweeps know of."""
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Space = dict[str, Distribution]
 """Every parameter of a sweep by its key."""

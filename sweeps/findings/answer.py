@@ -6,8 +6,7 @@ from sft.record.durations import duration
 from sweeps.findings import edge
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Compared, Result, Results
-from sweeps.parameters import shown
-from sweeps.samplers.warm_start import RANK, RATE
+from sweeps.parameters import RANK, RATE, shown
 
 
 def answer(results: Results, found: Importance | str | None = None) -> list[str]:

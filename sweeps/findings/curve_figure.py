@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from sweeps.findings.drawing import BLACK, GREY, named, new_figure, shades
 from sweeps.findings.results import Result, Results
-from sweeps.samplers.warm_start import RATE
+from sweeps.parameters import RATE
 
 
 def curves(results: Results) -> Figure | None:

@@ -14,7 +14,7 @@ from sweeps.findings.difference_figure import differences
 from sweeps.findings.drawing import BLUE, GREY, RED, named, new_figure, shades
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Result, Results
-from sweeps.samplers.warm_start import RANK, RATE
+from sweeps.parameters import RANK, RATE
 
 MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
 

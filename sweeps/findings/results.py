@@ -16,9 +16,8 @@ from sft.past.uncertainty import Interval, of_difference, of_mean
 from sft.record import metrics
 from sft.record.examples import last_examples
 from sft.record.rundir import read_facts
-from sweeps.parameters import Space
+from sweeps.parameters import RANK, Space
 from sweeps.samplers.base import SURPLUS
-from sweeps.samplers.warm_start import RANK
 from sweeps.study.ledger import ERROR, PAUSES
 from sweeps.study.liveness import is_paused
 from sweeps.study.standing import DIVERGED, STEPS

@@ -26,9 +26,9 @@ from sft.prior.names import size_of
 from sft.prior.prior import Prior
 from sft.prior.published import Cell
 from sft.prior.setting import Setting
+from sweeps.parameters import RANK, RATE
 from sweeps.samplers.base import other_trials
 
-RATE, RANK = "lr", "lora.rank"
 TOLERANCE = 0.005  # log NLL: as good as the best
 PROPOSALS = 10  # TPE, which goes on, starts from as many trials
 SETTLED = 0.05  # a cell less likely than this to settle anything is not worth a trial

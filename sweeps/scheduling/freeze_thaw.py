@@ -18,11 +18,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sft.prior.published import Cell
+from sweeps.parameters import RANK, RATE
 from sweeps.scheduling.base import Limits, Start, Thaw, fresh, purse, tokens_to
 from sweeps.scheduling.curves import Curve, State, next_rung
-from sweeps.scheduling.extrapolation import Cell, Extrapolation, Surface
+from sweeps.scheduling.extrapolation import Extrapolation, Surface
 
-RATE, RANK = "lr", "lora.rank"
 RUNGS = (0.2, 0.4, 0.7, 1.0)
 TOLERANCE = 0.003
 """Log value: as good as the best."""
