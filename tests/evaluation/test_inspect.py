@@ -3,7 +3,6 @@
 import asyncio
 import importlib.util
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +12,7 @@ from sft.evaluators import InspectBuilder
 from sft.models.tokenizers import load_tokenizer
 from sft.past.find import find
 from sft.types import ChatDatasetBuilderCommonConfig
+from tests.evaluation.says import Says
 from tests.evaluation.test_choice import run
 from tests.finished_run import finished_run
 
@@ -92,18 +92,6 @@ def file(tmp_path):
 
 def builder(tiny_model, task, **options):
     return InspectBuilder(ChatDatasetBuilderCommonConfig(str(tiny_model)), str(task), **options)
-
-
-class Says:
-    """A sampling client that answers everything with `text`, and what it was asked."""
-
-    def __init__(self, text, tokenizer):
-        self.tokens = [*tokenizer.encode(text), tokenizer.eos_token_id]
-        self.tokenizer, self.asked = tokenizer, []
-
-    async def sample(self, prompt, num_samples, sampling_params):
-        self.asked.append((self.tokenizer.decode(prompt.to_ints()), sampling_params))
-        return SimpleNamespace(sequences=[SimpleNamespace(tokens=self.tokens, stop_reason="stop")])
 
 
 def measured(tiny_model, task, text="It is 2.", **options):
