@@ -48,7 +48,7 @@ def step(base: BaseModel, streams: list[Stream], size: int) -> None:
             out[row] = functional.scaled_dot_product_attention(
                 q[row].view(1, base.kv_heads, -1, base.head_dim), keys[None], values[None],
                 scale=base.attention_scale,
-            ).view(base.heads, base.head_dim)  # fmt: skip
+            ).reshape(base.heads, base.head_dim)  # fmt: skip
         return out.flatten(1)
 
     normal = network.hidden_states(base, pack, attend)
