@@ -74,7 +74,7 @@ def sweep(service: TickService, folder: Path, tokenizer: str, trials: int, held_
     ]  # fmt: skip
     environment = os.environ | {
         "TINKER_API_KEY": service.key,
-        "PYTHONPATH": os.environ.get("INJ", "") + str(ROOT),
+        "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "TINKER_TELEMETRY": "0",
     }
