@@ -18,6 +18,7 @@ and the run's description say so; `metrics.jsonl` holds each step once.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -57,8 +58,10 @@ class MlflowHook(BaseHook):
     Without `uri` and `experiment` they are those of MLflow's variables `MLFLOW_TRACKING_URI` and
     `MLFLOW_EXPERIMENT_NAME`, or else of a run of the command line.
     `run_id` names an existing MLflow run to go on in; without it, the run directory's own is
-    taken if it has one, or a new one is made. `parent_run_id` puts the run under another in
-    the UI. Raises `BadInput` for a URI that can never work; one that does not answer is no error.
+    taken if it has one, or a new one is made. `key` is what the store knows the new one by: with
+    the key of a run that another machine began, that run goes on. `parent_run_id` puts the run
+    under another in the UI. Raises `BadInput` for a URI that can never work; one that does not
+    answer is no error.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class MlflowHook(BaseHook):
         run_name: str | None = None,
         *,
         run_id: str | None = None,
+        key: str | None = None,
         parent_run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
     ):
@@ -77,7 +81,7 @@ class MlflowHook(BaseHook):
         self.tags = dict(tags or {})
         if parent_run_id is not None:
             self.tags["mlflow.parentRunId"] = parent_run_id
-        self._given_run_id = run_id
+        self._given_run_id, self._key = run_id, key
         self._mirror: Mirror | None = None
         self._sampler: Sampler | None = None
 
@@ -93,6 +97,7 @@ class MlflowHook(BaseHook):
             self.experiment,
             name=self.run_name or run.name,
             run_id=self._given_run_id,
+            new_key=self._key,
             tags=self.tags,
             settings=run.settings,
             facts=read_facts(run.directory) | plain(run.facts),
@@ -153,12 +158,21 @@ class Mlflow:
             chosen.uri,
             chosen.experiment,
             settings.run_name,
+            key=_key_of_trial(tags),
             parent_run_id=tags.get(PARENT_RUN),
             tags={name: value for name, value in tags.items() if name != PARENT_RUN},
         )
 
     def flush(self, timeout: float) -> list[str]:
         return flush(timeout)
+
+
+def _key_of_trial(tags: Mapping[str, str]) -> str | None:
+    """The same on every machine; None for what is no trial of a sweep that MLflow has."""
+    if PARENT_RUN not in tags:
+        return None
+    names = (PARENT_RUN, "sweep.trial", "sweep.repeat")
+    return hashlib.sha256(" ".join(tags.get(name, "") for name in names).encode()).hexdigest()[:32]
 
 
 def flush(timeout: float = 30.0) -> list[str]:

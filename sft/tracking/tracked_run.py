@@ -27,6 +27,8 @@ class TrackedRun:
     experiment: str
     name: str | None = None
     run_id: str | None = None
+    new_key: str | None = None
+    """What the store knows the run by, if the directory does not say; None: one of its own."""
     tags: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +51,8 @@ class TrackedRun:
             same = identity(known.get("uri") or "") == identity(self.store.uri)
             self.state["unsure"] = not same or known.get("unsure", False)
         else:
-            self.state = {"key": uuid.uuid4().hex, "run_id": self.run_id, "models": {}}
+            key = self.new_key or uuid.uuid4().hex
+            self.state = {"key": key, "run_id": self.run_id, "models": {}}
         self.state |= {"uri": mask_urls(self.store.uri), "experiment": self.experiment}
 
     def save(self, **changes: Any) -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sft.record.checkpoints import read
@@ -169,11 +170,10 @@ def test_a_sweep_with_paused_trials_is_killed_five_times_and_decides_as_if_it_we
 def test_a_trial_that_began_on_another_machine_goes_on_from_its_last_checkpoint(
     start_sweep, sweep, tmp_path
 ):
-    """Its run directory is not here; the study and the service are."""
-    words = (
-        "lr=1e-2", "max_steps=9", "epochs=2", "eval_every=3", "save_every=3", "tracking.uri=null",
-        "hydra.sweeper.study_name=s",
-    )  # fmt: skip
+    """Its run directory is not here; the study, the service and MLflow are."""
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    trial_of = ("lr=1e-2", "max_steps=9", "epochs=2", "eval_every=3", "save_every=3")
+    words = (*trial_of, f"tracking.uri={store}", "hydra.sweeper.study_name=s")
     process = start_sweep(*words)
     here = tmp_path / folder_of(0)
     deadline = time.monotonic() + 120
@@ -185,13 +185,19 @@ def test_a_trial_that_began_on_another_machine_goes_on_from_its_last_checkpoint(
     assert start_sweep(*words).wait(300) == 0, (tmp_path / "sweep.log").read_text()
     rows = rows_of("s", 0, tmp_path)
     assert rows[0]["step"] >= 3
-    assert sweep(*words, "hydra.sweeper.study_name=quiet") == 0
+    assert sweep(*trial_of, "hydra.sweeper.study_name=quiet") == 0
     undisturbed = {row["step"]: row for row in numbers(rows_of("quiet", 0))}
     for row in numbers(rows):
         for metric in {"train/nll", "eval/nll"} & row.keys():
             assert row[metric] == undisturbed[row["step"]][metric]
     [trial] = study_of("s", tmp_path).trials
     assert trial.value == study_of("quiet").trials[0].value
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("sft").experiment_id
+    [run] = client.search_runs([experiment], "tags.`sweep.trial` = '0'")
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train/nll")
+    assert {point.step for point in history} == set(range(9))
 
 
 def study_knows_a_checkpoint(folder: Path) -> bool:

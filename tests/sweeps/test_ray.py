@@ -100,7 +100,12 @@ def checkpoints(directory: Path) -> list[CheckpointRecord]:
 
 def test_a_trial_whose_task_is_killed_goes_on_from_its_checkpoint(start_sweep, arguments, tmp_path):
     process = start_sweep(
-        *arguments, "lr=choice(1e-3)", "epochs=40", "max_steps=120", "eval_every=10", "save_every=10"
+        *arguments,
+        "lr=choice(1e-3)",
+        "epochs=40",
+        "max_steps=120",
+        "eval_every=10",
+        "save_every=10",
     )
     directory = tmp_path / storage.ROOT / "s" / "0"
     deadline = time.monotonic() + 120
