@@ -2,11 +2,15 @@
 
 A launcher runs its jobs in processes of its own and returns when all of a batch have ended. Each
 job opens the study, takes over its trial and ends it there, as the trials of one process do. The
-sweep reads from the storage how it went.
+sweep reads from the storage how it went, and whether a job is still at its trial: a cluster may
+lose one, and its launcher would wait for it forever; or start it again later.
 """
 
 import asyncio
 import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,13 +31,18 @@ from sweeps.composing import Composer
 from sweeps.display import PlainLines
 from sweeps.study import liveness, storage
 from sweeps.study.endings import Ending
-from sweeps.study.ledger import ERROR, Ledger, Turn, checkpoints
+from sweeps.study.ledger import ERROR, Job, Ledger, Turn, checkpoints
 from sweeps.study.liveness import PAUSED, is_paused
 from sweeps.study.standing import DIVERGED
 from sweeps.sweeper import LOOK_AGAIN, Sweep
 from sweeps.trial import Common, Shared, TrialRun
 
 ATTEMPTS = 2  # for a job that ended without a word
+LOOK = 5.0
+"""Seconds between two looks whether the jobs of a batch are still there."""
+MISSED = 8
+"""So many times in a row not: a job whose trial has ended still sends to MLflow for a while."""
+LOST = "its job is gone, and its cluster has not said so"
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Handover:
     storage: str | None
     pruner: optuna.pruners.BasePruner
     api_key: str | None
+    worker: str  # this process's name in the study
     turns: dict[int, tuple[int, float]]  # hydra.job.num -> trial number, until when it trains
 
 
@@ -68,7 +78,8 @@ async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
                 break
             turns = {job + i: (t.trial.number, t.until) for i, t in enumerate(batch)}
             trials = [turn.trial for turn in batch]
-            error = await asyncio.to_thread(_launch, composer, _handover(sweep, turns), trials, job)
+            launch = partial(_launch, composer, _handover(sweep, turns), trials, job)
+            error = await _patient(launch, ledger, trials)
             job += len(batch)
             for turn in batch:
                 number = turn.trial.number
@@ -89,8 +100,38 @@ def _handover(sweep: Sweep, turns: dict[int, tuple[int, float]]) -> Handover:
         storage=url and hand_down(url, "hydra.sweeper.storage"),
         pruner=sweep.shared.ledger.study.pruner,
         api_key=child.api_key(common.base_url),
+        worker=sweep.shared.ledger.worker,
         turns=turns,
     )
+
+
+async def _patient(
+    launch: Callable[[], str | None], ledger: Ledger, trials: Sequence[Trial]
+) -> str | None:
+    """What `launch` returns, or that the jobs are gone if no trial has had one for a while.
+
+    Nothing of a trial is decided while a job is at it, whatever the launcher knows of that.
+    """
+    launched: Future[str | None] = Future()
+
+    def run() -> None:
+        try:
+            launched.set_result(launch())
+        except BaseException as error:
+            launched.set_exception(error)
+
+    # A daemon: whoever waits for a lost job does not hold up the end of this process.
+    threading.Thread(target=run, name="sweep-launcher", daemon=True).start()
+    result, gone = asyncio.wrap_future(launched), 0
+    while gone < MISSED:
+        await asyncio.wait({result}, timeout=LOOK)
+        jobs = await ledger.call(ledger.jobs, trials)
+        if result.done() and Job.WORKS not in jobs:
+            return result.result()
+        gone = gone + 1 if jobs == {Job.OVER} else 0
+        if result.done():
+            await asyncio.sleep(LOOK)
+    return LOST
 
 
 def _launch(composer: Composer, handover: Handover, batch: list[Trial], first: int) -> str | None:
@@ -167,7 +208,8 @@ async def _run(
         number, until = turn
         frozen = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
         trial = await ledger.call(ledger.opened, frozen)
-        await ledger.call(ledger.adopt, trial)
+        if not await ledger.call(ledger.adopt_of, handover.worker, trial):
+            return Ending(None)
         shared = Shared(common, ledger, PlainLines(common.metrics[0], True, 1))
         ending = await _heedful(
             TrialRun(shared, Turn(trial, until, checkpoints(frozen)), settings), signals

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, TypeVar
 
 import optuna
@@ -19,7 +20,7 @@ from sweeps.samplers.base import SURPLUS, place
 from sweeps.scheduling.base import Limits, Scheduler, Start
 from sweeps.scheduling.curves import State
 from sweeps.study import by_hand, standing
-from sweeps.study.liveness import PAUSED, Liveness, is_paused
+from sweeps.study.liveness import PAUSED, WORKER, Liveness, is_paused
 
 T = TypeVar("T")
 
@@ -31,6 +32,14 @@ PAUSES = "pauses"
 UNTIL = "until"
 """The fraction of its schedule until which a trial trains; 1 to its end."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
+
+
+class Job(Enum):
+    """Where a trial is that was handed to another process."""
+
+    WAITS = "no process has adopted it"
+    WORKS = "a process is at it"
+    OVER = "it has ended or pauses, or its process is gone"
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,11 @@ class Ledger:
         """Wait for what is under way; trials without an end may be taken over by others."""
         self._thread.shutdown(wait=True)
         self._liveness.close()
+
+    @property
+    def worker(self) -> str:
+        """The name of this process in the study."""
+        return self._liveness.token
 
     # What follows is called in the ledger's thread.
 
@@ -162,9 +176,33 @@ class Ledger:
         """Make a trial this process's own, which another process of the sweep asked for."""
         self._liveness.adopt(trial)
 
+    def adopt_of(self, worker: str, trial: Trial) -> bool:
+        """Make a trial this process's own that `worker` handed to it; False if it has ended, or is
+        another process's by now, as when a cluster starts a lost job again."""
+        fresh = self._fresh(trial)
+        taken = fresh.user_attrs.get(WORKER) != worker and self._liveness.is_alive(fresh)
+        if fresh.state.is_finished() or taken:
+            return False
+        self.adopt(trial)
+        return True
+
+    def jobs(self, trials: Sequence[Trial]) -> set[Job]:
+        """How the jobs stand that this process handed `trials` to."""
+        return {self._job(self._fresh(trial)) for trial in trials}
+
+    def _job(self, trial: FrozenTrial) -> Job:
+        if trial.state.is_finished() or is_paused(trial):
+            return Job.OVER
+        if trial.user_attrs.get(WORKER) == self.worker:
+            return Job.WAITS
+        return Job.WORKS if self._liveness.is_alive(trial) else Job.OVER
+
+    def _fresh(self, trial: Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
+
     def report(self, trial: Trial, step: int, value: float, last: bool) -> bool:
         """Take an evaluation; returns whether the trial is to be pruned."""
-        known = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        known = self._fresh(trial).intermediate_values
         if step in known:
             return False
         trial.report(value, step)

@@ -38,6 +38,9 @@ def is_paused(trial: FrozenTrial) -> bool:
 class Liveness(Protocol):
     """How one worker (this process) shows that it is there, and sees whether others are."""
 
+    token: str
+    """The name of this worker."""
+
     def ask(self, ask: Callable[[], Trial]) -> Trial:
         """A new trial that is this worker's."""
 
@@ -205,9 +208,9 @@ class Timestamps:
         self._thread.join()
         with self._lock:
             for trial_id in self._mine:  # others need not wait until they are stale
-                # A launcher's job has ended those that it took over.
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    self._study._storage.set_trial_user_attr(trial_id, ALIVE, 0.0)
+                if not self._was_adopted(trial_id):
+                    with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                        self._study._storage.set_trial_user_attr(trial_id, ALIVE, 0.0)
 
     def put_down(self, trial: Trial) -> None:
         self.release(trial._trial_id)
@@ -236,13 +239,21 @@ class Timestamps:
     def _stamp(self, trial_id: int) -> None:
         self._study._storage.set_trial_user_attr(trial_id, ALIVE, time.time())
 
+    def _was_adopted(self, trial_id: int) -> bool:
+        """Whether a trial of this worker's is a launcher's job's by now."""
+        owner = self._study._storage.get_trial(trial_id).user_attrs.get(WORKER)
+        return owner not in (self.token, None)
+
     def _renew(self) -> None:
         while not self._ended.wait(self._every):
             with self._lock:
                 mine = list(self._mine)
             for trial_id in mine:
                 try:
-                    self._stamp(trial_id)
+                    if self._was_adopted(trial_id):
+                        self.release(trial_id)
+                    else:
+                        self._stamp(trial_id)
                 except optuna.exceptions.UpdateFinishedTrialError:
                     self.release(trial_id)
                 except Exception as error:  # a database that is away for a while

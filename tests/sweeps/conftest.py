@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sft.record.checkpoints import CheckpointRecord, read
+
 WORDS = "red green blue black white one two three four five six seven eight nine ten".split()
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -104,3 +106,9 @@ def rows_of(name: str, number: int | str, folder: Path = Path()) -> list[dict]:
     from sweeps.study import storage
 
     return metrics.read(folder / storage.ROOT / name / str(number) / "metrics.jsonl")
+
+
+def checkpoints(directory: Path) -> list[CheckpointRecord]:
+    """Those of a run directory so far."""
+    file = directory / "checkpoints.jsonl"
+    return read(file) if file.exists() else []
