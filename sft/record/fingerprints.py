@@ -9,6 +9,7 @@ They are recorded in the run directory. A reproduction sees by them what is stil
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,11 +75,13 @@ def code_of(*builders: object) -> dict[str, str]:
 def _beside(names: set[str], loaded: dict[str, ModuleType]) -> set[str]:
     """The `loaded` modules in the folders of the modules `names`, which may import them."""
     files = {name: getattr(module, "__file__", None) for name, module in loaded.items()}
-    folders = {Path(file).parent for name, file in files.items() if name in names and file}
+    folders = {os.path.dirname(file) for name, file in files.items() if file and name in names}
+    if not folders:
+        return set()
     return {
         name
         for name, file in files.items()
-        if file and Path(file).parent in folders and _is_foreign(name) and "." not in name
+        if file and os.path.dirname(file) in folders and _is_foreign(name) and "." not in name
     }
 
 
