@@ -1,6 +1,7 @@
 """`python -m sft`, and the script `sft`: compose, check, hand over.
 
-A first word that is a command's name runs that command: `sft runs` is `python -m sft.runs`.
+A first word that is a command's name runs that command: `sft runs` is `python -m sft.runs`, and
+`sft train` is `sft` itself.
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ from typing import Any
 
 from sft.secrets import mask_urls
 
-COMMANDS = (
-    *("sample", "resume", "reproduce", "runs", "compare", "preview", "export", "promote"),
-    "ui",
-)
+TRAIN = "train"
+COMMANDS = {
+    "preview": "what becomes of the data: text, tokens, what of it is trained",
+    "sample": "ask what a run has trained",
+    "runs": "every run, and how it stands",
+    "compare": "what differs between runs, and how sure that is",
+    "resume": "go on from a run's last checkpoint",
+    "fork": "take another way from a checkpoint of a run",
+    "reproduce": "train a run again; do the numbers agree?",
+    "export": "the trained adapter as a PEFT folder, or the whole model",
+    "promote": "give a checkpoint a name in MLflow's model registry",
+    "ui": "MLflow's pages of the runs",
+}
 """Modules of `sft` with a `main(argv)`; one is imported only when it is called."""
 
 
@@ -28,11 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return importlib.import_module(f"sft.{argv[0]}").main(argv[1:])
+    if argv[:1] == [TRAIN]:
+        argv = argv[1:]
     try:
         if not {"--help", "-h"}.isdisjoint(argv):
             from sft.config.help import help_text
 
-            print(help_text(), end="")
+            print(help_text(COMMANDS), end="")
             return 0
         from sft.config.shadows import check_working_folder
 
@@ -48,7 +60,7 @@ def _check_command(argv: list[str]) -> None:
     """Raise `BadInput` for a first word that is almost a command's name."""
     from sft.errors import BadInput, nearest
 
-    if argv and argv[0].isalpha() and (name := nearest(argv[0], list(COMMANDS))):
+    if argv and argv[0].isalpha() and (name := nearest(argv[0], [TRAIN, *COMMANDS])):
         raise BadInput(f"{argv[0]}: there is no such command{name}")
 
 

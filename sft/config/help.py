@@ -16,8 +16,9 @@ HELP = """Fine-tune a language model with LoRA through the Tinker API.
   python -m sft                                        train SmolLM2 on a question-and-answer set
   python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
   python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
-  python -m sft COMMAND --help                         sample, resume, fork, reproduce, runs,
-                                                       compare, preview, export, promote or ui
+
+Commands (sft COMMAND, or python -m sft.COMMAND; COMMAND --help says more):
+{commands}
 
 Groups, one option each (GROUP=OPTION):
 {groups}
@@ -37,13 +38,14 @@ Fields of the evaluators that come with the product, with the choices of evaluat
 """
 
 
-def help_text() -> str:
-    """The whole text. Nothing heavy is imported for it."""
+def help_text(commands: Mapping[str, str]) -> str:
+    """The whole text, with what each command is for. Nothing heavy is imported for it."""
     evaluators = {
         name: dataclasses.make_dataclass(name, [k for k in keys_of(made) if k[2].metadata["help"]])
         for name, made in BUILDERS.items()
     }
     return HELP.format(
+        commands="\n".join(f"  {name:<12} {what}" for name, what in commands.items()),
         groups="\n".join(
             f"  {name:<12} {', '.join(options)}" for name, options in groups().items()
         ),
