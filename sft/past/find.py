@@ -16,6 +16,7 @@ from sft.config.secrets import fill
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.past.registry import is_registered, look_up
+from sft.past.short import by_short_word
 from sft.record.examples import FOLDER as EXAMPLES
 from sft.record.examples import Kept, last_examples
 from sft.record.metrics import read
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 SWEEPS = Path("outputs", "sweeps")
 WORDS = (
-    "a run directory, an MLflow run id, runs:/ID, STUDY/NUMBER for a sweep's trial, or "
-    "models:/NAME@ALIAS for a registered model"
+    "a run directory, the beginning of its name, last, an MLflow run id, runs:/ID, STUDY/NUMBER "
+    "for a sweep's trial, or models:/NAME@ALIAS for a registered model"
 )
 MAX_CONFIG_BYTES = 5_000_000
 MAX_BATCHES_BYTES = 500_000_000
@@ -181,8 +182,8 @@ class Found:
 
 
 def find(word: str, uri: str | None = None) -> Found:
-    """The run that `word` names: a directory, a config.yaml, a run id, `runs:/ID`, `STUDY/NUMBER`,
-    or a registered model, which is made from a checkpoint of it.
+    """The run that `word` names: a directory, the beginning of a name, `last`, a config.yaml, a run
+    id, `runs:/ID`, `STUDY/NUMBER`, or a registered model, which is made from a checkpoint of it.
 
     `uri` is the MLflow store in which ids and trials are looked up (default:
     `MLFLOW_TRACKING_URI`, then the default of `tracking.uri`). A run whose directory is on this
@@ -197,6 +198,8 @@ def find(word: str, uri: str | None = None) -> Found:
             return _of_directory(word, candidate)
     if path.is_dir():
         raise BadInput(f"{word}: is no run directory: it has no config.yaml")
+    if (directory := by_short_word(word)) is not None:
+        return _of_directory(word, directory)
     store = tracking_uri(uri)
     if is_registered(word):
         client = _open(word, store)

@@ -1,0 +1,40 @@
+"""Runs on this machine by a short word: `last`, or the beginning of a name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sft.errors import BadInput
+from sft.past.listing import FOLDER, find_runs
+from sft.record.rundir import read_facts
+
+LAST = "last"
+TIME = re.compile(r"^\d\d-\d\d-\d\d-")
+NAMED = 5
+"""So many runs are named where a beginning fits several."""
+
+
+def by_short_word(word: str) -> Path | None:
+    """The directory of the run that began last, or of the one whose name begins with `word`.
+
+    A run's name is that of its directory (`TIME-NAME`) or what comes behind the time in it. None if
+    there is none. Raises `BadInput` if several begin so.
+    """
+    if word == LAST:
+        return max(find_runs([FOLDER]), key=_started, default=None)
+    if not word or "/" in word:
+        return None
+    names = {path: (path.name, TIME.sub("", path.name)) for path in find_runs([FOLDER])}
+    exact = [path for path, of_it in names.items() if word in of_it]
+    found = exact or [p for p, of_it in names.items() if any(n.startswith(word) for n in of_it)]
+    if len(found) > 1:
+        newest = sorted(found, key=_started, reverse=True)
+        shown = "".join(f"\n  {path}" for path in newest[:NAMED])
+        more = f"\n  and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        raise BadInput(f"{word}: {len(found)} runs begin so; name one by its path:{shown}{more}")
+    return found[0] if found else None
+
+
+def _started(directory: Path) -> float:
+    return read_facts(directory).get("started") or 0.0
