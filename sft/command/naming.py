@@ -34,7 +34,7 @@ def default_name(settings: Settings) -> str:
 def in_short(key: str, value: Any) -> str:
     """One setting as a part of a run's name: lr0.0003, rank8, cosine."""
     short = {"lora.rank": "rank", "max_steps": "steps", "batch_size": "batch"}
-    short |= {"schedule.kind": "", "optimizer.kind": ""}
+    short |= {"schedule.kind": "", "optimizer.kind": "", "checkpoint.step": "from"}
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     group, _, name = key.rpartition(".")
     if group.startswith("dataset.parts."):  # a weight of a mixture

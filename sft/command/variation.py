@@ -80,7 +80,8 @@ def named(word: str, original: Settings, settings: Settings, overrides: Sequence
     """
     given = original.run_name
     values, old = dict(dotted_values(settings)), dict(dotted_values(original))
-    changed = [key for key in old if key != "run_name" and values.get(key, old[key]) != old[key]]
+    unnamed = ("run_name", "checkpoint.load")  # its step says as much
+    changed = [key for key in old if key not in unnamed and values.get(key, old[key]) != old[key]]
     if settings.run_name != given:
         name = settings.run_name or default_name(settings)
     elif overrides and given == default_name(replace(original, run_name=None)):
