@@ -9,10 +9,12 @@ python -m sft.compare --last 5 --html page.html   # with interactive curves, ope
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sft.command.main import command, new_parser
 from sft.display.comparison_page import page
@@ -37,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint", metavar="NAME", help="compare the runs up to it: best, last or a name"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     options = parser.parse_args(argv)
@@ -47,12 +50,16 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"there are {len(found)} runs to compare; name two or more")
     runs = [read_run(run, options.checkpoint) for run in found]
     tell_apart(runs)
-    print_comparison(runs)
+    if options.html and not options.html.parent.is_dir():
+        raise BadInput(f"--html: there is no folder {options.html.parent}")
+    if options.json:
+        print(json.dumps(as_json(runs), indent=2))
+    else:
+        print_comparison(runs)
     if options.html:
-        if not options.html.parent.is_dir():
-            raise BadInput(f"--html: there is no folder {options.html.parent}")
         options.html.write_text(page(runs), encoding="utf-8")
-        print(f"\nwith interactive curves: {options.html}")
+        if not options.json:
+            print(f"\nwith interactive curves: {options.html}")
     return 0
 
 
@@ -78,9 +85,24 @@ def _trials(study: str, uri: str | None) -> list[Found]:
     return find_trials(study, uri)
 
 
+def as_json(runs: Sequence[Compared]) -> dict[str, Any]:
+    """What is printed of a comparison: values by the letters that the verdicts speak of."""
+    letters = _letters(runs)
+
+    def by_letter(rows: dict[str, list[str]]) -> dict[str, dict[str, str]]:
+        return {key: dict(zip(letters, values, strict=True)) for key, values in rows.items()}
+
+    return {
+        "runs": {letter: run.name for letter, run in zip(letters, runs, strict=True)},
+        "settings": by_letter(varying(runs)),
+        "figures": by_letter(figures(runs)),
+        "verdicts": verdicts(runs, letters),
+    }
+
+
 def print_comparison(runs: Sequence[Compared]) -> None:
     """Names, varying settings, figures and a chart, as plain text."""
-    letters = [_letter(i) for i in range(len(runs))]
+    letters = _letters(runs)
     for letter, run in zip(letters, runs, strict=True):
         print(f"{letter}  {run.name}")
     rows = varying(runs)
@@ -104,8 +126,8 @@ def print_comparison(runs: Sequence[Compared]) -> None:
             break
 
 
-def _letter(index: int) -> str:
-    return chr(ord("A") + index) if index < 26 else str(index)
+def _letters(runs: Sequence[Compared]) -> list[str]:
+    return [chr(ord("A") + index) if index < 26 else str(index) for index in range(len(runs))]
 
 
 def _print_table(header: Sequence[str], rows: dict[str, list[str]]) -> None:

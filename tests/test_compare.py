@@ -33,6 +33,15 @@ def test_only_what_differs_is_printed(place, capsys):
         assert same not in out
 
 
+def test_json_says_what_the_text_says(place, capsys):
+    assert compare.main(["outputs/0", "outputs/2", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["runs"] == {"A": "run0", "B": "run2"}
+    assert said["settings"] == {"lr": {"A": "0.0001", "B": "0.001"}}
+    assert said["figures"]["eval/nll last"] == {"A": "2.5000", "B": "2.3000"}
+    assert said["verdicts"] == ["no interval of eval/nll: no examples are kept of them"]
+
+
 def test_the_last_runs_are_the_newest(place, capsys):
     assert compare.main(["--last", "2"]) == 0
     out = capsys.readouterr().out
