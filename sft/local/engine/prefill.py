@@ -109,10 +109,11 @@ def _prompt_logprobs(
     count = len(work.prompt) - 1
     if not (work.prompt_logprobs or work.topk_prompt_logprobs):
         return None, None
-    targets = torch.tensor(work.prompt[1:], device=base.device)
+    targets = torch.tensor(work.prompt[1:], device=base.device)[:, None]
     chosen: list[float | None] = [None]
-    if work.prompt_logprobs:
-        chosen += head.logprobs(base, normal[:-1], targets, [adapter.run(0, count)]).tolist()
+    if work.prompt_logprobs and count:
+        (found,) = head.logprobs(base, normal[:-1], [targets], [adapter.run(0, count)])
+        chosen += found[:, 0].tolist()
     if not work.topk_prompt_logprobs:
         return chosen, None
     topk: list[list[tuple[int, float]] | None] = [None]
