@@ -22,7 +22,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tinker import types
 from tinker.types.try_again_response import TryAgainResponse
 
-from sft.local.engine_api import TrainingSequence
 from sft.local.server import rest, wire
 from sft.local.server.bodies import answer, read_body, read_message
 from sft.local.server.core import Core
@@ -152,15 +151,14 @@ class Handlers:
         return answer(self._core.get_info(message.model_id))
 
     async def forward_backward(self, request: Request) -> Response:
-        """Data that do not fit fail in their turn: no seq_id is left open."""
+        """Data that do not fit fail in their turn, too: no seq_id is left open."""
         message = await asyncio.to_thread(wire.parse_training, await read_body(request))
         longest = self._core.longest(message.model_id)
-        sequences: list[TrainingSequence] | wire.BadRequest
         try:
-            sequences = await asyncio.to_thread(wire.training_sequences, message, longest)
+            loss, sequences = await asyncio.to_thread(wire.training_data, message, longest)
         except wire.BadRequest as error:
-            sequences = error
-        return answer(self._core.compute(message, sequences))
+            return answer(self._core.refuse(message, error))
+        return answer(self._core.compute(message, loss, sequences))
 
     async def optim_step(self, request: Request) -> Response:
         message = await read_message(request, types.OptimStepRequest)

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from tinker import types
 
-from sft.local.engine_api import LoraSpec, TrainingSequence
+from sft.local.engine_api import LoraSpec
 from sft.local.server import wire
-from sft.local.server.queues import Compute, Create, Load, Operation, Refused, Save, Step
+from sft.local.server.queues import Create, Load, Operation, Refused, Save, Step
 from sft.local.server.store import CheckpointPath, StoreError, check_ttl
 
 MOST_RANK = 1024
@@ -61,13 +61,6 @@ def _unserved_optimizer(config: types.OptimizerConfig | None) -> str | None:
         f"the optimizer {config.type!r} is not served here: the local service trains with adamw "
         "only (optimizer=adamw)"
     )
-
-
-def compute(forward_only: bool, sequences: list[TrainingSequence] | wire.BadRequest) -> Operation:
-    """Of decoded sequences, or of what was wrong with them."""
-    if isinstance(sequences, wire.BadRequest):
-        return Refused(str(sequences), breaks=not forward_only)
-    return Compute(sequences, backward=not forward_only)
 
 
 def step(request: types.OptimStepRequest) -> Operation:
