@@ -309,10 +309,8 @@ def test_several_targets_a_token_are_answered_in_their_shape_dense_or_sparse(tra
 def test_what_is_not_served_says_so_at_once(client, trainer, rest):
     with pytest.raises(tinker.RequestFailedError, match="dimuon"):
         client.create_lora_training_client(MODEL, optimizer=types.DimuonOptimizerConfig()).result()
-    with pytest.raises(tinker.RequestFailedError, match="external weights"):
-        trainer.save_weights_external("x").result()
-    with pytest.raises(tinker.NotFoundError, match="does not serve POST .*/publish"):
-        rest.publish_checkpoint_from_tinker_path("tinker://a/weights/b").result()
+    with pytest.raises(tinker.NotFoundError, match="does not serve POST .*/copy_weights"):
+        rest.copy_weights("tinker://a/weights/b", "project").result()
     with pytest.raises(tinker.NotFoundError, match="no checkpoint tinker://a/weights/b"):
         client.create_sampling_client(model_path="tinker://a/weights/b").result()
     sampler = client.create_sampling_client(base_model=MODEL).result()

@@ -128,7 +128,7 @@ class Core:
         return self._submit(request.model_id, request.seq_id, kind, operation)
 
     def save_external(self, request: types.SaveWeightsExternalRequest) -> types.UntypedAPIFuture:
-        operation = operations.save_external()
+        operation = operations.save_external(request)
         return self._submit(request.model_id, request.seq_id, "save_weights_external", operation)
 
     def load_weights(self, request: types.LoadWeightsRequest) -> types.UntypedAPIFuture:
