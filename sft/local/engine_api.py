@@ -144,6 +144,8 @@ class SampleWork:
     stop_at_eos: bool = True
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_logprobs: np.ndarray | None = None  # int64 [len(prompt) - 1, K], -1: none
 
 
 @dataclass(frozen=True)
@@ -151,16 +153,19 @@ class SampledTokens:
     tokens: list[int]
     logprobs: list[float]  # of the tokens, under the untempered distribution, one each
     stop_reason: Literal["stop", "length"]
+    topk: list[list[tuple[int, float]]] | None = None  # of each token's place, likeliest first
 
 
 @dataclass(frozen=True)
 class SampleResult:
     """`prompt_logprobs`: one a prompt token, the first None; `topk_prompt_logprobs`: likewise,
-    each a list of (token, logprob), likeliest first. None if not asked for."""
+    each a list of (token, logprob), likeliest first. `target_prompt_logprobs`: float32, of the ids
+    asked for, in their places, 0 where there was none. None if not asked for."""
 
     sequences: list[SampledTokens]
     prompt_logprobs: list[float | None] | None = None
     topk_prompt_logprobs: list[list[tuple[int, float]] | None] | None = None
+    target_prompt_logprobs: np.ndarray | None = None
 
 
 class Engine(Protocol):

@@ -314,9 +314,9 @@ def test_what_is_not_served_says_so_at_once(client, trainer, rest):
     with pytest.raises(tinker.NotFoundError, match="no checkpoint tinker://a/weights/b"):
         client.create_sampling_client(model_path="tinker://a/weights/b").result()
     sampler = client.create_sampling_client(base_model=MODEL).result()
-    with pytest.raises(tinker.UnprocessableEntityError, match="topk_sample_logprobs"):
+    with pytest.raises(tinker.UnprocessableEntityError, match="prompt_alt_tokens_k"):
         sampler.sample(
-            PROMPT, 1, types.SamplingParams(max_tokens=1), topk_sample_logprobs=2
+            PROMPT, 1, types.SamplingParams(max_tokens=1), prompt_alt_tokens_k=2
         ).result()
     trainer.forward([datum()], "cross_entropy").result()  # and breaks nothing
 

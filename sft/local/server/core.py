@@ -227,10 +227,9 @@ class Core:
         if request.seq_id not in sampler.seen:
             longest = self.infos[sampler.base_model].max_context_length
             work = wire.sample_work(request, sampler.sampler_id, longest)
-            last_n = request.prompt_logprobs_last_n
             sampler.seen.add(request.seq_id)
             self.futures.open(request_id, sampler.session_id, "sample")
-            self.sampling.add(SampleRequest(request_id, sampler, work, last_n))
+            self.sampling.add(SampleRequest(request_id, sampler, work, request))
         ids = [f"{request_id}:{index}" for index in range(request.num_samples)]
         return types.UntypedAPIFuture(request_id=request_id, sample_sequence_ids=ids)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from tinker import types
 from tinker.proto import tinker_public_pb2 as pb
+from tinker.types._pydantic_types import tensor_data
 
 from sft.local.engine_api import SampledTokens, SampleResult, SampleWork
 from sft.local.server.futures import Reply
@@ -19,7 +20,8 @@ _MASKED_LOGPROB = -99999.0  # tinker.types.topk_logprobs: an empty cell
 def sample_work(
     request: types.SampleRequest, sampler_id: str, max_context_length: int
 ) -> SampleWork:
-    _refuse_unserved(request)
+    if request.prompt_alt_tokens_k:
+        raise BadRequest("the local service does not serve prompt_alt_tokens_k")
     params = request.sampling_params
     try:
         prompt = request.prompt.to_ints()
@@ -39,6 +41,7 @@ def sample_work(
         "top_k": params.top_k == -1 or params.top_k > 0,
         "top_p": 0 < params.top_p <= 1,
         "topk_prompt_logprobs": 0 <= request.topk_prompt_logprobs <= 100,
+        "topk_sample_logprobs": 0 <= request.topk_sample_logprobs <= 100,
     }
     for name, is_right in checks.items():
         if not is_right:
@@ -59,19 +62,28 @@ def sample_work(
         stop_at_eos=params.stop is None or bool(strings or ids),
         prompt_logprobs=bool(request.prompt_logprobs),
         topk_prompt_logprobs=request.topk_prompt_logprobs,
+        topk_sample_logprobs=request.topk_sample_logprobs,
+        target_prompt_logprobs=_targets(request, len(prompt) - 1),
     )
 
 
-def _refuse_unserved(request: types.SampleRequest) -> None:
-    unserved = {
-        "topk_sample_logprobs": request.topk_sample_logprobs > 0,
-        "target_prompt_logprobs": request.target_prompt_logprobs is not None,
-        "prompt_alt_tokens_k": request.prompt_alt_tokens_k > 0,
-        "record_stability_info": bool(request.record_stability_info),
-    }
-    for name, is_asked in unserved.items():
-        if is_asked:
-            raise BadRequest(f"the local service does not serve {name}")
+def _targets(request: types.SampleRequest, places: int) -> np.ndarray | None:
+    """The ids whose logprobs are asked for: int64 [places, K], -1 for none."""
+    asked = request.target_prompt_logprobs
+    if asked is None:
+        return None
+    try:
+        targets = types.TensorData(**asked.model_dump()).to_numpy(pad_value=-1)
+    except (ValueError, RuntimeError) as error:
+        raise BadRequest(f"target_prompt_logprobs is not a whole tensor: {error}") from error
+    if targets.ndim != 2 or len(targets) != places or targets.dtype != np.int64:
+        raise BadRequest(
+            f"target_prompt_logprobs has the shape {list(targets.shape)}: expected int64 values, "
+            f"[{places}, K] (a row for each prompt token but the first)"
+        )
+    if targets.size and targets.min() < -1:
+        raise BadRequest(f"target_prompt_logprobs holds {targets.min()}: expected a token id or -1")
+    return targets
 
 
 def _stops(stop: str | Sequence[str] | Sequence[int] | None) -> tuple[list[str], list[list[int]]]:
@@ -82,8 +94,9 @@ def _stops(stop: str | Sequence[str] | Sequence[int] | None) -> tuple[list[str],
     return strings, [[entry] for entry in entries if not isinstance(entry, str)]
 
 
-def sample_reply(result: SampleResult, last_n: int | None) -> Reply:
-    """A SampleResponse; `last_n` keeps the prompt's logprobs of the last n tokens only."""
+def sample_reply(result: SampleResult, asked: types.SampleRequest) -> Reply:
+    """A SampleResponse; of the prompt's logprobs only the last are told if `asked` says so."""
+    last_n = asked.prompt_logprobs_last_n
     message = pb.SampleResponse(sequences=[_sampled(sequence) for sequence in result.sequences])
     if result.prompt_logprobs is not None:
         values = np.array(result.prompt_logprobs, np.float32)  # None becomes NaN
@@ -91,17 +104,12 @@ def sample_reply(result: SampleResult, last_n: int | None) -> Reply:
         message.prompt_logprobs = values.tobytes()
     if result.topk_prompt_logprobs is not None:
         rows = result.topk_prompt_logprobs
-        width = max((len(row) for row in rows if row), default=1)
-        ids = np.zeros((len(rows), width), np.int32)
-        logprobs = np.full((len(rows), width), _MASKED_LOGPROB, np.float32)
-        for index, row in enumerate(rows):
-            if row and index >= len(rows) - (last_n or len(rows)):
-                ids[index, : len(row)] = [token for token, _ in row]
-                logprobs[index, : len(row)] = [logprob for _, logprob in row]
-        message.topk_prompt_logprobs.token_ids = ids.tobytes()
-        message.topk_prompt_logprobs.logprobs = logprobs.tobytes()
-        message.topk_prompt_logprobs.k = width
-        message.topk_prompt_logprobs.length = len(rows)
+        untold = len(rows) - (last_n or len(rows))
+        told = [None if index < untold else row for index, row in enumerate(rows)]
+        message.topk_prompt_logprobs.CopyFrom(_topk(told))
+    if result.target_prompt_logprobs is not None and asked.target_prompt_logprobs is not None:
+        tensor = _like(asked.target_prompt_logprobs, result.target_prompt_logprobs)
+        message.target_prompt_logprobs.CopyFrom(tensor)
     return Reply(message.SerializeToString(), PROTOBUF)
 
 
@@ -111,4 +119,35 @@ def _sampled(sequence: SampledTokens) -> pb.SampledSequence:
         stop_reason=pb.STOP_REASON_STOP if stopped else pb.STOP_REASON_LENGTH,
         tokens=np.array(sequence.tokens, np.int32).tobytes(),
         logprobs=np.array(sequence.logprobs, np.float32).tobytes(),
+        topk_sampled_logprobs=None if sequence.topk is None else _topk(sequence.topk),
     )
+
+
+def _topk(rows: Sequence[list[tuple[int, float]] | None]) -> pb.TopkLogprobs:
+    width = max((len(row) for row in rows if row), default=1)
+    ids = np.zeros((len(rows), width), np.int32)
+    logprobs = np.full((len(rows), width), _MASKED_LOGPROB, np.float32)
+    for index, row in enumerate(rows):
+        if row:
+            ids[index, : len(row)] = [token for token, _ in row]
+            logprobs[index, : len(row)] = [logprob for _, logprob in row]
+    return pb.TopkLogprobs(
+        token_ids=ids.tobytes(), logprobs=logprobs.tobytes(), k=width, length=len(rows)
+    )
+
+
+def _like(asked: tensor_data.TensorData, found: np.ndarray) -> pb.Tensor:
+    """`found` [n, K], dense or sparse as what was asked for."""
+    tensor = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=found.shape)
+    if asked.sparse_crow_indices is None or asked.sparse_col_indices is None:
+        tensor.dense = found.tobytes()
+        return tensor
+    ends, columns = (
+        np.array(indices, np.int64)
+        for indices in (asked.sparse_crow_indices, asked.sparse_col_indices)
+    )
+    rows = np.repeat(np.arange(len(found)), np.diff(ends))
+    tensor.sparse_csr.values = found[rows, columns].tobytes()
+    tensor.sparse_csr.crow_indices = ends.tobytes()
+    tensor.sparse_csr.col_indices = columns.tobytes()
+    return tensor
