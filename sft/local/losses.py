@@ -65,56 +65,49 @@ class ImportanceSampling:
 
 
 @dataclass(frozen=True)
-class _Clipped:
-    """Bounds of the ratio exp(logprob - sampled)."""
-
-    policy: ClassVar[bool] = True
-    clip_low_threshold: float
-    clip_high_threshold: float
-
-    def __post_init__(self) -> None:
-        low, high = self.clip_low_threshold, self.clip_high_threshold
-        if not 0 <= low <= high < math.inf:
-            raise ValueError(
-                f"clip_low_threshold is {low} and clip_high_threshold {high}: expected bounds of a "
-                "ratio of probabilities, 0 <= low <= high"
-            )
-
-    def ratios(self, logprobs: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """As they are, and clipped."""
-        ratio = (logprobs - sampled).exp()
-        return ratio, ratio.clamp(self.clip_low_threshold, self.clip_high_threshold)
-
-
-@dataclass(frozen=True)
-class Ppo(_Clipped):
+class Ppo:
     """-min(ratio * advantage, clipped ratio * advantage) (Schulman et al. 2017)"""
 
+    policy: ClassVar[bool] = True
     clip_low_threshold: float = 0.8
     clip_high_threshold: float = 1.2
 
+    def __post_init__(self) -> None:
+        _check_bounds(self.clip_low_threshold, self.clip_high_threshold)
+
     def pull(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> Tensor:
-        ratio, clipped = self.ratios(logprobs, sampled)
-        free = ratio * factors
-        return free * (free <= clipped * factors)
+        free, clipped = self._objectives(logprobs, factors, sampled)
+        return free * (free <= clipped)
 
     def total(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> float:
-        ratio, clipped = self.ratios(logprobs, sampled)
-        return -float((ratio * factors).minimum(clipped * factors).sum())
+        free, clipped = self._objectives(logprobs, factors, sampled)
+        return -float(free.minimum(clipped).sum())
+
+    def _objectives(
+        self, logprobs: Tensor, factors: Tensor, sampled: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ratio = (logprobs - sampled).exp()
+        clipped = ratio.clamp(self.clip_low_threshold, self.clip_high_threshold)
+        return ratio * factors, clipped * factors
 
 
 @dataclass(frozen=True)
-class Cispo(_Clipped):
+class Cispo:
     """-clipped ratio * logprob * advantage, the ratio taken as a constant (Chen et al. 2025)
 
     There is no lower bound by default: https://arxiv.org/abs/2506.13585.
     """
 
+    policy: ClassVar[bool] = True
     clip_low_threshold: float = 0.0
     clip_high_threshold: float = 4.0
 
+    def __post_init__(self) -> None:
+        _check_bounds(self.clip_low_threshold, self.clip_high_threshold)
+
     def pull(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> Tensor:
-        return self.ratios(logprobs, sampled)[1] * factors
+        ratio = (logprobs - sampled).exp()
+        return ratio.clamp(self.clip_low_threshold, self.clip_high_threshold) * factors
 
     def total(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> float:
         return -float((self.pull(logprobs, factors, sampled) * logprobs).sum())
@@ -140,6 +133,14 @@ class Dro:
     def total(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> float:
         drift = logprobs - sampled
         return -float((logprobs * factors - 0.5 * self.beta * drift * drift).sum())
+
+
+def _check_bounds(low: float, high: float) -> None:
+    if not 0 <= low <= high < math.inf:
+        raise ValueError(
+            f"clip_low_threshold is {low} and clip_high_threshold {high}: expected bounds of a "
+            "ratio of probabilities, 0 <= low <= high"
+        )
 
 
 LOSSES: dict[str, type[Loss]] = {
