@@ -24,7 +24,8 @@ examples:
   python -m sft.local --root ~/tinker --model my-model=/data/my-model --port 8000
 
 It prints its address and key as two exports; with those, any program that uses the tinker SDK
-talks to it. The key is random, or what SFT_SERVICE_KEY holds (it must begin with tml-)."""
+talks to it, tinker-cookbook's recipes and the command `tinker checkpoint` too. The key is random,
+or what SFT_SERVICE_KEY holds (it must begin with tml-). Manual: docs/local-service.md."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from sft.local.losses import CrossEntropy, Loss
+
 
 class EngineError(Exception):
     """A request that the engine cannot answer; `user` says whether the request itself is at fault.
@@ -49,11 +51,15 @@ class LoraSpec:
 
 @dataclass(frozen=True)
 class TrainingSequence:
-    """One datum, decoded from the wire; all three arrays have one length T."""
+    """One datum, decoded from the wire: T tokens, and one target or K of them after each.
+
+    `weights` and `sampled` have the shape of `targets`.
+    """
 
     tokens: np.ndarray  # int64 [T]: the model's input
-    targets: np.ndarray  # int64 [T]: what it should say after each token
-    weights: np.ndarray  # float32 [T]: of each target in the loss, of any sign
+    targets: np.ndarray  # int64 [T] or [T, K]: what it should say after each token
+    weights: np.ndarray  # float32: of each target in the loss, of any sign; or its advantage
+    sampled: np.ndarray | None = None  # float32: its logprob when it was sampled; of policies alone
 
 
 @dataclass(frozen=True)
@@ -63,14 +69,15 @@ class Work:
     model_id: str
     sequences: list[TrainingSequence]
     backward: bool
+    loss: Loss = CrossEntropy()
 
 
 @dataclass(frozen=True)
 class WorkResult:
-    """`logprobs`: float32 [T] for each sequence. `loss_sum`: sum of weight x -logprob.
+    """`logprobs`: float32 for each sequence, shaped as its targets. `loss_sum`: the loss.
 
     Of a forward every logprob is real, also at weight zero: the SDK computes custom losses on the
-    client from them. Of a forward_backward those at weight zero may be 0.0.
+    client from them. Of a forward_backward with cross entropy those at weight zero may be 0.0.
     """
 
     logprobs: list[np.ndarray]
@@ -137,6 +144,8 @@ class SampleWork:
     stop_at_eos: bool = True
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_logprobs: np.ndarray | None = None  # int64 [len(prompt) - 1, K], -1: none
 
 
 @dataclass(frozen=True)
@@ -144,16 +153,19 @@ class SampledTokens:
     tokens: list[int]
     logprobs: list[float]  # of the tokens, under the untempered distribution, one each
     stop_reason: Literal["stop", "length"]
+    topk: list[list[tuple[int, float]]] | None = None  # of each token's place, likeliest first
 
 
 @dataclass(frozen=True)
 class SampleResult:
     """`prompt_logprobs`: one a prompt token, the first None; `topk_prompt_logprobs`: likewise,
-    each a list of (token, logprob), likeliest first. None if not asked for."""
+    each a list of (token, logprob), likeliest first. `target_prompt_logprobs`: float32, of the ids
+    asked for, in their places, 0 where there was none. None if not asked for."""
 
     sequences: list[SampledTokens]
     prompt_logprobs: list[float | None] | None = None
     topk_prompt_logprobs: list[list[tuple[int, float]] | None] | None = None
+    target_prompt_logprobs: np.ndarray | None = None
 
 
 class Engine(Protocol):

@@ -8,6 +8,7 @@ from tinker import types
 from tinker.proto import tinker_public_pb2 as pb
 
 from sft.local.engine_api import TrainingSequence
+from sft.local.losses import CrossEntropy
 from sft.local.server.core import Core
 from sft.local.server.store import Store
 from tests.local.stub import MODEL, StubEngine
@@ -36,7 +37,7 @@ class Client:
         )
         tokens = np.array([1, token])
         sequence = TrainingSequence(tokens, tokens, np.ones(2, np.float32))
-        return self.core.compute(message, [sequence])
+        return self.core.compute(message, CrossEntropy(), [sequence])
 
     def step(self, model: str, seq_id: int, **params):
         request = types.OptimStepRequest(

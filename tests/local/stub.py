@@ -81,13 +81,13 @@ class StubEngine:
         return {"grad_norm": 1.0}
 
     def _run_one(self, item: Work) -> WorkResult | EngineError:
-        targets = np.concatenate([sequence.targets for sequence in item.sequences])
+        targets = np.concatenate([sequence.targets.ravel() for sequence in item.sequences])
         if CRASH in targets:
             raise RuntimeError("out of memory")
         if POISON in targets:
             return EngineError(f"token {POISON} is not in the vocabulary")
         nll = loss_after(self._steps(self.adapters[item.model_id]))
-        logprobs = [np.full(len(seq.tokens), -nll, np.float32) for seq in item.sequences]
+        logprobs = [np.full(seq.targets.shape, -nll, np.float32) for seq in item.sequences]
         return WorkResult(logprobs, nll * sum(float(seq.weights.sum()) for seq in item.sequences))
 
     def state(self, model_id: str, optimizer: bool) -> AdapterState:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from sft.local.engine.engine import TorchEngine
 from sft.local.engine_api import AdamStep, EngineError, LoraSpec, SampleWork, Work
+from sft.local.losses import Cispo, Dro, ImportanceSampling, Ppo
 from tests.local.engine_models import save, sequences
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand")
@@ -64,3 +67,18 @@ def test_greedy_samples_and_prompt_logprobs_are_those_of_the_cpu(folder, sampler
     assert [one.tokens for one in gpu.sequences] == [one.tokens for one in cpu.sequences]
     np.testing.assert_allclose(gpu.sequences[0].logprobs, cpu.sequences[0].logprobs, atol=1e-4)
     np.testing.assert_allclose(gpu.prompt_logprobs[1:], cpu.prompt_logprobs[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [ImportanceSampling(), Ppo(), Cispo(), Dro(0.1)], ids=repr)
+def test_losses_of_a_policy_are_those_of_the_cpu(folder, loss):
+    found = {}
+    for device in ("cpu", "cuda"):
+        engine = engine_of(folder, device)
+        engine.create_adapter("a", "tiny", LoraSpec(4, seed=0))
+        data = [
+            replace(one, sampled=np.full(len(one.weights), -4, np.float32))
+            for one in sequences(LENGTHS)
+        ]
+        work = [Work("a", data, True, loss)]
+        found[device] = [engine.run(work, [AdamStep("a", 0.01)]).work[0].loss_sum for _ in range(3)]
+    np.testing.assert_allclose(found["cuda"], found["cpu"], rtol=1e-3)

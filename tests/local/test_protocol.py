@@ -42,6 +42,11 @@ def datum(token: int = 4, **inputs) -> types.Datum:
     return types.Datum(model_input=PROMPT, loss_fn_inputs=inputs)
 
 
+def rollout(**inputs) -> types.Datum:
+    given = {"target_tokens": [2, 3, 4], "logprobs": [-1.0] * 3, "advantages": [1.0, 0.0, -1.0]}
+    return datum(**{**given, **inputs})
+
+
 def test_a_step_gives_losses_and_metrics(trainer):
     backward = trainer.forward_backward([datum(), datum()], "cross_entropy")
     step = trainer.optim_step(ADAM)
@@ -218,12 +223,29 @@ def test_a_failed_batch_says_why_and_the_next_client_trains(client, trainer):
 @pytest.mark.parametrize(
     ("data", "loss", "named"),
     [
-        ([datum()], "ppo", "cross_entropy only"),
+        ([datum()], "gspo", "loss_fn is 'gspo': the local service computes cross_entropy, imp"),
+        ([datum()], "dro", "loss_fn_config lacks 'beta'"),
+        ([datum()], "ppo", "loss_fn_inputs lacks advantages, logprobs, needed by ppo"),
+        ([rollout(weights=[1.0] * 3)], "ppo", "loss_fn_inputs holds weights: ppo takes advan"),
+        ([rollout(logprobs=[-1.0])], "cispo", "logprobs has the shape \\[1\\]: expected that of"),
+        ([rollout(advantages=[1.0, float("inf"), 0.0])], "ppo", "advantages holds a value that is"),
+        (
+            [
+                rollout(
+                    target_tokens=[[1, 2]] * 3,
+                    advantages=[[1.0, 2.0]] * 3,
+                    logprobs=[[-1.0, -1.0]] * 3,
+                )
+            ],
+            "ppo",
+            "ppo takes one target a token",
+        ),
+        ([datum(target_tokens=[[[1]]] * 3)], "cross_entropy", "one or two dimensions"),
+        ([datum(target_tokens=[[1, 2]] * 3, weights=[1.0] * 3)], "cross_entropy", "weights has"),
         ([datum(target_tokens=[1, 2])], "cross_entropy", "3 input tokens, 2 target tokens"),
         ([datum(weights=[1.0, 1.0, 1.0])], "cross_entropy", "lacks target_tokens"),
         ([datum(target_tokens=[1, -2, 3])], "cross_entropy", "not negative"),
         ([datum(target_tokens=[1, 2, 3], weights=[1, 2, float("nan")])], "cross_entropy", "finite"),
-        ([datum(target_tokens=[[1, 2]] * 3)], "cross_entropy", "one dimension"),
         ([datum(target_tokens=[1, 2, 3], advantages=[1.0])], "cross_entropy", "advantages"),
         (
             [
@@ -238,25 +260,63 @@ def test_a_failed_batch_says_why_and_the_next_client_trains(client, trainer):
     ],
 )
 def test_data_that_cannot_be_trained_on_say_what_is_wrong(trainer, data, loss, named):
-    with pytest.raises(tinker.RequestFailedError, match=named):
+    with pytest.raises(tinker.UnprocessableEntityError, match=named):
         trainer.forward_backward(data, loss).result()
     with pytest.raises(tinker.RequestFailedError, match="earlier request"):
         trainer.optim_step(ADAM).result()
 
 
+@pytest.mark.parametrize(
+    ("loss", "config", "named"),
+    [
+        ("ppo", {"clip_low": 0.8}, "loss_fn_config holds 'clip_low': ppo takes clip_low_threshold"),
+        ("ppo", {"clip_low_threshold": 2}, "clip_low_threshold is 2.0 and clip_high_threshold 1.2"),
+        ("cispo", {"clip_high_threshold": "high"}, "clip_high_threshold is 'high': expected a num"),
+        ("importance_sampling", {"beta": 0.1}, "importance_sampling takes no settings"),
+    ],
+)
+def test_a_wrong_loss_config_is_refused_by_the_key(trainer, loss, config, named):
+    with pytest.raises(tinker.UnprocessableEntityError, match=named):
+        trainer.forward([rollout()], loss, config).result()
+    trainer.forward([rollout()], "ppo", {"clip_low_threshold": 0.9}).result()  # breaks nothing
+
+
+def test_a_refused_batch_of_many_chunks_holds_up_nothing_behind_it(trainer):
+    with pytest.raises(tinker.UnprocessableEntityError, match="gspo"):
+        trainer.forward([datum()] * 3000, "gspo").result()
+    last = [datum()] * 2999 + [datum(target_tokens=[1])]
+    with pytest.raises(tinker.RequestFailedError, match="3 input tokens, 1 target tokens"):
+        trainer.forward(last, "cross_entropy").result()
+    trainer.forward([datum()], "cross_entropy").result()
+
+
+def test_several_targets_a_token_are_answered_in_their_shape_dense_or_sparse(trainer):
+    import torch
+
+    sparse = torch.zeros(3, 40, dtype=torch.int64)
+    sparse[0, 0] = 7
+    data = [
+        datum(),
+        datum(target_tokens=[[2, 3], [3, 4], [4, 5]], weights=[[0.5, 0.5]] * 3),
+        datum(target_tokens=sparse, weights=(sparse > 0).float()),
+    ]
+    result = trainer.forward(data, "cross_entropy").result()
+    shapes = [output["logprobs"].to_numpy().shape for output in result.loss_fn_outputs]
+    assert shapes == [(3,), (3, 2), (3, 40)]
+    assert result.metrics["loss:sum"] == pytest.approx((1.5 + 3 + 1) * loss_after(0))
+
+
 def test_what_is_not_served_says_so_at_once(client, trainer, rest):
     with pytest.raises(tinker.RequestFailedError, match="dimuon"):
         client.create_lora_training_client(MODEL, optimizer=types.DimuonOptimizerConfig()).result()
-    with pytest.raises(tinker.RequestFailedError, match="external weights"):
-        trainer.save_weights_external("x").result()
-    with pytest.raises(tinker.NotFoundError, match="does not serve POST .*/publish"):
-        rest.publish_checkpoint_from_tinker_path("tinker://a/weights/b").result()
+    with pytest.raises(tinker.NotFoundError, match="does not serve POST .*/copy_weights"):
+        rest.copy_weights("tinker://a/weights/b", "project").result()
     with pytest.raises(tinker.NotFoundError, match="no checkpoint tinker://a/weights/b"):
         client.create_sampling_client(model_path="tinker://a/weights/b").result()
     sampler = client.create_sampling_client(base_model=MODEL).result()
-    with pytest.raises(tinker.UnprocessableEntityError, match="topk_sample_logprobs"):
+    with pytest.raises(tinker.UnprocessableEntityError, match="prompt_alt_tokens_k"):
         sampler.sample(
-            PROMPT, 1, types.SamplingParams(max_tokens=1), topk_sample_logprobs=2
+            PROMPT, 1, types.SamplingParams(max_tokens=1), prompt_alt_tokens_k=2
         ).result()
     trainer.forward([datum()], "cross_entropy").result()  # and breaks nothing
 

@@ -130,6 +130,74 @@ def test_the_likeliest_tokens_of_the_prompts_end_are_told(client):
     assert all(score <= row[0][1] for score, row in zip(scores[8:], rows[8:], strict=True))
 
 
+def test_the_likeliest_tokens_at_each_sampled_place_are_told(client):
+    sampler = client.create_sampling_client(base_model="tiny", record_stability_info=True).result()
+    parameters = types.SamplingParams(max_tokens=6, temperature=0, stop=[])
+    prompt = types.ModelInput.from_ints(TOKENS)
+    (greedy,) = sampler.sample(prompt, 1, parameters, topk_sample_logprobs=4).result().sequences
+    assert [len(row) for row in greedy.topk_logprobs] == [4] * 6
+    assert [row[0][0] for row in greedy.topk_logprobs] == greedy.tokens
+    assert [row[0][1] for row in greedy.topk_logprobs] == greedy.logprobs
+    (plain,) = sampler.sample(prompt, 1, parameters).result().sequences
+    assert plain.topk_logprobs is None and plain.tokens == greedy.tokens
+
+
+def test_ids_named_at_each_place_of_the_prompt_are_scored_dense_or_sparse(client):
+    import torch
+
+    trainer, _ = losses(client)
+    sampler = trainer.save_weights_and_get_sampling_client().result()
+    prompt = types.ModelInput.from_ints(TOKENS)
+
+    def scored(targets: types.TensorData) -> types.TensorData:
+        parameters = types.SamplingParams(max_tokens=0)
+        asked = sampler.sample(prompt, 1, parameters, target_prompt_logprobs=targets)
+        return asked.result().target_prompt_logprobs
+
+    wanted = torch.tensor([[token, 5, -1] for token in TOKENS[1:]])
+    dense = scored(types.TensorData.from_torch(wanted))
+    expected = sampler.compute_logprobs(prompt).result()[1:]
+    assert dense.shape == [9, 3]
+    np.testing.assert_allclose(dense.to_numpy()[:, 0], expected, rtol=1e-5)
+    assert (dense.to_numpy()[:, 1] < 0).all() and (dense.to_numpy()[:, 2] == 0).all()
+    wide = torch.full((9, 50), -1)
+    wide[:, 7] = torch.tensor(TOKENS[1:])
+    sparse = scored(types.TensorData.from_torch_sparse(wide, pad_value=-1))
+    assert sparse.sparse_col_indices == [7] * 9
+    np.testing.assert_allclose(sparse.to_numpy()[:, 7], expected, rtol=1e-5)
+    with pytest.raises(tinker.UnprocessableEntityError, match="has the shape \\[8, 3\\]: expected"):
+        scored(types.TensorData.from_torch(wanted[1:]))
+    with pytest.raises(tinker.RequestFailedError, match="target_prompt_logprobs holds"):
+        scored(types.TensorData.from_torch(torch.full((9, 1), 100_000)))
+
+
+def test_a_policy_is_trained_on_what_it_sampled(client):
+    """A token that is rewarded whenever it comes becomes likelier, with each loss."""
+    prompt = types.ModelInput.from_ints(TOKENS[:3])
+    for loss, config in (
+        ("importance_sampling", None), ("ppo", None), ("cispo", None), ("dro", {"beta": 0.1}),
+    ):  # fmt: skip
+        trainer = client.create_lora_training_client("tiny", rank=4, seed=3).result()
+        sampler = trainer.save_weights_and_get_sampling_client().result()
+        parameters = types.SamplingParams(max_tokens=4, seed=1, stop=[])
+        (said,) = sampler.sample(prompt, 1, parameters).result().sequences
+        data = types.Datum(
+            model_input=types.ModelInput.from_ints([*TOKENS[:3], *said.tokens[:-1]]),
+            loss_fn_inputs={
+                "target_tokens": [0, 0, *said.tokens],
+                "logprobs": [0.0, 0.0, *said.logprobs],
+                "advantages": [0.0, 0.0] + [1.0] * 4,
+            },
+        )
+        found = []
+        for _ in range(4):
+            future = trainer.forward_backward([data], loss, config)
+            trainer.optim_step(ADAM)
+            found.append(future.result().loss_fn_outputs[0]["logprobs"].to_numpy()[2:].sum())
+        assert found[0] == pytest.approx(sum(said.logprobs), rel=1e-4)
+        assert found[-1] > found[0], loss
+
+
 def test_a_prompt_that_fills_the_context_is_scored(client):
     sampler = client.create_sampling_client(base_model="tiny").result()
     scores = sampler.compute_logprobs(types.ModelInput.from_ints([1, 2] * 256)).result()

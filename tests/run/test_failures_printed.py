@@ -78,8 +78,11 @@ def test_a_server_without_an_end_of_sessions_costs_no_word_and_no_answer(place):
         assert said.returncode == 0 and said.stderr == "", said.stderr
         assert faulty.seen.total() == 2
         exported = do("sft.export", "run", "adapter")
-        assert exported.returncode == 2
-        assert "does not save external weights" in exported.stderr, exported.stderr
+        assert exported.returncode == 0 and exported.stderr == "", exported.stderr
+        faulty.faults["POST /api/v1/save_weights_external"] = 422
+        refused = do("sft.export", "run", "other")
+        assert refused.returncode == 2
+        assert "the service does not hand out tinker://" in refused.stderr, refused.stderr
         long = do("sft.sample", "run", "red " * 600)
         assert long.returncode == 2 and "cannot sample" in long.stderr
         assert "Traceback" not in long.stderr

@@ -24,16 +24,29 @@ def check(work: SampleWork, vocab: int, context: int) -> None:
         ("temperature", work.temperature, "0 (greedy) or more", work.temperature >= 0),
         ("top_k", work.top_k, "-1 (off) or 1 or more", work.top_k == -1 or work.top_k >= 1),
         ("top_p", work.top_p, "more than 0, at most 1", 0 < work.top_p <= 1),
-        (
-            "topk_prompt_logprobs",
-            work.topk_prompt_logprobs,
-            f"0 to {vocab}",
-            0 <= work.topk_prompt_logprobs <= vocab,
+        *(
+            (name, k, f"0 to {vocab}", 0 <= k <= vocab)
+            for name, k in (
+                ("topk_prompt_logprobs", work.topk_prompt_logprobs),
+                ("topk_sample_logprobs", work.topk_sample_logprobs),
+            )
         ),
     )
     for name, value, expected, good in values:
         if not good:
             raise EngineError(f"{name} of the sampling request is {value}: expected {expected}.")
+    targets = work.target_prompt_logprobs
+    if targets is not None and targets.size and targets.max() >= vocab:
+        raise EngineError(
+            f"target_prompt_logprobs holds the token id {targets.max()}: expected -1 to {vocab - 1}"
+        )
+
+
+def likeliest(logprobs: Tensor, k: int) -> list[list[tuple[int, float]]]:
+    """The k likeliest tokens under each row of logprobs [n, vocab], likeliest first."""
+    values, ids = logprobs.topk(k, dim=-1)
+    rows = zip(ids.tolist(), values.tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in rows]
 
 
 def check_tokens(what: str, tokens: Sequence[int] | np.ndarray, vocab: int, context: int) -> None:
@@ -68,6 +81,7 @@ class Sampler:
     generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    topk: list[list[tuple[int, float]]] = field(default_factory=list)
     stopped: bool = False
 
     @property
@@ -80,11 +94,14 @@ class Sampler:
         token = self._choose(logprobs)
         self.tokens.append(token)
         self.logprobs.append(float(logprobs[token]))
+        if self.work.topk_sample_logprobs:
+            self.topk += likeliest(logprobs[None], self.work.topk_sample_logprobs)
         self.stopped = self._ends(token)
         return token
 
     def result(self) -> SampledTokens:
-        return SampledTokens(self.tokens, self.logprobs, "stop" if self.stopped else "length")
+        topk = self.topk if self.work.topk_sample_logprobs else None
+        return SampledTokens(self.tokens, self.logprobs, "stop" if self.stopped else "length", topk)
 
     def _choose(self, logprobs: Tensor) -> int:
         if self.work.temperature == 0:

@@ -101,7 +101,10 @@ def sample(
         one
         if isinstance(one, EngineError)
         else SampleResult(
-            [sampler.result() for sampler in one.samplers], one.prompt_logprobs, one.topk
+            [sampler.result() for sampler in one.samplers],
+            one.prompt_logprobs,
+            one.topk,
+            one.of_targets,
         )
         for one in (prefills[place] for place in range(len(requests)))
     ]

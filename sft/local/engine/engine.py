@@ -227,11 +227,15 @@ def _check_work(work: Work, base: BaseModel) -> None:
         raise EngineError("The request holds no data: expected at least one datum.")
     for index, sequence in enumerate(work.sequences):
         lengths = (len(sequence.tokens), len(sequence.targets), len(sequence.weights))
-        if len(set(lengths)) != 1:
+        if len(set(lengths)) != 1 or sequence.targets.shape != sequence.weights.shape:
             raise EngineError(
                 f"datum {index} has {lengths[0]} tokens, {lengths[1]} targets and {lengths[2]} "
-                "weights: expected one target and one weight for each token."
+                "weights: expected targets for each token, and a weight for each of them."
             )
+        if work.loss.policy and (
+            sequence.sampled is None or sequence.sampled.shape != sequence.targets.shape
+        ):
+            raise EngineError(f"datum {index} lacks a logprob for each target.")
         choosing.check_tokens(f"datum {index}", sequence.tokens, base.vocab, base.context)
         choosing.check_tokens(
             f"target_tokens of datum {index}", sequence.targets, base.vocab, base.context

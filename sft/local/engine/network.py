@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sft.local.engine import head, layer, norm, varlen
+from sft.local.engine.aims import Aim
 from sft.local.engine.attention import BLOCK, EXPLICIT_TOKENS
 from sft.local.engine.models import BaseModel
 from sft.local.engine.packs import Pack
@@ -25,16 +26,16 @@ def hidden_states(base: BaseModel, pack: Pack, attend: layer.Attend | None = Non
     return norm.forward(x, base.norm, base.eps)[0]
 
 
-def logprobs(base: BaseModel, pack: Pack, targets: Tensor) -> Tensor:
-    """float32 logprobs [N] of the targets, at every position."""
+def logprobs(base: BaseModel, pack: Pack, targets: list[Tensor]) -> list[Tensor]:
+    """float32 logprobs [n, K] of the targets [n, K] of each run, at every position."""
     return head.logprobs(base, hidden_states(base, pack), targets, pack.runs)
 
 
-def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor) -> Tensor:
-    """Add the gradients of sum(weight * -logprob) to the pack's runs.
+def loss_backward(base: BaseModel, pack: Pack, aims: list[Aim]) -> list[Tensor]:
+    """Add the gradients of each run's loss to it.
 
     Returns:
-        float32 logprobs [N] of the targets; 0.0 at weight zero.
+        float32 logprobs [n, K] of each run's targets; 0.0 in rows that its loss does not need.
     """
     context = context_of(base, pack)
     recompute = _kept_bytes(base, pack.lengths) > KEEP_BYTES[base.device.type]
@@ -48,7 +49,7 @@ def loss_backward(base: BaseModel, pack: Pack, targets: Tensor, weights: Tensor)
             x, one = layer.forward_kept(context, index, x)
         kept.append(one)
     normal, inverse = norm.forward(x, base.norm, base.eps)
-    result, dnormal = head.loss_backward(base, normal, targets, weights, pack.runs)
+    result, dnormal = head.loss_backward(base, normal, aims, pack.runs)
     dx = norm.backward(dnormal, x.float() * inverse, inverse, base.norm)
     for index in reversed(range(len(base.layers))):
         one = kept.pop()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sft.local.engine import network, packs
+from sft.local.engine.aims import aim, parts_of
 from sft.local.engine.lora import Adapter, LoraViews, Run
 from sft.local.engine.models import BaseModel
 from sft.local.engine.packs import Pack
@@ -48,7 +49,7 @@ class Piece:
 
 @dataclass
 class PieceResult:
-    """float32 logprobs [T] of each sequence, and the gradient of the piece's loss.
+    """float32 logprobs of each sequence's targets, and the gradient of the piece's loss.
 
     `gradient` is None for a forward, and if it is part of that of the request's first piece.
     """
@@ -91,22 +92,21 @@ def compute(group: list[Piece]) -> list[PieceResult]:
         lora = loras[id(adapter)]
         runs.append(Run(start, start + piece.tokens, lora, adapter.scale, views))
         start += piece.tokens
+    tokens = np.concatenate([sequence.tokens for sequence in sequences])
     pack = Pack(
-        _joined([sequence.tokens for sequence in sequences], np.int64, base.device),
+        torch.from_numpy(tokens.astype(np.int64, copy=False)).to(base.device),
         packs.positions(lengths).to(base.device),
         lengths,
         runs,
     )
-    targets = _joined([sequence.targets for sequence in sequences], np.int64, base.device)
+    aims = [aim(piece.sequences, piece.work.loss, base.device) for piece in group]
     if backward:
-        weights = _joined([sequence.weights for sequence in sequences], np.float32, base.device)
-        logprobs = network.loss_backward(base, pack, targets, weights)
+        logprobs = network.loss_backward(base, pack, aims)
     else:
-        logprobs = network.logprobs(base, pack, targets)
-    parts = iter(np.split(logprobs.cpu().numpy(), np.cumsum(lengths)[:-1]))
+        logprobs = network.logprobs(base, pack, [one.targets for one in aims])
     return [
-        PieceResult([next(parts) for _ in piece.indices], gradient)
-        for piece, (gradient, _) in zip(group, gradients, strict=True)
+        PieceResult(parts_of(found, piece.sequences), gradient)
+        for piece, found, (gradient, _) in zip(group, logprobs, gradients, strict=True)
     ]
 
 
@@ -127,7 +127,3 @@ def _gradients(group: list[Piece]) -> list[tuple[Tensor | None, list[LoraViews |
         made.append((vector, piece.adapter.layout.views(vector)))
         together = 0 if piece.place else 1
     return made
-
-
-def _joined(arrays: list[np.ndarray], dtype: type, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.concatenate(arrays).astype(dtype, copy=False)).to(device)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sft.local.engine import attention, head, network, packs, varlen
 from sft.local.engine.cache import Cache
-from sft.local.engine.choosing import Sampler
+from sft.local.engine.choosing import Sampler, likeliest
 from sft.local.engine.lora import FrozenAdapter
 from sft.local.engine.models import BaseModel
 from sft.local.engine.packs import Pack
@@ -41,6 +42,7 @@ class Prefill:
     streams: list[Stream]
     prompt_logprobs: list[float | None] | None
     topk: list[list[tuple[int, float]] | None] | None
+    of_targets: np.ndarray | None
 
 
 def prefill(
@@ -85,6 +87,7 @@ def _begin(
     adapter, work = request
     cache.length = len(normal)
     logprobs, topk = _prompt_logprobs(base, adapter, work, normal)
+    of_targets = _target_logprobs(base, adapter, work, normal)
     # A token that ends a sample is never computed further, so one more fits than the context.
     limit = base.context - cache.length + 1
     limit = limit if work.max_tokens is None else min(limit, work.max_tokens)
@@ -99,7 +102,7 @@ def _begin(
         if not sampler.done:
             own = cache if index == work.num_samples - 1 else cache.copy()
             streams.append(Stream(sampler, own, adapter, token))
-    return Prefill(samplers, streams, logprobs, topk)
+    return Prefill(samplers, streams, logprobs, topk, of_targets)
 
 
 def _prompt_logprobs(
@@ -109,20 +112,30 @@ def _prompt_logprobs(
     count = len(work.prompt) - 1
     if not (work.prompt_logprobs or work.topk_prompt_logprobs):
         return None, None
-    targets = torch.tensor(work.prompt[1:], device=base.device)
+    targets = torch.tensor(work.prompt[1:], device=base.device)[:, None]
     chosen: list[float | None] = [None]
-    if work.prompt_logprobs:
-        chosen += head.logprobs(base, normal[:-1], targets, [adapter.run(0, count)]).tolist()
+    if work.prompt_logprobs and count:
+        (found,) = head.logprobs(base, normal[:-1], [targets], [adapter.run(0, count)])
+        chosen += found[:, 0].tolist()
     if not work.topk_prompt_logprobs:
         return chosen, None
     topk: list[list[tuple[int, float]] | None] = [None]
     for block in normal[:count].split(head.BLOCK[base.device.type]):
         logits = head.logits_of(base, block, [adapter.run(0, len(block))])
-        values, ids = torch.log_softmax(logits, dim=-1).topk(work.topk_prompt_logprobs, dim=-1)
-        topk += [
-            list(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)
-        ]
+        topk += likeliest(torch.log_softmax(logits, dim=-1), work.topk_prompt_logprobs)
     return (chosen if work.prompt_logprobs else None), topk
+
+
+def _target_logprobs(
+    base: BaseModel, adapter: FrozenAdapter, work: SampleWork, normal: Tensor
+) -> np.ndarray | None:
+    """Of the ids that the request names at each place of the prompt after the first."""
+    wanted = work.target_prompt_logprobs
+    if wanted is None or not wanted.size:
+        return None if wanted is None else wanted.astype(np.float32)
+    targets = torch.from_numpy(np.maximum(wanted, 0)).to(base.device)
+    (found,) = head.logprobs(base, normal[:-1], [targets], [adapter.run(0, len(targets))])
+    return np.where(wanted < 0, np.float32(0), found.cpu().numpy())
 
 
 def _generator(seed: int | None, index: int) -> torch.Generator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sft.local.engine.lora import Adapter
@@ -91,10 +92,13 @@ def _result(work: Work, found: dict[int, np.ndarray]) -> WorkResult:
 
 
 def _loss(work: Work, logprobs: list[np.ndarray]) -> float:
-    """Sum of weight * -logprob in float64, sequence by sequence."""
-    return float(
-        sum(
-            -np.dot(sequence.weights.astype(np.float64), values.astype(np.float64))
-            for sequence, values in zip(work.sequences, logprobs, strict=True)
-        )
-    )
+    """In float64, sequence by sequence."""
+
+    def flat(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array.ravel().astype(np.float64))
+
+    total = 0.0
+    for sequence, found in zip(work.sequences, logprobs, strict=True):
+        sampled = sequence.weights if sequence.sampled is None else sequence.sampled
+        total += work.loss.total(flat(found), flat(sequence.weights), flat(sampled))
+    return float(total)

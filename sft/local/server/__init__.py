@@ -4,6 +4,7 @@ From the outside in:
 
     server      one service on one root folder, from its start to its end
     http, rest  the routes; bodies and wire decode requests and encode results
+    downloads   the files of a checkpoint, by signed URLs
     core        each request of the SDK becomes an entry in a queue; sessions own the queues
     queues      the requests of one model, in order; operations says what each asks for
     scheduler   training in cycles; sampling beside it, in turns

@@ -19,10 +19,19 @@ from tinker import types
 from tinker.proto import tinker_public_pb2 as pb
 
 from sft.local.engine_api import Engine, EngineError, LoraSpec, ModelInfo, TrainingSequence
+from sft.local.losses import Loss
 from sft.local.server import operations, wire
 from sft.local.server.backend import Backend
 from sft.local.server.futures import Futures
-from sft.local.server.queues import Model, Operation, Request, Sampler, Snapshot
+from sft.local.server.queues import (
+    Compute,
+    Model,
+    Operation,
+    Refused,
+    Request,
+    Sampler,
+    Snapshot,
+)
 from sft.local.server.sampling import LoadedSamplers, SampleRequest, Sampling
 from sft.local.server.scheduler import Scheduler
 from sft.local.server.sessions import Session, Sessions
@@ -77,14 +86,26 @@ class Core:
         )  # fmt: skip
 
     def compute(
-        self,
-        message: pb.ForwardBackwardRequest,
-        sequences: list[TrainingSequence] | wire.BadRequest,
+        self, message: pb.ForwardBackwardRequest, loss: Loss, sequences: list[TrainingSequence]
     ) -> types.UntypedAPIFuture:
-        """forward or forward_backward, of decoded sequences or of what was wrong with them."""
-        kind = "forward" if message.forward_only else "forward_backward"
-        operation = operations.compute(message.forward_only, sequences)
-        return self._submit(message.model_id, message.seq_id, kind, operation)
+        """forward or forward_backward, of what `message` holds."""
+        operation = Compute(loss, sequences, backward=not message.forward_only)
+        return self._submit(message.model_id, message.seq_id, _kind(message), operation)
+
+    def refuse(
+        self, message: pb.ForwardBackwardRequest, error: wire.BadRequest
+    ) -> types.UntypedAPIFuture:
+        """Fails a batch in its turn, and raises `error` at once if that is now.
+
+        A batch in several chunks is sent first chunk last. If another one were refused at once, the
+        SDK would never send the first, and wait for its turn for ever.
+        """
+        is_next = message.seq_id <= self.sessions.model(message.model_id).next_seq
+        operation = Refused(str(error), breaks=not message.forward_only)
+        future = self._submit(message.model_id, message.seq_id, _kind(message), operation)
+        if is_next:
+            raise error
+        return future
 
     def optim_step(self, request: types.OptimStepRequest) -> types.UntypedAPIFuture:
         operation = operations.step(request)
@@ -107,7 +128,7 @@ class Core:
         return self._submit(request.model_id, request.seq_id, kind, operation)
 
     def save_external(self, request: types.SaveWeightsExternalRequest) -> types.UntypedAPIFuture:
-        operation = operations.save_external()
+        operation = operations.save_external(request)
         return self._submit(request.model_id, request.seq_id, "save_weights_external", operation)
 
     def load_weights(self, request: types.LoadWeightsRequest) -> types.UntypedAPIFuture:
@@ -206,10 +227,9 @@ class Core:
         if request.seq_id not in sampler.seen:
             longest = self.infos[sampler.base_model].max_context_length
             work = wire.sample_work(request, sampler.sampler_id, longest)
-            last_n = request.prompt_logprobs_last_n
             sampler.seen.add(request.seq_id)
             self.futures.open(request_id, sampler.session_id, "sample")
-            self.sampling.add(SampleRequest(request_id, sampler, work, last_n))
+            self.sampling.add(SampleRequest(request_id, sampler, work, request))
         ids = [f"{request_id}:{index}" for index in range(request.num_samples)]
         return types.UntypedAPIFuture(request_id=request_id, sample_sequence_ids=ids)
 
@@ -255,6 +275,10 @@ class Core:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _kind(message: pb.ForwardBackwardRequest) -> str:
+    return "forward" if message.forward_only else "forward_backward"
 
 
 async def _again_and_again(loop: Callable[[], Awaitable[None]]) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import traceback
 from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,10 +23,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tinker import types
 from tinker.types.try_again_response import TryAgainResponse
 
-from sft.local.engine_api import TrainingSequence
-from sft.local.server import rest, wire
+from sft.local.server import downloads, rest, wire
 from sft.local.server.bodies import answer, read_body, read_message
 from sft.local.server.core import Core
+from sft.local.server.downloads import Signatures
 from sft.local.server.futures import UnknownRequest
 from sft.local.server.sessions import Gone
 from sft.local.server.store import BadTtl, CheckpointPath, StoreError
@@ -62,7 +63,8 @@ def make_app(core: Core, key: str) -> ASGIApp:
         "cancel_future": handlers.cancel_future,
     }
     routes = [Route(f"/api/v1/{path}", call, methods=["POST"]) for path, call in posts.items()]
-    routes += rest.routes(core)
+    signatures = Signatures(key)
+    routes += rest.routes(core) + downloads.routes(core.store, signatures)
     errors: dict[type[Exception], Refusal] = {
         HTTPException: _refuse_http,
         wire.BadRequest: _refuse(422),
@@ -71,25 +73,26 @@ def make_app(core: Core, key: str) -> ASGIApp:
         Gone: _refuse(410),
         ClientDisconnect: _refuse(422),  # nobody reads it
     }
-    return Guard(Starlette(routes=routes, exception_handlers=errors), key)
+    return Guard(Starlette(routes=routes, exception_handlers=errors), key, signatures)
 
 
 class Guard:
-    """Answers 401 to whoever does not bring the key, before anything is read.
+    """Answers 401 to whoever brings neither the key nor a signed URL, before anything is read.
 
     A bug is answered with 400 and a sentence: the SDK would repeat a request that got a 500 for
     minutes, and get the same.
     """
 
-    def __init__(self, app: ASGIApp, key: str):
+    def __init__(self, app: ASGIApp, key: str, signatures: Signatures):
         self.app = app
         self._key = key.encode()
+        self._signatures = signatures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         app = self.app
-        if not self._is_right(dict(scope["headers"])):
+        if not self._is_right(dict(scope["headers"])) and not self._is_signed(scope):
             detail = "the key is missing or wrong: set TINKER_API_KEY to this service's key"
             app = JSONResponse({"detail": detail}, 401)
         try:
@@ -104,6 +107,13 @@ class Guard:
         bearer = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         given = headers.get(b"x-api-key", bearer)
         return hmac.compare_digest(given, self._key)
+
+    def _is_signed(self, scope: Scope) -> bool:
+        if scope["method"] not in ("GET", "HEAD") or not scope["path"].startswith(downloads.FOLDER):
+            return False
+        given = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        expires, signature = given.get("expires", ""), given.get("signature", "")
+        return self._signatures.is_right(scope["path"], expires, signature)
 
 
 class Handlers:
@@ -152,15 +162,14 @@ class Handlers:
         return answer(self._core.get_info(message.model_id))
 
     async def forward_backward(self, request: Request) -> Response:
-        """Data that do not fit fail in their turn: no seq_id is left open."""
+        """Data that do not fit fail in their turn, too: no seq_id is left open."""
         message = await asyncio.to_thread(wire.parse_training, await read_body(request))
         longest = self._core.longest(message.model_id)
-        sequences: list[TrainingSequence] | wire.BadRequest
         try:
-            sequences = await asyncio.to_thread(wire.training_sequences, message, longest)
+            loss, sequences = await asyncio.to_thread(wire.training_data, message, longest)
         except wire.BadRequest as error:
-            sequences = error
-        return answer(self._core.compute(message, sequences))
+            return answer(self._core.refuse(message, error))
+        return answer(self._core.compute(message, loss, sequences))
 
     async def optim_step(self, request: Request) -> Response:
         message = await read_message(request, types.OptimStepRequest)

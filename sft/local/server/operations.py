@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from tinker import types
 
-from sft.local.engine_api import LoraSpec, TrainingSequence
+from sft.local.engine_api import LoraSpec
 from sft.local.server import wire
-from sft.local.server.queues import Compute, Create, Load, Operation, Refused, Save, Step
+from sft.local.server.queues import Create, Load, Operation, Refused, Save, Step
 from sft.local.server.store import CheckpointPath, StoreError, check_ttl
 
 MOST_RANK = 1024
@@ -63,13 +63,6 @@ def _unserved_optimizer(config: types.OptimizerConfig | None) -> str | None:
     )
 
 
-def compute(forward_only: bool, sequences: list[TrainingSequence] | wire.BadRequest) -> Operation:
-    """Of decoded sequences, or of what was wrong with them."""
-    if isinstance(sequences, wire.BadRequest):
-        return Refused(str(sequences), breaks=not forward_only)
-    return Compute(sequences, backward=not forward_only)
-
-
 def step(request: types.OptimStepRequest) -> Operation:
     try:
         return Step(wire.adam_step(request))
@@ -82,22 +75,32 @@ def save(
     kind: str,
     overwrite: bool,
 ) -> Operation:
+    return _save(request, kind, request.user_metadata, overwrite)
+
+
+def save_external(request: types.SaveWeightsExternalRequest) -> Operation:
+    if request.age_encryption_recipients:
+        wrong = "age_encryption_recipients: the local service does not encrypt what it saves"
+        return Refused(wrong, breaks=False)
+    return _save(request, "external_weights", None, overwrite=False)
+
+
+def _save(
+    request: types.SaveWeightsRequest
+    | types.SaveWeightsForSamplerRequest
+    | types.SaveWeightsExternalRequest,
+    kind: str,
+    user_metadata: dict[str, str] | None,
+    overwrite: bool,
+) -> Operation:
     try:
         if request.path is None:
             raise StoreError("a checkpoint needs a name")
         check_ttl(request.ttl_seconds)
         path = CheckpointPath(request.model_id, kind, request.path)
-        return Save(path, request.ttl_seconds, request.user_metadata, overwrite)
+        return Save(path, request.ttl_seconds, user_metadata, overwrite)
     except StoreError as error:
         return Refused(str(error), breaks=False)
-
-
-def save_external() -> Operation:
-    message = (
-        "the local service does not save external weights: save_weights_for_sampler writes a "
-        "PEFT folder below its root"
-    )
-    return Refused(message, breaks=False)
 
 
 def load(request: types.LoadWeightsRequest, served: Iterable[str]) -> Operation:

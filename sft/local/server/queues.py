@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeGuard, TypeVar
 
 from sft.local.engine_api import AdamStep, AdapterState, EngineError, LoraSpec, TrainingSequence
+from sft.local.losses import Loss
 from sft.local.server.store import CheckpointPath, StoreError
 
 
@@ -72,6 +73,7 @@ class Snapshot:
 
 @dataclass
 class Compute:
+    loss: Loss
     sequences: list[TrainingSequence]
     backward: bool
 

@@ -17,6 +17,12 @@ from sft.local.server.store import Checkpoint, CheckpointPath, StoreError
 from sft.local.server.wire import BadRequest
 
 OWNER = "local"
+_TYPES: dict[str, types.CheckpointType] = {
+    "weights": "training",
+    "sampler_weights": "sampler",
+    "external_weights": "external",
+}
+_LAST = {"weights": "last_checkpoint", "sampler_weights": "last_sampler_checkpoint"}  # of a run
 
 
 class WeightsInfoRequest(pydantic.BaseModel):
@@ -43,6 +49,7 @@ def routes(core: Core) -> list[Route]:
         Route("/api/v1/training_runs/{run}/checkpoints", rest.checkpoints),
         Route(checkpoint, rest.delete, methods=["DELETE"]),
         Route(checkpoint + "/ttl", rest.set_ttl, methods=["PUT"]),
+        Route(checkpoint + "/publish", rest.publish, methods=["POST", "DELETE"]),
     ]
 
 
@@ -130,13 +137,18 @@ class Rest:
         await asyncio.to_thread(self._store.set_ttl, CheckpointPath(**request.path_params), ttl)
         return JSONResponse({})
 
+    async def publish(self, request: Request) -> Response:
+        path, public = CheckpointPath(**request.path_params), request.method == "POST"
+        await asyncio.to_thread(self._store.publish, path, public)
+        return JSONResponse({})
+
     async def _runs(self, only: str | None = None) -> list[types.TrainingRun]:
         """Those alive and those that left checkpoints, the last used first."""
         found: dict[str, dict] = {}
         for checkpoint in await asyncio.to_thread(self._store.list, only):
             run = found.setdefault(checkpoint.run, _run_of(checkpoint))
-            last = "last_checkpoint" if checkpoint.kind == "weights" else "last_sampler_checkpoint"
-            run.setdefault(last, _checkpoint(checkpoint))
+            if checkpoint.kind in _LAST:
+                run.setdefault(_LAST[checkpoint.kind], _checkpoint(checkpoint))
         for model in self._core.sessions.models():
             if model.is_created and model.lora is not None:
                 found.setdefault(model.model_id, {}).update(
@@ -163,10 +175,11 @@ def _run_of(checkpoint: Checkpoint) -> dict:
 def _checkpoint(checkpoint: Checkpoint) -> types.Checkpoint:
     return types.Checkpoint(
         checkpoint_id=f"{checkpoint.kind}/{checkpoint.name}",
-        checkpoint_type="training" if checkpoint.kind == "weights" else "sampler",
+        checkpoint_type=_TYPES[checkpoint.kind],
         time=_time(checkpoint.created),
         tinker_path=str(checkpoint.path),
         size_bytes=checkpoint.size,
+        public=checkpoint.public,
         user_metadata=checkpoint.user_metadata,
         expires_at=None if checkpoint.expires is None else _time(checkpoint.expires),
     )

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tinker import types
+
 from sft.local.engine_api import AdapterState, EngineError, SampleResult, SampleWork
 from sft.local.server import wire
 from sft.local.server.backend import Backend
@@ -35,7 +37,7 @@ class SampleRequest:
     request_id: str
     sampler: Sampler
     work: SampleWork
-    last_n: int | None = None  # prompt logprobs to return
+    asked: types.SampleRequest
 
     @property
     def cost(self) -> int:
@@ -182,5 +184,5 @@ class Sampling:
             if isinstance(result, EngineError):
                 self._futures.fail(request.request_id, result.message, result.user)
             else:
-                reply = wire.sample_reply(result, request.last_n)
+                reply = wire.sample_reply(result, request.asked)
                 self._futures.resolve(request.request_id, reply)

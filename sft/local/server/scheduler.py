@@ -131,8 +131,8 @@ class Scheduler:
         if not jobs and not steps:
             return
         work = [
-            Work(model.model_id, request.operation.sequences, request.operation.backward)
-            for model, request in jobs
+            Work(model.model_id, one.sequences, one.backward, one.loss)
+            for model, one in ((model, request.operation) for model, request in jobs)
         ]
         for item in work:
             self._trained_tokens += sum(len(sequence.tokens) for sequence in item.sequences)

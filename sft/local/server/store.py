@@ -1,8 +1,9 @@
-"""Checkpoints on disk: ROOT/RUN/weights/NAME to train on, ROOT/RUN/sampler_weights/NAME to sample.
+"""Checkpoints on disk: ROOT/RUN/weights/NAME to train on, ROOT/RUN/sampler_weights/NAME to sample,
+ROOT/RUN/external_weights/NAME to take away.
 
 A checkpoint is a folder of safetensors and `checkpoint.json`, complete or not there at all (see
-durable.py). Sampler checkpoints are PEFT folders: `PeftModel.from_pretrained` takes them as they
-are. Nothing is cached: what the disk says is what is served.
+durable.py), and a PEFT folder: `PeftModel.from_pretrained` takes it as it is. Nothing is cached:
+what the disk says is what is served.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,11 @@ from sft.local.engine_api import AdapterState, LoraSpec
 from sft.local.peft_config import adapter_config
 from sft.local.server import durable
 
-KINDS = ("weights", "sampler_weights")
+KINDS = ("weights", "sampler_weights", "external_weights")
 TTL_BOUNDS = (3600, 10 * 365 * 24 * 3600)  # seconds, as the SDK documents them
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:=+@,-]{0,199}")
-_WEIGHTS, _OPTIMIZER, _META = (
-    "adapter_model.safetensors",
-    "optimizer.safetensors",
-    "checkpoint.json",
-)
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
+_OPTIMIZER, _META = "optimizer.safetensors", "checkpoint.json"
 
 
 class StoreError(Exception):
@@ -65,8 +63,8 @@ class CheckpointPath:
         parts = text.removeprefix("tinker://").split("/")
         if not text.startswith("tinker://") or len(parts) != 3:
             raise StoreError(
-                f"{text!r} is not a checkpoint: expected tinker://RUN/weights/NAME or "
-                "tinker://RUN/sampler_weights/NAME"
+                f"{text!r} is not a checkpoint: expected tinker://RUN/weights/NAME, "
+                "tinker://RUN/sampler_weights/NAME or tinker://RUN/external_weights/NAME"
             )
         return CheckpointPath(*parts)
 
@@ -88,6 +86,7 @@ class Checkpoint:
     user_metadata: dict[str, str] | None = None
     run_metadata: dict[str, str] | None = None  # of the training run it belongs to
     files: dict[str, int] = field(default_factory=dict)  # name -> bytes
+    public: bool = False  # published; whoever has the service's key reads it either way
 
     @property
     def path(self) -> CheckpointPath:
@@ -158,9 +157,8 @@ class Store:
             def fill(folder: Path) -> None:
                 for name, arrays in tensors.items():
                     save_file({key: _plain(array) for key, array in arrays.items()}, folder / name)
-                if path.kind == "sampler_weights":
-                    text = json.dumps(adapter_config(state), indent=1)
-                    (folder / "adapter_config.json").write_text(text)
+                text = json.dumps(adapter_config(state), indent=1)
+                (folder / _CONFIG).write_text(text)
                 sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
                 expires = None if ttl_seconds is None else now + ttl_seconds
                 checkpoint = Checkpoint(
@@ -212,11 +210,27 @@ class Store:
     def set_ttl(self, path: CheckpointPath, ttl_seconds: int | None) -> None:
         """Counts from now; None keeps the checkpoint for good."""
         check_ttl(ttl_seconds)
+        self._change(path, expires=None if ttl_seconds is None else self._clock() + ttl_seconds)
+
+    def publish(self, path: CheckpointPath, public: bool) -> None:
+        self._change(path, public=public)
+
+    def _change(self, path: CheckpointPath, **values: object) -> None:
         with self._lock:
-            checkpoint = self.get(path)
-            expires = None if ttl_seconds is None else self._clock() + ttl_seconds
-            changed = Checkpoint(**{**vars(checkpoint), "expires": expires})
+            changed = replace(self.get(path), **values)  # type: ignore[arg-type]
             durable.write_file(self.folder(path) / _META, changed.to_json())
+
+    def peft_files(self, path: CheckpointPath) -> list[Path]:
+        """The files that make the checkpoint a PEFT folder.
+
+        Raises `StoreError`.
+        """
+        if _CONFIG not in self.get(path).files:
+            raise StoreError(
+                f"{path} was saved by an older version of the local service, which wrote no "
+                f"{_CONFIG}: load it and save it once more"
+            )
+        return [self.folder(path) / name for name in (_CONFIG, _WEIGHTS)]
 
     def list(self, run: str | None = None) -> list[Checkpoint]:
         """All that is alive, newest first."""
