@@ -21,6 +21,7 @@ from sft.files import read_yaml
 from sft.hooks import Hook, RunResult
 from sft.past.choosing import weights
 from sft.past.registry import is_registered
+from sft.run.client import Service
 from sft.tracking import trackers
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
@@ -100,6 +101,8 @@ async def train(
     settings = await asyncio.to_thread(_with_weights, settings, directory)
     config = to_train(settings, str(directory), base_url)
     service = None if base_url is not None else service_of(settings)
+    if settings.service.kind == "custom":  # a missing key is said before minutes of reading
+        await Service.reach(settings.service.base_url)
     return await loop.main(
         config, hooks=hooks, service=service, settings=to_saved(settings), overrides=overrides
     )

@@ -1,4 +1,5 @@
-"""The local service that a run needs, as a context that starts and ends it."""
+"""The service that a run needs, as a context that starts and ends it: the local one, or the proxy
+before another server."""
 
 from __future__ import annotations
 
@@ -8,32 +9,65 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from sft.config.schema import Settings
+from sft.config.secrets import fill
 from sft.errors import BadInput
 from sft.models.names import model_folder
 from sft.service import child
 
 
-def service_of(settings: Settings) -> Callable[[], AbstractContextManager[str]] | None:
-    """What starts the local service that `settings` need; None when they name another one."""
-    if settings.service.kind != "local":
-        return None
+def service_of(
+    settings: Settings, ranks: tuple[int, ...] = ()
+) -> Callable[[], AbstractContextManager[str]] | None:
+    """What gives the URL of the service that `settings` need; None of hosted Tinker, which needs
+    nothing. `ranks` are further LoRA ranks that will be trained there."""
+    if settings.service.kind == "custom":
+        return lambda: _custom(settings, ranks)
+    if settings.service.kind == "local":
+        return lambda: _local(settings)
+    return None
 
-    @contextmanager
-    def start() -> Iterator[str]:
-        root = Path(settings.service.root)
-        made = _first_missing(root)
-        models = {settings.model.name: model_folder(settings.model.name)}
-        try:
-            with child.local(root, models, dtype=settings.service.dtype) as url:
-                yield url
-        except child.ServiceUnavailable as error:
-            raise BadInput(f"service: {error}") from error
-        except BadInput:
-            if made is not None:  # nothing was trained: leave nothing behind
-                shutil.rmtree(made, ignore_errors=True)
-            raise
 
-    return start
+@contextmanager
+def _local(settings: Settings) -> Iterator[str]:
+    root = Path(settings.service.root)
+    made = _first_missing(root)
+    models = {settings.model.name: model_folder(settings.model.name)}
+    try:
+        with child.local(root, models, dtype=settings.service.dtype) as url:
+            yield url
+    except child.ServiceUnavailable as error:
+        raise BadInput(f"service: {error}") from error
+    except BadInput:
+        if made is not None:  # nothing was trained: leave nothing behind
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _custom(settings: Settings, ranks: tuple[int, ...]) -> Iterator[str]:
+    """Raises `BadInput` if the server cannot train what `settings` say."""
+    from sft.service.habits import meeting, server
+
+    url = fill(str(settings.service.base_url), "service.base_url")
+    with server.before(url) as running:
+        ranks = (settings.lora.rank, *(rank for rank in ranks if rank != settings.lora.rank))
+        meeting.meet(running, meeting.Needs(settings.model.name, ranks, _set(settings)))
+        yield running.address
+
+
+def _set(settings: Settings) -> dict[str, object]:
+    """Settings that a server may ignore, where they ask for something."""
+    lora, keep = settings.lora, settings.checkpoint
+    asked: dict[str, object] = {
+        "lora.train_mlp": not lora.train_mlp,
+        "lora.train_attn": not lora.train_attn,
+        "lora.train_unembed": not lora.train_unembed,
+        "optimizer.grad_clip_norm": settings.optimizer.grad_clip_norm > 0,
+        "reduction": settings.reduction == "none",
+        "checkpoint.keep": keep.keep,
+        "checkpoint.ttl_seconds": keep.ttl_seconds,
+    }
+    return {key: value for key, value in asked.items() if value}
 
 
 def _first_missing(path: Path) -> Path | None:
