@@ -4,7 +4,7 @@ before another server."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -13,15 +13,23 @@ from sft.config.secrets import fill
 from sft.errors import BadInput
 from sft.models.names import model_folder
 from sft.service import child
+from sft.service.habits import server
+from sft.service.habits.meeting import Needs, meet
 
 
 def service_of(
-    settings: Settings, ranks: tuple[int, ...] = ()
+    settings: Settings, *, ranks: Collection[int] = (), searched: Collection[str] = ()
 ) -> Callable[[], AbstractContextManager[str]] | None:
     """What gives the URL of the service that `settings` need; None of hosted Tinker, which needs
-    nothing. `ranks` are further LoRA ranks that will be trained there."""
+    nothing. `ranks` are further LoRA ranks that will be trained there, `searched` the keys that
+    differ between runs."""
     if settings.service.kind == "custom":
-        return lambda: _custom(settings, ranks)
+        needs = Needs(
+            settings.model.name,
+            tuple(dict.fromkeys((settings.lora.rank, *ranks))),
+            (*_set(settings), *searched),
+        )
+        return lambda: _custom(settings, needs)
     if settings.service.kind == "local":
         return lambda: _local(settings)
     return None
@@ -44,18 +52,15 @@ def _local(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def _custom(settings: Settings, ranks: tuple[int, ...]) -> Iterator[str]:
+def _custom(settings: Settings, needs: Needs) -> Iterator[str]:
     """Raises `BadInput` if the server cannot train what `settings` say."""
-    from sft.service.habits import meeting, server
-
     url = fill(str(settings.service.base_url), "service.base_url")
     with server.before(url) as running:
-        ranks = (settings.lora.rank, *(rank for rank in ranks if rank != settings.lora.rank))
-        meeting.meet(running, meeting.Needs(settings.model.name, ranks, _set(settings)))
+        meet(running, needs)
         yield running.address
 
 
-def _set(settings: Settings) -> dict[str, object]:
+def _set(settings: Settings) -> list[str]:
     """Settings that a server may ignore, where they ask for something."""
     lora, keep = settings.lora, settings.checkpoint
     asked: dict[str, object] = {
@@ -67,7 +72,7 @@ def _set(settings: Settings) -> dict[str, object]:
         "checkpoint.keep": keep.keep,
         "checkpoint.ttl_seconds": keep.ttl_seconds,
     }
-    return {key: value for key, value in asked.items() if value}
+    return [key for key, value in asked.items() if value]
 
 
 def _first_missing(path: Path) -> Path | None:

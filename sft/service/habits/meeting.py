@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sft.errors import BadInput
@@ -20,8 +19,8 @@ class Needs:
     model: str
     ranks: tuple[int, ...]
     """LoRA ranks: a run's, or both ends of a sweep's."""
-    settings: Mapping[str, object]
-    """What is set of `questions.SETTINGS`, and of what a server may have no endpoint for."""
+    settings: tuple[str, ...]
+    """Keys that ask for something which a server may ignore or lack."""
 
 
 NOT_THERE = {
