@@ -16,7 +16,7 @@ from sft.secrets import mask_urls
 
 COMMANDS = (
     *("sample", "resume", "reproduce", "runs", "compare", "preview", "export", "promote"),
-    "ui",
+    *("ui", "doctor"),
 )
 """Modules of `sft` with a `main(argv)`; one is imported only when it is called."""
 

@@ -31,12 +31,13 @@ def service_of(
         )
         return lambda: _custom(settings, needs)
     if settings.service.kind == "local":
-        return lambda: _local(settings)
+        return lambda: local_service(settings)
     return None
 
 
 @contextmanager
-def _local(settings: Settings) -> Iterator[str]:
+def local_service(settings: Settings) -> Iterator[str]:
+    """The local service of `settings`; raises `BadInput` if it does not start."""
     root = Path(settings.service.root)
     made = _first_missing(root)
     models = {settings.model.name: model_folder(settings.model.name)}

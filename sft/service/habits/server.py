@@ -36,7 +36,7 @@ class Running:
         self.asked: set[object] = set()
         """Questions that the server was asked already."""
         self.asking = threading.Lock()
-        self._server_key = key
+        self.server_key = key
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -57,7 +57,7 @@ class Running:
 
         try:
             through = not is_loopback(self.habits.url)
-            upstream = Upstream(self.habits.url, self._server_key, through_proxies=through)
+            upstream = Upstream(self.habits.url, self.server_key, through_proxies=through)
             self.proxy = Proxy(self.habits, upstream, self.key)
             config = uvicorn.Config(
                 self.proxy, log_level="error", lifespan="off", access_log=False, ws="none"
@@ -110,9 +110,14 @@ def before(url: str) -> Iterator[Running]:
             running.end()
 
 
+def at(url: str | None) -> Running | None:
+    """The proxy at an address; None at any other URL."""
+    return next((one for one in list(_running.values()) if one.address == url), None)
+
+
 def behind(url: str | None) -> Habits | None:
     """The habits of the server behind a proxy's address; None of any other URL."""
-    return next((one.habits for one in list(_running.values()) if one.address == url), None)
+    return running.habits if (running := at(url)) else None
 
 
 def shown(url: str | None) -> str | None:

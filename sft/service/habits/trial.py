@@ -27,17 +27,14 @@ PATIENCE_SECONDS = 60.0
 
 
 class Asking:
-    """Requests to a proxy; each is over within `PATIENCE_SECONDS`."""
+    """Requests to a proxy, each of which is over within `seconds`."""
 
     def __init__(self, running: Running, seconds: float = PATIENCE_SECONDS):
         import httpx
 
-        self.running, self._seconds = running, seconds
+        self.running, self.seconds = running, seconds
         self._client = httpx.Client(
-            base_url=running.address,
-            headers={"X-API-Key": running.key},
-            timeout=seconds,
-            trust_env=False,
+            base_url=running.address, headers={"X-API-Key": running.key}, trust_env=False
         )
 
     def ask(
@@ -46,9 +43,11 @@ class Asking:
         import httpx
 
         try:
-            reply = self._client.request(method, path, content=body, headers=headers)
+            reply = self._client.request(
+                method, path, content=body, headers=headers, timeout=self.seconds
+            )
         except httpx.TimeoutException:
-            return Answer.of({"detail": f"no answer within {self._seconds:g} s"}, 504)
+            return Answer.of({"detail": f"no answer within {self.seconds:.3g} s"}, 504)
         except httpx.HTTPError as error:
             return Answer.of({"detail": str(error)}, 503)
         return Answer(reply.status_code, reply.content, dict(reply.headers))
@@ -77,7 +76,7 @@ class Asking:
             raise Refused(answer.status, answer.detail)
         body = json.dumps({"request_id": answer.value["request_id"]}).encode()
         headers = {"accept": f"{PROTOBUF}, application/json", "content-type": "application/json"}
-        give_up = time.monotonic() + self._seconds
+        give_up = time.monotonic() + self.seconds
         while time.monotonic() < give_up:
             found = self.ask("POST", "/api/v1/retrieve_future", body, headers)
             if found.status == 408:
@@ -90,7 +89,7 @@ class Asking:
             if value.get("error"):
                 raise Refused(400, str(value["error"]))
             return value
-        raise Refused(504, f"no result within {self._seconds:g} s")
+        raise Refused(504, f"no result within {self.seconds:.3g} s")
 
     def close(self) -> None:
         self._client.close()
@@ -123,9 +122,9 @@ class Session:
                 "type": "create_model",
             },
         )
-        return Adapter(self, str(made["model_id"]))
+        return Adapter(self, str(made["model_id"]), rank)
 
-    def loaded(self, path: str, *, optimizer: bool) -> Adapter:
+    def loaded(self, path: str, rank: int, *, optimizer: bool) -> Adapter:
         """A new adapter with the weights at `path`. Raises `Refused`."""
         number = next(self.numbers)
         self.asking.done(
@@ -133,7 +132,7 @@ class Session:
             {"session_id": self.session_id, "model_seq_id": number, "path": path}
             | {"optimizer": optimizer, "type": "load_weights"},
         )
-        return Adapter(self, f"{self.session_id}:train:{number}")
+        return Adapter(self, f"{self.session_id}:train:{number}", rank)
 
     def end(self) -> Answer:
         reason = {"reason": {"type": "success"}, "detail": None}
@@ -143,8 +142,8 @@ class Session:
 class Adapter:
     """One that is trained on `TOKENS`."""
 
-    def __init__(self, session: Session, model_id: str):
-        self.session, self.model_id = session, model_id
+    def __init__(self, session: Session, model_id: str, rank: int):
+        self.session, self.model_id, self.rank = session, model_id, rank
         self._numbers = itertools.count(1)
 
     @property
