@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.doctor.adapters import describe
-from sft.doctor.table import Row
+from sft.doctor.table import Row, State
 from sft.service.habits import meeting, questions
 from sft.service.habits.downloads import NotHandedOut, adapter
 from sft.service.habits.server import Running
-from sft.service.habits.trial import TOKENS, Adapter, Asking, Session, sample
+from sft.service.habits.trial import TOKENS, TOO_LATE, Adapter, Asking, Session, sample
 from sft.service.habits.upstream import AWAY, Refused
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SECONDS = 30.0
 """In which all of it is to be over."""
 RANKS = (1, 32, 64, 128)
 LEAST_SECONDS = 3.0
-"""What a check needs at least, and the last questions, whatever time it is."""
+"""For the last questions, whatever time it is."""
 MORE_SETTINGS = ("settings for clients on the way",)
 CLOSE = 0.02
 """Nats by which a run that went on from a checkpoint may differ from one that never stopped."""
@@ -36,7 +36,7 @@ class Checkup:
         self.running, self.habits = running, running.habits
         self.model, self.rank, self.key = model, rank, key
         self.asking = Asking(running, SECONDS)
-        self._give_up = time.monotonic() + SECONDS
+        self.asking.give_up = time.monotonic() + SECONDS
 
     def rows(self) -> list[Row]:
         """All that was found; after what ends a run nothing more is asked."""
@@ -53,7 +53,7 @@ class Checkup:
         try:
             rows += self._of_training(opened)
         finally:
-            self.asking.seconds = LEAST_SECONDS
+            self.asking.give_up = time.monotonic() + LEAST_SECONDS
             rows.append(self._others(opened))
             ended = opened.end()
             self.asking.close()
@@ -139,21 +139,20 @@ class Checkup:
         checks: list[tuple[str, Callable[[Adapter], list[Row]]]] = [
             ("forward_backward, optim_step", self._steps),
             ("checkpoints", self._checkpoints),
-            ("answers", self._answers),
             ("sampling", self._sampling),  # which unloads it
             ("settings", self._settings),
+            ("answers", self._answers),
         ]
         for topic, check in checks:
-            self.asking.seconds = self._give_up - time.monotonic()
-            if self.asking.seconds < LEAST_SECONDS:
+            if time.monotonic() > self.asking.give_up:
                 rows.append(Row(topic, "not asked", f"{SECONDS:g} s are over"))
                 continue
             try:
                 rows += check(made)
             except Refused as error:
-                rows.append(
-                    Row(topic, "missing", str(error), ends_a_run=topic.startswith("forward"))
-                )
+                over = error.status == TOO_LATE and time.monotonic() > self.asking.give_up - 1
+                state: State = "not asked" if over else "missing"
+                rows.append(Row(topic, state, str(error), ends_a_run=topic.startswith("forward")))
             if rows[-1].ends_a_run:
                 break
         return rows
@@ -286,6 +285,7 @@ class Checkup:
         return rows
 
     def _answers(self, made: Adapter) -> list[Row]:
+        made = made.session.adapter(made.rank)
         sampler = made.snapshot()
         wanted = {"max_tokens": 8, "temperature": 1.0, "seed": 3}
         first, again = (
@@ -294,6 +294,7 @@ class Checkup:
         )
         stop = first[min(2, len(first) - 1)]
         stopped = sample(self.asking, sampler, 3, parameters=wanted | {"stop": [stop]})
+        self._forget(made)
         seed = Row("seed of sampling", "ok", "the same tokens again")
         if first != again:
             seed = Row("seed of sampling", "different", "other tokens each time")

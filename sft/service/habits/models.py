@@ -7,6 +7,7 @@ the model then stands for the one that the SDK has made up.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from sft.service.habits.upstream import Answer, Refused, Upstream
 
 LORA_NOTE = "sft_lora"
 """What of an adapter's shape servers do not say of its checkpoints is noted in its metadata."""
+UNLOAD_SECONDS = 5.0
+"""For a server to say that it has unloaded what a session has left."""
 SHAPE = ("train_mlp", "train_attn", "train_unembed")
 
 
@@ -122,10 +125,12 @@ class Models:
             models.discard(model_id)
 
     async def end_session(self, session_id: str) -> None:
-        """Unload what a session has made, if its checkpoints outlast that."""
-        for model_id in list(self.of_session.pop(session_id, ())):
-            if not self.habits.unloading_loses_checkpoints:
-                await self.unload(model_id)
+        """Unload what a session has made, if its checkpoints outlast that. A server that is busy
+        does so once it has the time."""
+        models = self.of_session.pop(session_id, set())
+        if models and not self.habits.unloading_loses_checkpoints:
+            work = [asyncio.create_task(self.unload(model_id)) for model_id in models]
+            await asyncio.wait(work, timeout=UNLOAD_SECONDS)
 
 
 def with_note(metadata: dict[str, Any] | None, lora: dict[str, Any] | None) -> dict[str, Any]:

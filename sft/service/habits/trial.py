@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ TOKENS = (7, 11, 5, 13, 9, 12, 6, 10, 8, 14)
 LEARNING_RATE = 0.05
 """With Adam, one step at this rate moves log-probabilities by far more than rounding does."""
 PATIENCE_SECONDS = 60.0
+TOO_LATE = 504
 
 
 class Asking:
@@ -33,6 +35,8 @@ class Asking:
         import httpx
 
         self.running, self.seconds = running, seconds
+        self.give_up = math.inf
+        """When everything is to be over, by `time.monotonic`."""
         self._client = httpx.Client(
             base_url=running.address, headers={"X-API-Key": running.key}, trust_env=False
         )
@@ -42,12 +46,15 @@ class Asking:
     ) -> Answer:
         import httpx
 
+        seconds = min(self.seconds, self.give_up - time.monotonic())
         try:
+            if seconds <= 0:
+                raise httpx.ReadTimeout("")
             reply = self._client.request(
-                method, path, content=body, headers=headers, timeout=self.seconds
+                method, path, content=body, headers=headers, timeout=seconds
             )
         except httpx.TimeoutException:
-            return Answer.of({"detail": f"no answer within {self.seconds:.3g} s"}, 504)
+            return Answer.of({"detail": f"no answer within {max(seconds, 0):.3g} s"}, TOO_LATE)
         except httpx.HTTPError as error:
             return Answer.of({"detail": str(error)}, 503)
         return Answer(reply.status_code, reply.content, dict(reply.headers))
@@ -89,7 +96,7 @@ class Asking:
             if value.get("error"):
                 raise Refused(400, str(value["error"]))
             return value
-        raise Refused(504, f"no result within {self.seconds:.3g} s")
+        raise Refused(TOO_LATE, f"no result within {self.seconds:.3g} s")
 
     def close(self) -> None:
         self._client.close()

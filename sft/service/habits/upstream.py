@@ -97,7 +97,7 @@ class Upstream:
             )
         except httpx.ReadTimeout:
             return Answer.of({"detail": f"{path} took more than {seconds:g} s"}, 408)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, RuntimeError) as error:  # the second: the client is closed
             sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             detail = f"nothing answers at {self.url}: {type(error).__name__} {error}".rstrip()
             answer = Answer.of({"detail": detail}, AWAY)
