@@ -95,9 +95,9 @@ async def reach_others(
         url = one.service.base_url
         if one.service.kind == "local" or url in found:
             continue
-        found[url] = await Service.reach(url)
         start = service_of(one, ranks=[int(rank) for rank in ranks], searched=searched)
         if start is None:
+            found[url] = await Service.reach(url)
             continue
         manager = start()
         address = await asyncio.to_thread(manager.__enter__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from sft.files import read_yaml
 from sft.hooks import Hook, RunResult
 from sft.past.choosing import weights
 from sft.past.registry import is_registered
-from sft.run.client import Service
 from sft.tracking import trackers
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
@@ -101,11 +101,17 @@ async def train(
     settings = await asyncio.to_thread(_with_weights, settings, directory)
     config = to_train(settings, str(directory), base_url)
     service = None if base_url is not None else service_of(settings)
-    if settings.service.kind == "custom":  # a missing key is said before minutes of reading
-        await Service.reach(settings.service.base_url)
-    return await loop.main(
-        config, hooks=hooks, service=service, settings=to_saved(settings), overrides=overrides
-    )
+    saved = to_saved(settings)
+    if service is None or settings.service.kind == "local":
+        return await loop.main(
+            config, hooks=hooks, service=service, settings=saved, overrides=overrides
+        )
+    # Another server is asked before the data is read, which may take minutes.
+    async with AsyncExitStack() as stack:
+        manager = service()
+        config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
+        stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
+        return await loop.main(config, hooks=hooks, settings=saved, overrides=overrides)
 
 
 def _with_weights(settings: Settings, directory: Path) -> Settings:

@@ -130,9 +130,10 @@ class Copies:
         try:
             if old is not None:
                 await self._models.unload(old.model_id)
-            copy.model_id = await self._models.from_checkpoint(
-                sampler.session_id, next(self._numbers), sampler.state, optimizer=False
+            copy.model_id = await self._models.copy(
+                sampler.session_id, next(self._numbers), sampler.state
             )
+            copy.seq_id = self._models.shifts.get(copy.model_id, 0)
         except BaseException:
             self._copies.pop(name, None)
             raise

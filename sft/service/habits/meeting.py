@@ -9,7 +9,7 @@ from sft.secrets import mask_urls
 from sft.service.habits import questions
 from sft.service.habits.server import Running
 from sft.service.habits.trial import Adapter, Asking, Session, session
-from sft.service.habits.upstream import Refused
+from sft.service.habits.upstream import AWAY, Refused
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,11 @@ def meet(running: Running, needs: Needs) -> None:
 
 
 def _meet(running: Running, asking: Asking, needs: Needs) -> None:
-    where = f"the server at {mask_urls(running.habits.url)}"
+    where = f"the service at {mask_urls(running.habits.url)}"
     if "wire" not in running.asked:
+        reached = asking.get("healthz")
+        if reached.status == AWAY:
+            raise _not_asked(where, AWAY, reached.detail)
         try:
             questions.speaks(asking)
         except questions.OlderWire as error:
@@ -54,6 +57,8 @@ def _meet(running: Running, asking: Asking, needs: Needs) -> None:
             ) from error
         running.asked.add("wire")
     answer = asking.get("get_server_capabilities")
+    if answer.status in (401, 403, AWAY):
+        raise _not_asked(where, answer.status, answer.detail)
     models = answer.value.get("supported_models") if isinstance(answer.value, dict) else None
     names = [model.get("model_name") for model in models or () if isinstance(model, dict)]
     if needs.model not in names:
@@ -72,10 +77,22 @@ def _meet(running: Running, asking: Asking, needs: Needs) -> None:
                 if settings:
                     _try_settings(running, opened, min(needs.ranks), settings)
         except Refused as error:
-            raise BadInput(f"service: {where} does not train a few tokens: {error}") from error
+            raise _not_asked(where, error.status, str(error)) from error
     for key in needs.settings:
         if key in NOT_THERE and NOT_THERE[key][0] in running.habits.repairs:
             running.habits.ignored[key] = NOT_THERE[key][1]
+
+
+def _not_asked(where: str, status: int, detail: str) -> BadInput:
+    """Why the server was not asked to the end."""
+    if status in (401, 403):
+        return BadInput(f"{where} refused the key: {detail}; check TINKER_API_KEY")
+    if status == AWAY:
+        return BadInput(
+            f"service: {mask_urls(detail)}; check the URL and the network, or train on this "
+            "machine with service=local"
+        )
+    return BadInput(f"service: {where} does not train a few tokens: {detail}")
 
 
 def _try_rank(running: Running, opened: Session, rank: int, where: str) -> None:

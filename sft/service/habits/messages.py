@@ -57,19 +57,21 @@ def logprobs_of(content: bytes) -> np.ndarray:
     return output.loss_fn_outputs[0]["logprobs"].to_numpy()
 
 
-def renamed(body: bytes, name: dict[str, str]) -> tuple[bytes, str, int]:
-    """A training request with its model renamed; the model, and the request's number.
-
-    Raises `DecodeError` if the body is no such message.
-    """
+def readdressed(
+    body: bytes, names: dict[str, str], shifts: dict[str, int]
+) -> tuple[bytes, str, int]:
+    """A training request with its model renamed and its number shifted; the model, and the number
+    that the request had. Raises `DecodeError` if the body is no such message."""
     from tinker.proto import tinker_public_pb2 as pb
 
     message = pb.ForwardBackwardRequest()
     message.ParseFromString(body)
-    if message.model_id in name:
-        message.model_id = name[message.model_id]
+    model_id, seq_id = names.get(message.model_id, message.model_id), message.seq_id
+    if model_id != message.model_id or model_id in shifts:
+        message.model_id = model_id
+        message.seq_id += shifts.get(model_id, 0)
         body = message.SerializeToString()
-    return body, message.model_id, message.seq_id
+    return body, model_id, seq_id
 
 
 def scored(logprobs: np.ndarray) -> bytes:

@@ -19,6 +19,8 @@ from sft.service.habits.upstream import Answer, Refused, Upstream
 
 LORA_NOTE = "sft_lora"
 """What of an adapter's shape servers do not say of its checkpoints is noted in its metadata."""
+CANNOT_CREATE = (400, 404, 422)
+"""How servers refuse a `load_weights` that names no model."""
 UNLOAD_SECONDS = 5.0
 """For a server to say that it has unloaded what a session has left."""
 SHAPE = ("train_mlp", "train_attn", "train_unembed")
@@ -35,6 +37,10 @@ class Models:
     """The server's names of models, by the SDK's."""
     of_session: dict[str, set[str]] = field(default_factory=dict)
     """Adapters on the server, by session."""
+    shifts: dict[str, int] = field(default_factory=dict)
+    """By how much a model's request numbers are higher than the SDK's: loading it was one."""
+    needs_two_requests: bool = False
+    """The server makes no model by `load_weights` alone."""
 
     def name(self, model_id: str) -> str:
         """The server's name of a model."""
@@ -73,19 +79,33 @@ class Models:
         self.of_session.setdefault(session_id, set()).add(model_id)
         return model_id
 
-    async def from_checkpoint(
+    async def by_two_requests(
         self, session_id: str, model_seq_id: int, path: str, *, optimizer: bool
     ) -> str:
-        """A new adapter with the weights at `path`, by two requests. Raises `Refused`."""
+        """A new adapter with the weights at `path`. Raises `Refused`."""
         base_model, lora = await self.shape_of(path)
         model_id = await self.create(session_id, model_seq_id, base_model, lora)
+        message = {"model_id": model_id, "seq_id": 1, "path": path, "optimizer": optimizer}
         try:
-            message = {"model_id": model_id, "path": path, "optimizer": optimizer}
             await self.done("load_weights", message | {"type": "load_weights"})
         except Refused:
             await self.unload(model_id)
             raise
+        self.shifts[model_id] = 1
         return model_id
+
+    async def copy(self, session_id: str, model_seq_id: int, path: str) -> str:
+        """A new adapter with the weights at `path`, in the way that the server has. Raises
+        `Refused`."""
+        if not self.needs_two_requests:
+            message = {"session_id": session_id, "model_seq_id": model_seq_id, "path": path}
+            answer = await self.ask(
+                "load_weights", message | {"optimizer": False, "type": "load_weights"}
+            )
+            if answer.status not in CANNOT_CREATE:
+                await self.upstream.result(answer)
+                return f"{session_id}:train:{model_seq_id}"
+        return await self.by_two_requests(session_id, model_seq_id, path, optimizer=False)
 
     async def load(self, message: dict[str, Any]) -> dict[str, Any]:
         """What the SDK's create-by-load promises. Raises `Refused`."""
@@ -95,7 +115,7 @@ class Models:
             wanted = message.get("optimizer_config") or {"type": "adamw"}
             if wanted != {"type": "adamw"}:
                 raise Refused(400, f"{self.habits.url} loads no weights for {wanted}")
-            self.aliases[alias] = await self.from_checkpoint(
+            self.aliases[alias] = await self.by_two_requests(
                 *key, message["path"], optimizer=message["optimizer"]
             )
         return {"path": message["path"], "model_id": alias, "type": "load_weights"}

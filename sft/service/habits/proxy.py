@@ -17,7 +17,7 @@ from sft.service.habits import messages
 from sft.service.habits.answers import Answers, promised
 from sft.service.habits.copies import Copies
 from sft.service.habits.missing import stand_in
-from sft.service.habits.models import Models, with_note
+from sft.service.habits.models import CANNOT_CREATE, Models, with_note
 from sft.service.habits.promises import PREFIX, Promises
 from sft.service.habits.record import Habits
 from sft.service.habits.strict import StrictKeys
@@ -106,7 +106,9 @@ class Proxy:
         from google.protobuf.message import DecodeError
 
         try:
-            body, model_id, seq_id = messages.renamed(body, self.models.aliases)
+            body, model_id, seq_id = messages.readdressed(
+                body, self.models.aliases, self.models.shifts
+            )
         except DecodeError:
             return await self.upstream.ask("POST", f"{API}forward_backward", body, headers)
         return await self._in_turn(
@@ -123,8 +125,9 @@ class Proxy:
                 return await self._snapshot(model_id, int(seq_id or 0), message)
             if seq_id is None:
                 return await self.models.ask(endpoint, message)
+            shifted = message | {"seq_id": seq_id + self.models.shifts.get(model_id, 0)}
             return await self._in_turn(
-                model_id, seq_id, endpoint, lambda: self.models.ask(endpoint, message)
+                model_id, seq_id, endpoint, lambda: self.models.ask(endpoint, shifted)
             )
 
         return handle
@@ -143,8 +146,9 @@ class Proxy:
         return wanted and self.habits.measured_on_copies
 
     async def _snapshot(self, model_id: str, seq_id: int, message: Message) -> Answer:
+        shifted = message | {"seq_id": seq_id + self.models.shifts.get(model_id, 0)}
         answer = await self._in_turn(
-            model_id, seq_id, "snapshot", lambda: self.copies.snapshot(message)
+            model_id, seq_id, "snapshot", lambda: self.copies.snapshot(shifted)
         )
         if answer.status >= 400:
             return answer
@@ -190,8 +194,9 @@ class Proxy:
         if answer.status < 400:
             names = self.models.of_session.setdefault(message["session_id"], set())
             names.add(f"{message['session_id']}:train:{message['model_seq_id']}")
-        if answer.status not in (400, 404, 422):
+        if answer.status not in CANNOT_CREATE:
             return answer
+        self.models.needs_two_requests = True
         self.habits.say(
             "a model from a checkpoint", "made by two requests, create_model and load_weights"
         )
