@@ -103,7 +103,11 @@ async def main(
             facts |= habits.facts(facts)
         run = Run(config, settings, directory, state.name, facts)
         loop = Loop(Progress(run, plan, state, tuple(hooks)))
-        return await _attempts(loop, api)
+        try:
+            return await _attempts(loop, api)
+        finally:
+            if habits is not None:  # with what was made up for on the way
+                state.record(server=habits.to_json())
 
 
 async def _entered(manager: AbstractContextManager[T], stack: AsyncExitStack) -> T:

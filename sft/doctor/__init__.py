@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = new_parser("sft.doctor", __doc__)
     parser.add_argument("overrides", nargs="*", help="service=… model=… lora.rank=…, as for a run")
     parser.add_argument("--json", action="store_true", help="an object for each line, as JSON")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # --json between overrides, too
     check_working_folder()
     settings = compose(arguments.overrides)
     rows = examine(settings)
