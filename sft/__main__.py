@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "the trained adapter as a PEFT folder, or the whole model",
     "promote": "give a checkpoint a name in MLflow's model registry",
     "ui": "MLflow's pages of the runs",
+    "doctor": "what a service can do, and what is done about the rest",
 }
 """Modules of `sft` with a `main(argv)`; one is imported only when it is called."""
 

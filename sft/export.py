@@ -8,7 +8,8 @@
 A merged model ends its answers where they were trained to end (`generation_config.json`).
 
 The local service's checkpoints are copied from its folder, a hosted one is downloaded through the
-SDK, which starts a short training session for it.
+SDK, which starts a short training session for it. Of a server that exports nothing, the archive of
+the training run is taken.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import json
 import shutil
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.command.main import command, new_parser
+from sft.command.service import service_of
 from sft.config.saved import common_config, from_saved
 from sft.config.shadows import check_working_folder
 from sft.errors import BadInput
@@ -32,6 +35,7 @@ from sft.past.find import WORDS, find
 from sft.past.trust import TRUST, saved_config
 from sft.run.client import Connection, Service, await_client
 from sft.run.failures import ServiceLost, words_of
+from sft.service.habits import downloads, server
 from sft.types import ChatDatasetBuilder
 
 if TYPE_CHECKING:
@@ -96,7 +100,7 @@ def export(
         if settings.service.kind == "local":
             _copy(_local_folder(settings, home(found, settings), record), adapter)
         else:
-            asyncio.run(_download(settings.service.base_url, record.state_path, adapter))
+            _download(settings, record, adapter)
         tensors = check_adapter(adapter, settings.lora.rank)
         base = _base(settings)
         _name_base(adapter, base)
@@ -183,7 +187,22 @@ def _copy(folder: Path, target: Path) -> None:
             raise BadInput(f"{folder / name}: cannot be read: {error.strerror}") from None
 
 
-async def _download(base_url: str | None, state_path: str, target: Path) -> None:
+def _download(settings: Settings, record: CheckpointRecord, target: Path) -> None:
+    """Download the checkpoint `record`: by an export, or else the training run's archive."""
+    start = service_of(settings)
+    with start() if start else nullcontext() as base_url:
+        try:
+            asyncio.run(_download_export(base_url, record.state_path, target))
+        except BadInput as error:
+            if (running := server.at(base_url)) is None:
+                raise
+            try:
+                downloads.adapter(running, record.sampler_path, target)
+            except downloads.NotHandedOut as further:
+                raise BadInput(f"{error}; {further}") from further
+
+
+async def _download_export(base_url: str | None, state_path: str, target: Path) -> None:
     """Download the weights at `state_path` through a temporary export, as the SDK's CLI does."""
     import tinker
 
@@ -197,7 +216,7 @@ async def _download(base_url: str | None, state_path: str, target: Path) -> None
                 await asyncio.to_thread(fetch, answer.urls, target)
             finally:
                 await _forget(connection.api, saved.path)
-    except (tinker.TinkerError, ServiceLost) as error:
+    except (tinker.TinkerError, ServiceLost, ValueError) as error:
         raise BadInput(f"the service does not hand out {state_path}: {words_of(error)}") from error
 
 

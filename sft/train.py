@@ -38,6 +38,7 @@ from sft.run.failures import AWAY, first_error, is_lost, is_the_services, status
 from sft.run.loop import Loop
 from sft.run.plan import Plan
 from sft.run.progress import Progress
+from sft.service.habits.server import behind as habits_behind
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ async def main(
             stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
         api = api or await Service.reach(config.base_url)
         await api.check(config.model_name, plan.max_length)
+        habits = habits_behind(config.base_url)
         directory = Path(config.log_path)
         if settings is None:
             settings = from_train(config)
@@ -96,9 +98,16 @@ async def main(
         if (statistics := plan.facts()["data"]) is not None:
             state.record(rows=statistics.report.to_json())
         facts = plan.facts() | {"without_effect": without_effect, "learning_rate": guess}
+        if habits is not None:
+            state.record(server=habits.to_json())
+            facts |= habits.facts(facts)
         run = Run(config, settings, directory, state.name, facts)
         loop = Loop(Progress(run, plan, state, tuple(hooks)))
-        return await _attempts(loop, api)
+        try:
+            return await _attempts(loop, api)
+        finally:
+            if habits is not None:  # with what was made up for on the way
+                state.record(server=habits.to_json())
 
 
 async def _entered(manager: AbstractContextManager[T], stack: AsyncExitStack) -> T:

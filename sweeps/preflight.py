@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
+from sft.command.service import service_of
 from sft.config.saved import to_train
 from sft.config.schema import Settings
 from sft.errors import BadInput
@@ -16,7 +17,9 @@ from sft.run import effects
 from sft.run.batches import first_batches
 from sft.run.client import Service
 from sft.run.plan import Plan
+from sft.secrets import mask_urls
 from sft.service import child
+from sft.service.habits.server import behind
 from sft.tracking import trackers
 from sweeps.composing import Composer
 from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
@@ -77,6 +80,39 @@ async def service_url(stack: AsyncExitStack, composer: Composer, base: Settings)
     return url
 
 
+async def reach_others(
+    stack: AsyncExitStack, composer: Composer, settings: list[Settings]
+) -> dict[str | None, Service]:
+    """The services that are not the local one, by their URLs, each as its trials reach it.
+
+    Raises `BadInput` if one cannot be reached, cannot train the ranks at both ends of the space, or
+    ignores a setting that the sweep searches.
+    """
+    searched = composer.searched.distributions
+    ranks = ends(searched["lora.rank"]) if "lora.rank" in searched else []
+    found = {}
+    for one in settings:
+        url = one.service.base_url
+        if one.service.kind == "local" or url in found:
+            continue
+        start = service_of(one, ranks=[int(rank) for rank in ranks], searched=searched)
+        if start is None:
+            found[url] = await Service.reach(url)
+            continue
+        manager = start()
+        address = await asyncio.to_thread(manager.__enter__)
+        stack.push_async_exit(lambda *exc, m=manager: asyncio.to_thread(m.__exit__, *exc))
+        found[url] = await Service.reach(address)
+        if (habits := behind(address)) is not None:
+            for key in searched:
+                if key in habits.ignored:
+                    raise BadInput(
+                        f"{key}: the service at {mask_urls(habits.url)} ignores it "
+                        f"({habits.ignored[key]}), so that a sweep over it compares nothing"
+                    )
+    return found
+
+
 @dataclass
 class Preflight:
     """What is known of a sweep before its first trial."""
@@ -104,8 +140,7 @@ async def preflight(
     service, which `stack` ends, starts after them.
     """
     base, searched = settings[0], composer.searched
-    urls = dict.fromkeys(s.service.base_url for s in settings if s.service.kind != "local")
-    elsewhere = {url: await Service.reach(url) for url in urls}
+    elsewhere = await reach_others(stack, composer, settings)
     said = [*without_effect(options, searched), *effects.of_settings(base)]
     judged = False
     questions: list[tuple[Settings, int | None]] = []

@@ -28,7 +28,7 @@ LAYERS = (
     "sft.display",
     "sft.command",
     "sft.sample sft.runs sft.ui sft.preview",
-    "sft.resume sft.fork sft.reproduce sft.compare sft.export sft.promote",
+    "sft.resume sft.fork sft.reproduce sft.compare sft.export sft.promote sft.doctor",
     "sft.__main__",
     "sweeps.keys sweeps.parameters",
     "sweeps.samplers sweeps.scheduling",

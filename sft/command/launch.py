@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,9 +101,17 @@ async def train(
     settings = await asyncio.to_thread(_with_weights, settings, directory)
     config = to_train(settings, str(directory), base_url)
     service = None if base_url is not None else service_of(settings)
-    return await loop.main(
-        config, hooks=hooks, service=service, settings=to_saved(settings), overrides=overrides
-    )
+    saved = to_saved(settings)
+    if service is None or settings.service.kind == "local":
+        return await loop.main(
+            config, hooks=hooks, service=service, settings=saved, overrides=overrides
+        )
+    # Another server is asked before the data is read, which may take minutes.
+    async with AsyncExitStack() as stack:
+        manager = service()
+        config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
+        stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
+        return await loop.main(config, hooks=hooks, settings=saved, overrides=overrides)
 
 
 def _with_weights(settings: Settings, directory: Path) -> Settings:

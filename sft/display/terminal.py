@@ -23,6 +23,7 @@ from sft.record.metrics import evaluated
 from sft.rendering.report import Report
 from sft.run.effects import of_settings
 from sft.secrets import identity, mask, mask_urls
+from sft.service.habits.server import shown
 
 PLAIN_LINE_EVERY = 10.0
 """Seconds between two progress lines if there is no terminal."""
@@ -69,7 +70,7 @@ class Terminal(BaseHook):
         table.add_row("data", _describe_data(data_name(settings.dataset), facts))
         table.add_row("steps", _describe_steps(settings, facts))
         table.add_row("lr", _describe_rate(run))
-        url = run.config.base_url or "https://tinker.thinkingmachines.dev"
+        url = shown(run.config.base_url) or "https://tinker.thinkingmachines.dev"
         table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
         table.add_row("results", str(self.directory))
         table.add_row("tracking", describe_tracking(settings, self.variables))
@@ -78,6 +79,8 @@ class Terminal(BaseHook):
         self.console.print(table)
         for sentence in getattr(facts.get("data"), "report", Report()).lines():
             self._line(f"data: {sentence}")
+        for sentence in facts.get("habits", ()):
+            self._line(f"service: {sentence}")
         for sentence in [*of_settings(settings), *facts.get("without_effect", ())]:
             self._line(f"without effect: {sentence}")
         self.console.print()

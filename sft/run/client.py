@@ -18,7 +18,8 @@ from sft.errors import BadInput, nearest
 from sft.run.failures import ServiceLost, is_refused, words_of
 from sft.secrets import mask_urls
 from sft.service import proxies
-from sft.service.child import api_key
+from sft.service.habits import server
+from sft.service.keys import api_key
 
 if TYPE_CHECKING:
     import tinker
@@ -31,12 +32,18 @@ CLOSE_SECONDS = 10.0
 """For the service to hear that a session has ended; it ends one that says nothing by itself."""
 
 
+def _place(base_url: str | None) -> str:
+    """The service as messages call it."""
+    url = server.shown(base_url)
+    return f"the service at {mask_urls(url)}" if url else "hosted Tinker"
+
+
 @contextmanager
 def explained(base_url: str | None) -> Iterator[None]:
     """Turn the SDK's errors of reaching a service into `BadInput` and `ServiceLost`."""
     import tinker
 
-    where = f"the service at {mask_urls(base_url)}" if base_url else "hosted Tinker"
+    where = _place(base_url)
     try:
         yield
     except (tinker.AuthenticationError, tinker.PermissionDeniedError) as error:
@@ -100,7 +107,7 @@ class Service:
             for model in answer.supported_models
             if model.model_name and model.trainable is not False
         }
-        where = f"the service at {self.base_url}" if self.base_url else "hosted Tinker"
+        where = _place(self.base_url)
         if model_name not in models:
             offer = ", ".join(sorted(models)) or "none"
             raise BadInput(

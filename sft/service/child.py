@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sft.service.keys import api_key, held
 from sft.service.process import POLL_SECONDS, Running, ServiceUnavailable, Wanted, is_taken, lock
 from sft.service.proxies import exempt_loopback
 
@@ -33,14 +34,8 @@ END_SECONDS = 15.0  # for a service nobody uses to write what it has and go
 WATCH_SECONDS = 1.0
 MOST_RESTARTS = 5  # that fail, one after another
 
-_keys: dict[str, list[str]] = {}  # of the services in use by this process, by URL, once a use
 _roots: dict[str, Path] = {}  # of these services, by URL
 _held: set[int] = set()  # open users.lock files
-
-
-def api_key(base_url: str | None) -> str | None:
-    """The key of a local service that this process uses; None: the SDK finds its own."""
-    return next(iter(_keys.get(base_url or "", [])), None)
 
 
 def pid(base_url: str | None) -> int | None:
@@ -81,14 +76,12 @@ def local(
         running, child = wanted.obtain()
         for sentence in running.warnings:
             logging.getLogger(__name__).warning("the local service: %s", sentence)
-        keys = _keys.setdefault(running.url, [])
-        keys.append(running.key)
         _roots[running.url] = root
         watch = _Watch(wanted, running, child)
         try:
-            yield running.url
+            with held(running.url, running.key):
+                yield running.url
         finally:
-            keys.remove(running.key)  # another service may come to the same address
             _leave(users, watch.end())
 
 

@@ -1,0 +1,161 @@
+"""The local service behind a server that lacks half of today's API, as older servers do.
+
+    with poor_service.before(url, key, "no_ids", "strict") as poor_url: ...
+
+Each name takes one thing away. What is left is computed by the real service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import numpy
+from tinker.proto import tinker_public_pb2 as pb
+
+HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "host")
+OPTIONAL = (
+    r"POST /api/v1/(client/config|client/dynamic_config|telemetry|cancel_future)",
+    r"POST /api/v1/sessions/[^/]+/finish",
+    r"(PUT|DELETE) /api/v1/training_runs/.+",
+)
+UNKNOWN = {"create_model": ["optimizer_config"], "save_weights_for_sampler": ["kind"]}
+
+HABITS = (
+    "no_endpoints", "no_ids", "no_first_logprob", "strict", "no_create_by_load", "model_id",
+    "json_only", "small_ranks", "adapts_all", "samples_wrong",
+)  # fmt: skip
+
+
+class Poor(ThreadingHTTPServer):
+    """`lacks` are some of `HABITS`; `asked` counts the requests by method and path."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, url: str, lacks: tuple[str, ...]):
+        assert set(lacks) <= set(HABITS)
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behind, self.lacks = urlsplit(url), set(lacks)
+        self.asked: Counter[str] = Counter()
+        self.sampled: set[str] = set()
+        """Promises of sampling."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def refusal(self, wanted: str, body: bytes) -> tuple[int, object] | None:
+        """What the poor server answers itself."""
+        endpoint = wanted.rpartition("/")[2]
+        if "no_endpoints" in self.lacks and any(re.fullmatch(p, wanted) for p in OPTIONAL):
+            return 404, {"detail": "Not Found"}
+        if "json_only" in self.lacks and endpoint == "forward_backward":
+            return 500, {"detail": "Internal Server Error"}
+        if not wanted.startswith("POST") or endpoint == "forward_backward":
+            return None
+        message = json.loads(body or b"{}")
+        if "strict" in self.lacks:
+            unknown = [key for key in UNKNOWN.get(endpoint, ()) if key in message]
+            if unknown:
+                faults = [{"type": "extra_forbidden", "loc": ["body", key]} for key in unknown]
+                return 422, {"detail": faults}
+        if "no_create_by_load" in self.lacks and endpoint == "load_weights":
+            if not message.get("model_id"):
+                return 400, {"detail": "Missing model_id"}
+        rank = (message.get("lora_config") or {}).get("rank", 0)
+        if "small_ranks" in self.lacks and rank > 8:
+            return 400, {"detail": f"rank {rank} is above 8"}
+        return None
+
+    def changed_request(self, wanted: str, body: bytes) -> bytes:
+        if "adapts_all" in self.lacks and wanted.endswith("/create_model"):
+            message = json.loads(body)
+            message["lora_config"] |= dict.fromkeys(("train_mlp", "train_attn"), True)
+            return json.dumps(message).encode()
+        return body
+
+    def changed_answer(self, wanted: str, body: bytes, content: bytes, kind: str) -> bytes:
+        if wanted.endswith("/asample"):
+            answer = json.loads(content)
+            self.sampled.add(answer.get("request_id", ""))
+            if "no_ids" in self.lacks:
+                answer.pop("sample_sequence_ids", None)
+            return json.dumps(answer).encode()
+        if wanted.endswith("/get_server_capabilities") and "model_id" in self.lacks:
+            return content.replace(b'"model_name"', b'"model_id"')
+        if wanted.endswith("/retrieve_future") and "protobuf" in kind:
+            if json.loads(body)["request_id"] in self.sampled:
+                return self.changed_sample(content)
+        return content
+
+    def changed_sample(self, content: bytes) -> bytes:
+        message = pb.SampleResponse()
+        message.ParseFromString(content)
+        logprobs = numpy.frombuffer(message.prompt_logprobs, numpy.float32)
+        if "samples_wrong" in self.lacks:
+            logprobs = logprobs - numpy.float32(1)
+        if "no_first_logprob" in self.lacks:
+            logprobs = logprobs[1:]
+        if len(logprobs):
+            message.prompt_logprobs = logprobs.tobytes()
+        return message.SerializeToString()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Poor
+
+    def _any(self) -> None:
+        poor = self.server
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        wanted = f"{self.command} {self.path.partition('?')[0]}"
+        poor.asked[wanted] += 1
+        if (refused := poor.refusal(wanted, body)) is not None:
+            status, value = refused
+            self._answer(status, {"content-type": "application/json"}, json.dumps(value).encode())
+            return
+        sent = poor.changed_request(wanted, body)
+        behind = http.client.HTTPConnection(poor.behind.hostname, poor.behind.port)
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP}
+        behind.request(self.command, self.path, sent, headers)
+        reply = behind.getresponse()
+        content, kind = reply.read(), reply.headers.get("content-type", "")
+        if reply.status < 400:
+            content = poor.changed_answer(wanted, body, content, kind)
+        self._answer(reply.status, dict(reply.getheaders()), content)
+        behind.close()
+
+    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in HOP_BY_HOP:
+                    self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_DELETE = _any
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def before(url: str, *lacks: str) -> Iterator[Poor]:
+    """A poor server before the service at `url`."""
+    server = Poor(url, lacks)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
