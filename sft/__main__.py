@@ -14,11 +14,14 @@ from typing import Any
 
 from sft.secrets import mask_urls
 
-COMMANDS = (
-    *("sample", "resume", "reproduce", "runs", "compare", "preview", "export", "promote"),
-    "ui",
-)
-"""Modules of `sft` with a `main(argv)`; one is imported only when it is called."""
+COMMANDS = {
+    **{name: f"sft.{name}" for name in ("sample", "resume", "fork", "reproduce", "runs")},
+    **{name: f"sft.{name}" for name in ("compare", "preview", "export", "promote", "ui")},
+    **{name: f"sft.{name}.__main__" for name in ("cost", "models")},
+}
+"""Modules with a `main(argv)`, by the command's name; one is imported only when it is called."""
+NEVER_ASK = "cost.confirm_above_usd=null"
+"""What `--yes` means."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
 
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
-        return importlib.import_module(f"sft.{argv[0]}").main(argv[1:])
+        return importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
+    argv = [NEVER_ASK if word == "--yes" else word for word in argv]
     try:
         if not {"--help", "-h"}.isdisjoint(argv):
             from sft.config.help import help_text

@@ -21,13 +21,14 @@ from sft.command.signals import Signals
 from sft.config.compose import settings_of
 from sft.config.schema import Settings
 from sft.config.secrets import hand_down
+from sft.cost.budget import Budget as Money
 from sft.service import child
 from sft.tracking import trackers
 from sweeps.composing import Composer
 from sweeps.display import PlainLines
 from sweeps.study import liveness, storage
 from sweeps.study.endings import Ending
-from sweeps.study.ledger import ERROR, Ledger, Turn, checkpoints
+from sweeps.study.ledger import ERROR, SHORT, Ledger, Turn, checkpoints, spent_usd
 from sweeps.study.liveness import PAUSED, is_paused
 from sweeps.study.standing import DIVERGED
 from sweeps.sweeper import LOOK_AGAIN, Sweep
@@ -45,6 +46,7 @@ class Handover:
     pruner: optuna.pruners.BasePruner
     api_key: str | None
     turns: dict[int, tuple[int, float]]  # hydra.job.num -> trial number, until when it trains
+    usd: float | None  # that one of them may cost, if the sweep has a budget
 
 
 async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
@@ -70,6 +72,8 @@ async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
             trials = [turn.trial for turn in batch]
             error = await asyncio.to_thread(_launch, composer, _handover(sweep, turns), trials, job)
             job += len(batch)
+            money = sweep.shared.money
+            money.spent = await ledger.call(spent_usd, ledger.study, sweep.shared.common.folder)
             for turn in batch:
                 number = turn.trial.number
                 attempts[number] = attempts.get(number, 0) + 1
@@ -90,6 +94,7 @@ def _handover(sweep: Sweep, turns: dict[int, tuple[int, float]]) -> Handover:
         pruner=sweep.shared.ledger.study.pruner,
         api_key=child.api_key(common.base_url),
         turns=turns,
+        usd=None if sweep.shared.money.limit is None else sweep.shared.money.left / len(turns),
     )
 
 
@@ -120,7 +125,9 @@ async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> 
         await ledger.call(ledger.put_down, trial)  # this process had asked for it
         return True
     if not frozen.state.is_finished():
-        if sweep.interrupted:
+        if frozen.user_attrs.get(SHORT):
+            sweep.shared.money.refused = True
+        if sweep.interrupted or frozen.user_attrs.get(SHORT):
             return True
         await ledger.call(ledger.adopt, trial)
         if not last:
@@ -168,7 +175,9 @@ async def _run(
         frozen = next(t for t in study.get_trials(deepcopy=False) if t.number == number)
         trial = await ledger.call(ledger.opened, frozen)
         await ledger.call(ledger.adopt, trial)
-        shared = Shared(common, ledger, PlainLines(common.metrics[0], True, 1))
+        money = Money("hydra.sweeper.budget_usd", handover.usd)
+        shown = PlainLines(common.metrics[0], True, 1)
+        shared = Shared(common, ledger, shown, money=money)
         ending = await _heedful(
             TrialRun(shared, Turn(trial, until, checkpoints(frozen)), settings), signals
         )

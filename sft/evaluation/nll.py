@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sft.cost.usage import Usage
 from sft.evaluation.interface import gather_bounded, prefix
 from sft.record.examples import Examples
 from sft.record.fingerprints import sequences
@@ -80,6 +81,14 @@ class NLLEvaluator:
             self.digest or "",
         )
         return metrics
+
+    def usage(self) -> Usage | None:
+        """Of a call: every held-out sequence as a prompt. None if the dataset does not count."""
+        if self._read is not None:
+            full = [whole.length for one in self._read.values() for whole in one.full]
+            return Usage(prefill=sum(full), sample=len(full))
+        counted = getattr(self.dataset, "statistics", None)
+        return counted and Usage(prefill=counted.tokens, sample=counted.datums)
 
     def _whole(self) -> dict[str, Sequences]:
         """Every sequence of each part; without parts, of the dataset under its own name."""
