@@ -91,7 +91,7 @@ def test_the_module_of_the_python_api_says_how_to_train_from_a_terminal(tmp_path
     [
         ["model=qwen3"],
         ["--multirun", "sweep=lr_rank", "model=qwen3", "hydra.sweeper.n_trials=3"],
-        ["--multirun", "model=qwen3,llama3", "service=tinker"],
+        ["--multirun", "model=qwen3,qwen3_8", "service=tinker"],
         ["--multirun", "service=local,tinker", "max_steps=1"],
     ],
 )
