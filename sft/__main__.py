@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
-    argv = [NEVER_ASK if word == "--yes" else word for word in argv]
+    if "--yes" in argv:
+        argv = [word for word in argv if not word.startswith("cost.confirm_above_usd=")]
+        argv = [NEVER_ASK if word == "--yes" else word for word in argv]
     try:
         if not {"--help", "-h"}.isdisjoint(argv):
             from sft.config.help import help_text

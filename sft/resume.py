@@ -42,6 +42,12 @@ def resume(
     word: str, overrides: Sequence[str] = (), uri: str | None = None, *, yes: bool = False
 ) -> int:
     """Continue the run that `word` names; the exit code. Raises `BadInput`."""
+    for override in overrides:
+        if (key := override.partition("=")[0]).partition(".")[0] not in rundir.MAY_CHANGE:
+            raise BadInput(
+                f"{key}: a run goes on as it began, but for budget.usd; for another way from one "
+                f"of its checkpoints: python -m sft.fork {word} --from STEP {override}"
+            )
     directory = run_directory(word, uri)
     if rundir.read_facts(directory).get("status") == "FINISHED":
         raise BadInput(
@@ -50,11 +56,6 @@ def resume(
     file = directory / "config.yaml"
     saved = completed(read_yaml(file), str(file))
     for override in overrides:
-        if (key := override.partition("=")[0]).partition(".")[0] not in rundir.MAY_CHANGE:
-            raise BadInput(
-                f"{key}: a run goes on as it began, but for budget.usd; for another way from one "
-                f"of its checkpoints: python -m sft.fork {word} --from STEP {override}"
-            )
         saved = vary(saved, override)
     settings = agreed(from_saved(saved, str(file)), yes)
     home = moved_project.home(directory, settings)

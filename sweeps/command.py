@@ -192,7 +192,7 @@ async def _run(
             parent_run_id=parent_run_id,
             date=day,
             eval_every=known.eval_every,
-            command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
+            command=[mask_urls(o) for o in searched.fixed if not o.startswith(("sweep=", "cost."))],
         )
         shared = Shared(common, ledger, shown, budget.spend, money)
         sweep = Sweep(options, shared, composer, budget, signals, parent)

@@ -120,7 +120,7 @@ class Preflight:
         expected = self.expected_usd(options, there)
         if left.usd is None or expected is None:
             return [NO_PRICE] if self.is_hosted else []
-        lines = [f"every trial to its end: {left.sentence()}"]
+        lines = [f"every trial to its end: {left.sentence()}"] if left.usd else []
         if expected < left.usd:
             how = options.scheduler if options.scheduler != "none" else options.pruner
             lines.append(f"expected, with what {how} spares: about {dollars(expected)}")

@@ -62,6 +62,8 @@ class _Bills(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    do_POST = do_GET
+
     def log_message(self, *arguments: object) -> None:
         pass
 
