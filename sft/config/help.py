@@ -17,7 +17,8 @@ HELP = """Fine-tune a language model with LoRA through the Tinker API.
   python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
   python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
   python -m sft COMMAND --help                         sample, resume, fork, reproduce, runs,
-                                                       compare, preview, export, promote or ui
+                                                       compare, preview, export, promote, ui, cost,
+                                                       models
 
 Groups, one option each (GROUP=OPTION):
 {groups}
@@ -31,6 +32,7 @@ Keys of a kind, with the kinds that have them:
 Fields of the evaluators that come with the product, with the choices of evaluators= that have them:
 {evaluators}
 
+  --yes            begin without a question, whatever it may cost
   --cfg job        print the composed config and stop
   --multirun, -m   run a sweep
   --config-dir     a folder of config files of your own

@@ -79,7 +79,7 @@ def test_figures_and_a_page_that_needs_nothing_else_lie_beside_the_study(study, 
     (folder,), lines = report.write(study, tmp_path / "s")
     images = sorted(path.stem for path in folder.glob("*.png"))
     assert images == [
-        "learning_curves", "learning_rate", "parallel_coordinates", "tokens_saved",
+        "cost", "learning_curves", "learning_rate", "parallel_coordinates", "tokens_saved",
     ]  # fmt: skip
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(images)
