@@ -182,6 +182,7 @@ def test_every_shipped_yaml_composes(choice):
     needs = {
         "service=custom": ["service.base_url=http://127.0.0.1:1"],
         "model=folder": ["model.name=somewhere"],
+        "model=auto": ["model.name=somewhere"],
         "dataset=jsonl": ["dataset.path=chats.jsonl"],
         "dataset=file": ["dataset.path=chats.jsonl"],
         "dataset=custom": ["dataset.builder=my_data:MyBuilder"],
