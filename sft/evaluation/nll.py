@@ -83,12 +83,14 @@ class NLLEvaluator:
         return metrics
 
     def usage(self) -> Usage | None:
-        """Of a call: every held-out sequence as a prompt. None if the dataset does not count."""
-        if self._read is not None:
-            full = [whole.length for one in self._read.values() for whole in one.full]
-            return Usage(prefill=sum(full), sample=len(full))
-        counted = getattr(self.dataset, "statistics", None)
-        return counted and Usage(prefill=counted.tokens, sample=counted.datums)
+        """Of a call: every held-out sequence as a prompt. None if the dataset does not count itself
+        and was not read yet."""
+        if (counted := getattr(self.dataset, "statistics", None)) is not None:
+            return Usage(prefill=counted.tokens, sample=counted.datums)
+        if self._read is None:
+            return None
+        full = [whole.length for one in self._read.values() for whole in one.full]
+        return Usage(prefill=sum(full), sample=len(full))
 
     def _whole(self) -> dict[str, Sequences]:
         """Every sequence of each part; without parts, of the dataset under its own name."""
