@@ -5,6 +5,7 @@ What is typed or imported lies here at the top:
     train, types, datasets, renderers, evaluators, hooks    the Python API
     __main__, sample, resume, reproduce, runs,
     compare, preview, export, promote, ui                   the commands
+    cost, models                                            the same, in folders of their parts
     errors, files, keys, secrets                            what every folder may use
 
 Everything else has a folder, and folders import downwards only:
@@ -21,6 +22,7 @@ Everything else has a folder, and folders import downwards only:
     tokens/       from tokens to datums: cache, pool, tables
     rendering/    from a conversation to tokens, and which of them are trained
     models/       the demo model, tokenizers, sizes of adapters, merging
+    cost/         prices, the estimate before a run, the meter during it, budgets
     prior/        what published sweeps say of learning rate and rank, and `lr=auto`
     schedules/    the learning rate over the steps of a run
     losses/       what a step minimises

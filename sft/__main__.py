@@ -24,12 +24,16 @@ COMMANDS = {
     "resume": "go on from a run's last checkpoint",
     "fork": "take another way from a checkpoint of a run",
     "reproduce": "train a run again; do the numbers agree?",
+    "cost": "what a run or a sweep costs, beside the provider's bill",
+    "models": "what a service offers, and what it costs",
     "export": "the trained adapter as a PEFT folder, or the whole model",
     "promote": "give a checkpoint a name in MLflow's model registry",
     "ui": "MLflow's pages of the runs",
     "doctor": "what a service can do, and what is done about the rest",
 }
-"""Modules of `sft` with a `main(argv)`; one is imported only when it is called."""
+"""Modules and packages of `sft` with a `main(argv)`; one is imported only when it is called."""
+NEVER_ASK = "cost.confirm_above_usd=null"
+"""What `--yes` means."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,9 +42,12 @@ def main(argv: list[str] | None = None) -> int:
 
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
-        return importlib.import_module(f"sft.{argv[0]}").main(argv[1:])
+        return _command(argv[0]).main(argv[1:])
     if argv[:1] == [TRAIN]:
         argv = argv[1:]
+    if "--yes" in argv:
+        argv = [word for word in argv if not word.startswith("cost.confirm_above_usd=")]
+        argv = [NEVER_ASK if word == "--yes" else word for word in argv]
     try:
         if not {"--help", "-h"}.isdisjoint(argv):
             from sft.config.help import help_text
@@ -55,6 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"sft: {error}", file=sys.stderr)
         return 2
+
+
+def _command(name: str) -> Any:
+    """The module of a command: a package has its own in `__main__`."""
+    module = importlib.import_module(f"sft.{name}")
+    return (
+        importlib.import_module(f"sft.{name}.__main__") if hasattr(module, "__path__") else module
+    )
 
 
 def _check_command(argv: list[str]) -> None:

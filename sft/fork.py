@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sft.command import launch
+from sft.command.confirming import YES, agreed
 from sft.command.main import command, new_parser
 from sft.command.naming import new_directory
 from sft.command.variation import link, named, vary
@@ -43,8 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     parser.add_argument("--trust", action="store_true", help=TRUST)
+    parser.add_argument("--yes", action="store_true", help=YES)
     options = parser.parse_intermixed_args(argv)
-    return fork(options.run, options.step, options.overrides, uri=options.uri, trust=options.trust)
+    return fork(
+        options.run,
+        options.step,
+        options.overrides,
+        uri=options.uri,
+        trust=options.trust,
+        yes=options.yes,
+    )
 
 
 def fork(
@@ -54,6 +63,7 @@ def fork(
     *,
     uri: str | None = None,
     trust: bool = False,
+    yes: bool = False,
 ) -> int:
     """Train on from the checkpoint behind `step` steps of the run `word`; the exit code.
 
@@ -79,7 +89,7 @@ def fork(
     settings = replace(settings, run_dir=str(new_directory(settings)))
     print(f"a fork of {found.word} from checkpoint {record.name}, {step} steps done", flush=True)
     tags = {"sft.fork_of": found.name}
-    code = launch.run(settings, overrides=list(overrides), tags=tags)
+    code = launch.run(agreed(settings, yes), overrides=list(overrides), tags=tags)
     directory = Path(settings.run_dir or "")
     if directory.exists():
         link(found, directory, tags)

@@ -89,6 +89,8 @@ class RunResult:
     tokens: int = 0
     """Tokens trained on, repeats of an epoch included."""
     seconds: float = 0.0
+    usd: float | None = None
+    """What it has cost, earlier lives included; None if no price is known."""
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.command import launch
+from sft.command.confirming import YES, agreed
 from sft.command.main import command, new_parser
 from sft.command.naming import new_directory
 from sft.command.variation import link, named, vary
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="make a variation")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     parser.add_argument("--trust", action="store_true", help=TRUST)
+    parser.add_argument("--yes", action="store_true", help=YES)
     parser.add_argument(
         "--anyway", action="store_true", help="run although the data is not the same"
     )
@@ -65,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         trust=options.trust,
         anyway=options.anyway,
         tolerance=options.tolerance,
+        yes=options.yes,
     )
 
 
@@ -76,6 +79,7 @@ def reproduce(
     trust: bool = False,
     anyway: bool = False,
     tolerance: float | None = None,
+    yes: bool = False,
 ) -> int:
     """Train the run that `word` names again; the exit code. Raises `BadInput`."""
     if tolerance is not None and not tolerance >= 0:
@@ -100,7 +104,7 @@ def reproduce(
     for line in [*overrides, *seen.different, *([] if overrides else _no_differences(seen))]:
         print(f"  {mask_urls(line)}", flush=True)
     tags = {"sft.variation_of" if overrides else "sft.reproduces": found.name}
-    code = launch.run(settings, overrides=list(overrides), tags=tags)
+    code = launch.run(agreed(settings, yes), overrides=list(overrides), tags=tags)
     directory = Path(settings.run_dir or "")
     if not directory.exists():  # a signal ended it before there was anything
         return code

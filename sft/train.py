@@ -15,7 +15,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +26,15 @@ from sft.config.day import on_its_day, with_day
 from sft.config.saved import completed, directed, from_train
 from sft.config.secrets import without_secrets
 from sft.config.training import Config
+from sft.cost.budget import Budget
+from sft.cost.estimate import Estimate
+from sft.cost.meter import Meter, last
 from sft.data.mixing.dataset import of_streams
 from sft.errors import BadInput
 from sft.hooks import Hook, Run, RunResult, Stop
 from sft.record import rundir
 from sft.rendering.report import Report
-from sft.run import effects, learning_rate
+from sft.run import budgeted, effects, learning_rate
 from sft.run.client import Connection, Service
 from sft.run.evaluations import NoSnapshots
 from sft.run.failures import AWAY, first_error, is_lost, is_the_services, status_of, words_of
@@ -60,12 +63,16 @@ async def main(
     service: Callable[[], AbstractContextManager[str]] | None = None,
     settings: dict[str, Any] | None = None,
     overrides: Sequence[str] = (),
+    confirm: Callable[[Estimate], Awaitable[None]] | None = None,
+    budgets: Sequence[Budget] = (),
 ) -> RunResult:
     """Train `config` and return how it ended; a failure of the run itself is in the result.
 
     `hooks` follow the run. `service`, when given, is entered in a thread once the data is ready
     and yields the URL to use in place of `config.base_url`. `settings` is the saved config; by
-    default it is derived from `config`. `overrides` are what a command set, for run.json. If
+    default it is derived from `config`. `overrides` are what a command set, for run.json.
+    `confirm` hears what the run may still cost before anything is made, and raises `BadInput` to
+    leave it. `budgets` are further ones that the run spends of, beside `config.budget_usd`. If
     `config.log_path` holds an unfinished run, that run is continued from its last confirmed
     checkpoint.
 
@@ -87,10 +94,20 @@ async def main(
         await api.check(config.model_name, plan.max_length)
         habits = habits_behind(config.base_url)
         directory = Path(config.log_path)
+        before = last(directory)
+        own = Budget("budget.usd", config.budget_usd, float(before.get("usd") or 0.0))
+        estimate = budgeted.check(config, plan, own)
+        prices = estimate.prices
+        config = replace(config, prices=prices.values())
+        if confirm is not None:
+            await confirm(estimate)
         if settings is None:
             settings = from_train(config)
         settings = without_secrets(with_day(settings, config)) | {"lr": config.learning_rate}
+        settings["prices"] = prices.values()
         origin = plan.origin() | {"files": await asyncio.to_thread(inventory, settings)}
+        if prices and "usd" not in before:
+            origin |= {"prices": prices.source, "estimate": estimate.to_json()}
         if guess is not None:
             origin["learning_rate"] = guess.to_json()
         held = rundir.hold(directory, settings, origin, overrides, completed)
@@ -98,11 +115,13 @@ async def main(
         if (statistics := plan.facts()["data"]) is not None:
             state.record(rows=statistics.report.to_json())
         facts = plan.facts() | {"without_effect": without_effect, "learning_rate": guess}
+        facts["estimate"] = estimate
         if habits is not None:
             state.record(server=habits.to_json())
             facts |= habits.facts(facts)
         run = Run(config, settings, directory, state.name, facts)
-        loop = Loop(Progress(run, plan, state, tuple(hooks)))
+        meter = Meter(directory, prices, [own, *budgets])
+        loop = Loop(Progress(run, plan, state, tuple(hooks), meter))
         try:
             return await _attempts(loop, api)
         finally:

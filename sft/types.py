@@ -33,6 +33,8 @@ class SupervisedDataset:
             compares the first batches before it trains, and every further one as it is trained.
         num_bytes(index): UTF-8 bytes of the trained text of batch `index`, for bits per byte. It
             is called right after `get_batch(index)`.
+        num_tokens(index): tokens of the model inputs of batch `index`, told without making it: then
+            the estimate of what a run costs is exact.
         conversations_of(index): a number for each sequence of batch `index` that is the same for
             those of one conversation: they are one example of a held-out set, not several.
         special_tokens: ids of the tokens that are no text. `num_bytes` counts no byte of them, and

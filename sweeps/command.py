@@ -20,9 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sft import tracking
 from sft.command import lost_terminal
+from sft.command.confirming import confirmed
 from sft.command.signals import Signals
 from sft.config.compose import from_environment
 from sft.config.schema import Settings
+from sft.cost.budget import Budget as Money
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
 from sft.record.metrics import contrary
@@ -38,7 +40,7 @@ from sweeps.parameters import describe_space, stages
 from sweeps.parent import Parent
 from sweeps.samplers.warm_start import WarmStart
 from sweeps.study import storage, wider
-from sweeps.study.ledger import COUNTED, Ledger
+from sweeps.study.ledger import COUNTED, Ledger, spent_usd
 from sweeps.sweeper import Budget, Sweep, closing_words
 from sweeps.trial import Common, Shared
 
@@ -135,6 +137,10 @@ async def _run(
         began = None if there is None else there.user_attrs.get("date")
         day = began or base.date or date.today().isoformat()
         known = await preflight.preflight(stack, options, composer, settings, day)
+        counted = there.get_trials(deepcopy=False, states=COUNTED) if there else []
+        words = "; ".join(known.cost_lines(options, len(counted)))
+        expected = known.expected_usd(options, len(counted))
+        await confirmed(expected, base.cost.confirm_above_usd, words)
         study, alive = opening.study(options, searched, base, folder, known.facts)
         again = _again(composer.config, options)
         points = searched.points if options.sampler == "grid" else None
@@ -154,12 +160,12 @@ async def _run(
         study.set_user_attr(storage.ASKED, asked)
         day = study.user_attrs.get("date") or day  # another process may have begun it by now
         study.set_user_attr("date", day)
-        study.set_user_attr("price_per_million_tokens", base.model.price_per_million_tokens)
+        study.set_user_attr("train_price", known.estimate.prices.rate("train"))
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         shown = _display(options, finished)
         stack.callback(shown.close)
         variables = from_environment(composer.config)
-        for line in _banner(options, searched, base, study, folder, known.tokens, variables):
+        for line in _banner(options, searched, base, study, folder, known, variables):
             shown.message(line)
         for sentence in known.without_effect:
             shown.message(f"  without effect: {sentence}")
@@ -175,6 +181,8 @@ async def _run(
             if t.state != TrialState.WAITING
         }
         budget = Budget(options.max_tokens, spent, known.tokens)
+        paid = await asyncio.to_thread(spent_usd, study, folder)
+        money = Money("hydra.sweeper.budget_usd", options.budget_usd, paid)
         common = Common(
             study_name=options.study_name,
             folder=folder,
@@ -184,9 +192,9 @@ async def _run(
             parent_run_id=parent_run_id,
             date=day,
             eval_every=known.eval_every,
-            command=[mask_urls(o) for o in searched.fixed if not o.startswith("sweep=")],
+            command=[mask_urls(o) for o in searched.fixed if not o.startswith(("sweep=", "cost."))],
         )
-        shared = Shared(common, ledger, shown, budget.spend)
+        shared = Shared(common, ledger, shown, budget.spend, money)
         sweep = Sweep(options, shared, composer, budget, signals, parent)
         _share_the_interpreter()
         started = time.monotonic()
@@ -197,6 +205,9 @@ async def _run(
         shown.close()
         stack.enter_context(signals.told(lambda name: None, this.cancel))  # it ends already
         await _finish(sweep, code, parent, folder)
+        if money.refused:
+            key = f"{money.key}="
+            again = [*(word for word in again if not word.startswith(key)), f"{key}…"]
         command = f"python -m sft --multirun {shlex.join(again)}"
         print(closing_words(sweep, time.monotonic() - started, command))
         return code
@@ -268,7 +279,7 @@ def _banner(
     base: Settings,
     study: optuna.Study,
     folder: Path,
-    tokens: int | None,
+    known: preflight.Preflight,
     variables: dict[str, str],
 ) -> list[str]:
     """What is about to happen, with each default that was filled in."""
@@ -292,11 +303,9 @@ def _banner(
         grid = options.sampler == "grid"
         lines.append(f"  {edge.describe_bounds(began, options.n_trials, grid)}")
     lines.append(f"  tracking: {describe_tracking(base, variables)}")
-    if tokens:
-        left = max(0, options.n_trials - there)
-        price = base.model.price_per_million_tokens
-        cost = "" if price is None else f", cost about {tokens * left * price / 1e6:.2f}"
-        lines.append(f"  about {tokens * left:,} tokens{cost}")
+    if known.tokens:
+        lines.append(f"  about {known.tokens * max(0, options.n_trials - there):,} tokens to train")
+    lines += [f"  cost: {line}" for line in known.cost_lines(options, there)]
     if isinstance(study.sampler, WarmStart) and not there:
         lines += [f"  {line}" for line in study.sampler.describe(searched.distributions)]
     return lines

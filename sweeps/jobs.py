@@ -25,13 +25,14 @@ from sft.command.signals import Signals
 from sft.config.compose import settings_of
 from sft.config.schema import Settings
 from sft.config.secrets import hand_down
+from sft.cost.budget import Budget as Money
 from sft.service import child
 from sft.tracking import trackers
 from sweeps.composing import Composer
 from sweeps.display import PlainLines
 from sweeps.study import liveness, storage
 from sweeps.study.endings import Ending
-from sweeps.study.ledger import ERROR, Job, Ledger, Turn, checkpoints
+from sweeps.study.ledger import ERROR, SHORT, Job, Ledger, Turn, checkpoints, spent_usd
 from sweeps.study.liveness import PAUSED, is_paused
 from sweeps.study.standing import DIVERGED
 from sweeps.sweeper import LOOK_AGAIN, Sweep
@@ -55,6 +56,7 @@ class Handover:
     api_key: str | None
     worker: str  # this process's name in the study
     turns: dict[int, tuple[int, float]]  # hydra.job.num -> trial number, until when it trains
+    usd: float | None  # that one of them may cost, if the sweep has a budget
 
 
 async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
@@ -81,6 +83,8 @@ async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
             launch = partial(_launch, composer, _handover(sweep, turns), trials, job)
             error = await _patient(launch, ledger, trials)
             job += len(batch)
+            money = sweep.shared.money
+            money.spent = await ledger.call(spent_usd, ledger.study, sweep.shared.common.folder)
             for turn in batch:
                 number = turn.trial.number
                 attempts[number] = attempts.get(number, 0) + 1
@@ -102,6 +106,7 @@ def _handover(sweep: Sweep, turns: dict[int, tuple[int, float]]) -> Handover:
         api_key=child.api_key(common.base_url),
         worker=sweep.shared.ledger.worker,
         turns=turns,
+        usd=None if sweep.shared.money.limit is None else sweep.shared.money.left / len(turns),
     )
 
 
@@ -161,7 +166,9 @@ async def _settle(sweep: Sweep, trial: Trial, error: str | None, last: bool) -> 
         await ledger.call(ledger.put_down, trial)  # this process had asked for it
         return True
     if not frozen.state.is_finished():
-        if sweep.interrupted:
+        if frozen.user_attrs.get(SHORT):
+            sweep.shared.money.refused = True
+        if sweep.interrupted or frozen.user_attrs.get(SHORT):
             return True
         await ledger.call(ledger.adopt, trial)
         if not last:
@@ -210,7 +217,9 @@ async def _run(
         trial = await ledger.call(ledger.opened, frozen)
         if not await ledger.call(ledger.adopt_of, handover.worker, trial):
             return Ending(None)
-        shared = Shared(common, ledger, PlainLines(common.metrics[0], True, 1))
+        money = Money("hydra.sweeper.budget_usd", handover.usd)
+        shown = PlainLines(common.metrics[0], True, 1)
+        shared = Shared(common, ledger, shown, money=money)
         ending = await _heedful(
             TrialRun(shared, Turn(trial, until, checkpoints(frozen)), settings), signals
         )

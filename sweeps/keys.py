@@ -57,6 +57,9 @@ class SweeperKeys:
     pruner_reduction: int = key(3, "one in so many trials goes on from a rung to the next")
     timeout: float | None = key(None, "seconds after which no new trial starts", above=0)
     max_tokens: int | None = key(None, "tokens at which the whole sweep ends", above=0)
+    budget_usd: float | None = key(
+        None, "USD that the whole sweep may cost; trials stop at a checkpoint before", above=0
+    )
     max_failures: int | None = key(
         5, "failed trials after which the sweep is given up; null: never", above=0
     )

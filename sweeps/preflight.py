@@ -2,18 +2,21 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
+from sft.command import launch
 from sft.command.service import service_of
 from sft.config.saved import to_train
 from sft.config.schema import Settings
+from sft.cost.estimate import NO_PRICE, Estimate
+from sft.cost.prices import dollars, in_use
 from sft.errors import BadInput
 from sft.models.names import model_folder
-from sft.run import effects
+from sft.run import budgeted, effects
 from sft.run.batches import first_batches
 from sft.run.client import Service
 from sft.run.plan import Plan
@@ -25,6 +28,7 @@ from sweeps.composing import Composer
 from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
 from sweeps.options import Settled
 from sweeps.parameters import ends
+from sweeps.scheduling.expected import share
 from sweeps.study import storage
 
 MOST_CHOICES = 20
@@ -127,6 +131,40 @@ class Preflight:
     """Sentences on settings that can have none."""
     eval_every: int
     """Steps between evaluations of trials that pause, if their settings have none; else 0."""
+    estimate: Estimate
+    """Of one trial, all repeats."""
+
+    def expected_usd(self, options: Settled, there: int) -> float | None:
+        """What the trials that are left are expected to cost; None if no price is known."""
+        whole = self.estimate.times(max(0, options.n_trials - there)).usd
+        if whole is None:
+            return None
+        first = options.pruner_min_steps
+        first_rung = None if first is None else first / self.facts["steps"]
+        part = share(
+            options.scheduler, options.pruner, options.pruner_reduction, first_rung,
+            options.n_trials,
+        )  # fmt: skip
+        limits = [1.0] if options.max_tokens is None or not self.tokens else [
+            1.0, options.max_tokens / (self.tokens * options.n_trials)
+        ]  # fmt: skip
+        return whole * min(part, *limits)
+
+    def cost_lines(self, options: Settled, there: int) -> list[str]:
+        """What the sweep will cost, in words; nothing where nobody charges."""
+        left = self.estimate.times(max(0, options.n_trials - there))
+        expected = self.expected_usd(options, there)
+        if left.usd is None or expected is None:
+            return [NO_PRICE] if self.is_hosted else []
+        lines = [f"every trial to its end: {left.sentence()}"] if left.usd else []
+        if expected < left.usd:
+            how = options.scheduler if options.scheduler != "none" else options.pruner
+            lines.append(f"expected, with what {how} spares: about {dollars(expected)}")
+        if options.budget_usd is not None:
+            lines.append(f"hydra.sweeper.budget_usd: {dollars(options.budget_usd)} at most")
+        return [*lines, f"prices: {self.estimate.prices.source}"]
+
+    is_hosted: bool = False
 
 
 async def preflight(
@@ -183,4 +221,13 @@ async def preflight(
             f"eval_every=0: trials that pause are evaluated on the way, here every {eval_every} "
             "steps"
         )
-    return Preflight(base_url, facts, tokens, list(dict.fromkeys(said)), eval_every)
+    config = replace(config, eval_every=config.eval_every or eval_every)
+    hosted = base.service.kind == "tinker" and budgeted.is_hosted(None)
+    named = base.model.name
+    own = asdict((await asyncio.to_thread(launch.refreshed, base)).prices)
+    estimate = plan.estimate(config, in_use(own, named, hosted=hosted))
+    estimate = estimate.times(options.repeats)
+    if options.budget_usd is not None:
+        budgeted.check_known(estimate, "hydra.sweeper.budget_usd", named)
+    said = list(dict.fromkeys(said))
+    return Preflight(base_url, facts, tokens, said, eval_every, estimate, hosted)

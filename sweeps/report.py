@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 
 from sft.command.main import command, new_parser
+from sft.cost.prices import dollars
 from sft.display.tables import aligned
 from sft.record.durations import duration
 from sweeps.findings.answer import answer
@@ -43,9 +44,11 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     if repeated:
         header.insert(2 + len(names), "95% interval")
     best = results.best()
+    if priced := results.usd is not None:
+        header.insert(-2, "cost")
     against = {} if best is None else results.all_against(best)
     if against:
-        header.insert(-4, f"against trial {best.number}" if best else "")
+        header.insert(-4 - priced, f"against trial {best.number}" if best else "")
     sign = 1 if results.minimize else -1
     order = sorted(
         results.trials,
@@ -65,6 +68,7 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
                 *values,
                 str(trial.steps or ""),
                 f"{trial.tokens:,}" if trial.tokens else "",
+                *(["" if trial.usd is None else dollars(trial.usd)] if priced else []),
                 duration(trial.seconds) if trial.seconds else "",
                 trial.state,
             ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from sft.command.signals import AGAIN, Signals
+from sft.cost.prices import dollars
 from sft.errors import BadInput
 from sft.record.durations import duration
 from sft.record.rundir import end
@@ -137,6 +138,11 @@ class Sweep:
             )
         elif self._deadline is not None and time.monotonic() > self._deadline:
             self.why_ended = f"hydra.sweeper.timeout={self.options.timeout:g} s is over"
+        elif (money := self.shared.money).refused:
+            self.why_ended = (
+                f"{money.key}={money.limit:g}: what comes next would pass it, "
+                f"{dollars(money.spent)} spent"
+            )
         elif not self._has_tokens():
             self.why_ended = (
                 f"hydra.sweeper.max_tokens={self.options.max_tokens}: no whole trial fits any more"
@@ -204,7 +210,10 @@ class Sweep:
         tags |= {"best.trial": str(best.number)}
         finished = self.shared.display.finished
         metric = self.shared.common.metrics[0]
-        parent.update({f"best/{metric}": best.values[0]}, tags, finished)
+        values = {f"best/{metric}": best.values[0]}
+        if money := self.shared.money.spent:
+            values["cost/usd"] = money
+        parent.update(values, tags, finished)
 
     # Interruption.
 

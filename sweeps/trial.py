@@ -5,13 +5,14 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sft.command import launch, naming
 from sft.config.saved import from_saved
 from sft.config.schema import Settings
+from sft.cost.budget import Budget as Money
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.hooks import BaseHook, Hook, Run, RunResult, Status
@@ -21,7 +22,7 @@ from sft.tracking import trackers
 from sft.tracking.hook import PARENT_RUN
 from sweeps.display import Display
 from sweeps.study.endings import Ending, Outcome, judge, value_of
-from sweeps.study.ledger import ERROR, Ledger, Turn, saved_as
+from sweeps.study.ledger import ERROR, SHORT, USD, Ledger, Turn, saved_as
 from sweeps.study.standing import DIVERGED, STEPS
 
 # What is tried once more, by the name that RunResult.error begins with: errors of the service or
@@ -70,6 +71,8 @@ class Shared:
     spend: Callable[[int, int], bool] = lambda number, tokens: True
     """Takes a trial's number and its tokens so far; False once the sweep's budget of them is used
     up."""
+    money: Money = field(default_factory=lambda: Money("hydra.sweeper.budget_usd", None))
+    """What the sweep may cost."""
 
 
 class TrialRun:
@@ -166,7 +169,9 @@ class TrialRun:
             tags[PARENT_RUN] = self.common.parent_run_id
         hooks += trackers.hooks(settings, tags)
         base_url = self.common.base_url if settings.service.kind == "local" else None
-        return await launch.train(settings, directory, hooks, base_url=base_url)
+        return await launch.train(
+            settings, directory, hooks, base_url=base_url, budgets=[self.shared.money]
+        )
 
     def directory(self, repeat: int) -> Path:
         """The run directory of a repeat: NUMBER, or NUMBER-REPEAT if there are several."""
@@ -291,6 +296,10 @@ class TrialRun:
             "steps": max((result.steps for result in results), default=0),
             "directories": [str(self.directory(r)) for r in range(self.common.repeats)],
         }
+        costs = [result.usd for result in results if result.usd is not None]
+        key = self.shared.money.key
+        facts |= {USD: sum(costs)} if costs else {}
+        facts[SHORT] = any((result.reason or "").startswith(key) for result in results)
         # Of the process that began it: another command may have gone on with the study.
         facts["command"] = self.trial.user_attrs.get("command", self.common.command)
         facts["runs"] = [self._of_run(repeat, o) for repeat, o in enumerate(outcomes)]

@@ -92,7 +92,7 @@ def test_the_module_of_the_python_api_says_how_to_train_from_a_terminal(tmp_path
     [
         ["model=qwen3"],
         ["--multirun", "sweep=lr_rank", "model=qwen3", "hydra.sweeper.n_trials=3"],
-        ["--multirun", "model=qwen3,llama3", "service=tinker"],
+        ["--multirun", "model=qwen3,qwen3_8", "service=tinker"],
         ["--multirun", "service=local,tinker", "max_steps=1"],
     ],
 )
@@ -183,6 +183,7 @@ def test_every_shipped_yaml_composes(choice):
     needs = {
         "service=custom": ["service.base_url=http://127.0.0.1:1"],
         "model=folder": ["model.name=somewhere"],
+        "model=auto": ["model.name=somewhere"],
         "dataset=jsonl": ["dataset.path=chats.jsonl"],
         "dataset=file": ["dataset.path=chats.jsonl"],
         "dataset=custom": ["dataset.builder=my_data:MyBuilder"],

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from sft import train as loop
 from sft.command import lost_terminal
+from sft.command.confirming import confirmed
 from sft.command.hooks import SdkLog, Stopper
 from sft.command.naming import default_name, new_directory
 from sft.command.service import service_of
 from sft.command.signals import Signals
 from sft.config.saved import to_saved, to_train
-from sft.config.schema import Settings
+from sft.config.schema import PriceSettings, Settings
+from sft.cost.budget import Budget
+from sft.cost.estimate import Estimate
+from sft.cost.meter import last
+from sft.cost.prices import of_today
 from sft.display.terminal import Terminal
 from sft.files import read_yaml
 from sft.hooks import Hook, RunResult
@@ -26,6 +31,8 @@ from sft.tracking import trackers
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
 """Of a run that no signal ended."""
+BUDGET_SPENT = 3
+"""The exit code of a run that its budget ended."""
 
 
 def run(
@@ -70,7 +77,9 @@ def _train_and_tell(
     signals.over()
     for sentence in trackers.flush(timeout=30.0):
         print(f"sft: {sentence}", file=sys.stderr)
-    return EXIT_CODES.get(result.status, signals.exit_code) if result else signals.exit_code
+    if result is None or signals.first is not None:
+        return signals.exit_code
+    return EXIT_CODES.get(result.status, BUDGET_SPENT)
 
 
 async def _run(
@@ -81,8 +90,15 @@ async def _run(
     signals: Signals,
 ) -> RunResult:
     stopper = Stopper()
+
+    async def confirm(estimate: Estimate) -> None:
+        spent = float(last(directory).get("usd") or 0.0)
+        usd = None if estimate.usd is None else max(0.0, estimate.usd - spent)
+        await confirmed(usd, settings.cost.confirm_above_usd, estimate.sentence())
+
     with signals.told(stopper.stop, stopper.end):
-        return await train(settings, directory, [*hooks, stopper], overrides=overrides)
+        hooks = [*hooks, stopper]
+        return await train(settings, directory, hooks, overrides=overrides, confirm=confirm)
 
 
 async def train(
@@ -92,26 +108,45 @@ async def train(
     *,
     base_url: str | None = None,
     overrides: Sequence[str] = (),
+    confirm: Callable[[Estimate], Awaitable[None]] | None = None,
+    budgets: Sequence[Budget] = (),
 ) -> RunResult:
     """The run that `settings` describe, in `directory`; raises `BadInput`.
 
     `base_url` is a service that runs already (a sweep's); without it the one that the settings
-    name is used, and started if it is the local one. `overrides` are what a command set.
+    name is used, and started if it is the local one. `overrides` are what a command set; `confirm`
+    and `budgets` as in `sft.train.main`.
     """
+    settings = await asyncio.to_thread(refreshed, settings)
     settings = await asyncio.to_thread(_with_weights, settings, directory)
     config = to_train(settings, str(directory), base_url)
     service = None if base_url is not None else service_of(settings)
-    saved = to_saved(settings)
-    if service is None or settings.service.kind == "local":
-        return await loop.main(
-            config, hooks=hooks, service=service, settings=saved, overrides=overrides
-        )
-    # Another server is asked before the data is read, which may take minutes.
     async with AsyncExitStack() as stack:
-        manager = service()
-        config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
-        stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
-        return await loop.main(config, hooks=hooks, settings=saved, overrides=overrides)
+        if service is not None and settings.service.kind != "local":
+            # Another server is asked before the data is read, which may take minutes.
+            manager, service = service(), None
+            config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
+            stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
+        return await loop.main(
+            config,
+            hooks=hooks,
+            service=service,
+            settings=to_saved(settings),
+            overrides=overrides,
+            confirm=confirm,
+            budgets=budgets,
+        )
+
+
+def refreshed(settings: Settings) -> Settings:
+    """`settings` with today's prices, if they ask for them, beside those that the user gave. Raises
+    `BadInput`."""
+    if not settings.cost.refresh_prices or settings.service.kind != "tinker":
+        return settings
+    given = {kind: value for kind, value in asdict(settings.prices).items() if value is not None}
+    return replace(
+        settings, prices=PriceSettings(**(of_today(settings.model.name).values() | given))
+    )
 
 
 def _with_weights(settings: Settings, directory: Path) -> Settings:

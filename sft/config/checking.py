@@ -163,6 +163,8 @@ OTHER_NAMES = {
     "output_dir": "run_dir",
     "tracking_uri": "tracking.uri",
     "experiment_name": "tracking.experiment",
+    "price_per_million_tokens": "prices.train",
+    "budget": "budget.usd",
 }
 """What the Python API, the Tinker cookbook, Hugging Face and MLflow call our keys."""
 

@@ -32,6 +32,7 @@ Keys of a kind, with the kinds that have them:
 Fields of the evaluators that come with the product, with the choices of evaluators= that have them:
 {evaluators}
 
+  --yes            begin without a question, whatever it may cost
   --cfg job        print the composed config and stop
   --multirun, -m   run a sweep
   --config-dir     a folder of config files of your own

@@ -12,12 +12,13 @@ from sft.config.secrets import without_secrets
 from sft.config.training import Config
 from sft.data.import_path import NOT_IMPORTABLE
 from sft.errors import BadInput
+from sft.models.names import of_hub
 from sft.record.metrics import known_direction
 from sft.types import ChatDatasetBuilderCommonConfig, SupervisedDatasetBuilder
 
 Chosen = TypeVar("Chosen", Settings, Config)
-NOT_SAVED = ("run_dir",)
-"""Keys that say where a run is, not what it is."""
+NOT_SAVED = ("run_dir", "cost")
+"""Keys that say where a run is and what is asked before it, not what it is."""
 
 
 def to_saved(settings: Settings) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def to_saved(settings: Settings) -> dict[str, Any]:
 
 def from_saved(saved: dict[str, Any], source: str) -> Settings:
     """`Settings` from a saved config. Raises `BadInput`, naming `source`."""
-    saved = dict(saved)
+    saved = _renamed(saved)
     version = saved.pop("version", None)
     if version != VERSION:
         known = {item.name for item in dataclasses.fields(Settings)}
@@ -47,10 +48,19 @@ def from_saved(saved: dict[str, Any], source: str) -> Settings:
         raise BadInput(f"{source}: {error}") from None
 
 
+def _renamed(saved: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a saved config, with a price as it was said before there was one of each kind."""
+    saved, old = dict(saved), "price_per_million_tokens"
+    if isinstance(model := saved.get("model"), dict) and old in model:
+        saved["model"] = {key: value for key, value in model.items() if key != old}
+        saved.setdefault("prices", {"train": model[old]})
+    return saved
+
+
 def common_config(settings: Settings) -> ChatDatasetBuilderCommonConfig:
     """What `settings` say of all chat data."""
     return ChatDatasetBuilderCommonConfig(
-        model_name_for_tokenizer=settings.model.tokenizer or settings.model.name,
+        model_name_for_tokenizer=settings.model.tokenizer or of_hub(settings.model.name),
         renderer_name=settings.model.renderer,
         batch_size=settings.batch_size,
         max_length=settings.max_length,

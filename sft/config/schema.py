@@ -34,9 +34,6 @@ class ModelSettings:
         None, "null: the tokenizer's own chat template; role_colon for base models"
     )
     chat_template_kwargs: dict[str, Any] = key({}, "handed to the chat template")
-    price_per_million_tokens: float | None = key(
-        None, "price of training on a million tokens, for estimates", minimum=0
-    )
 
 
 @dataclass
@@ -126,6 +123,33 @@ class CheckpointSettings:
 
 
 @dataclass
+class PriceSettings:
+    train: float | None = key(
+        None, "USD per million tokens trained on; null: as conf/prices.yaml (tinker)", minimum=0
+    )
+    prefill: float | None = key(None, "the same for tokens of prompts", minimum=0)
+    cached_prefill: float | None = key(
+        None, "the same for tokens of prompts that the service has cached", minimum=0
+    )
+    sample: float | None = key(None, "the same for tokens that are generated", minimum=0)
+
+
+@dataclass
+class CostSettings:
+    confirm_above_usd: float | None = key(
+        10.0, "ask before a run or a sweep that may cost more; null, or --yes: never", minimum=0
+    )
+    refresh_prices: bool = key(False, "ask the provider for today's prices first (tinker)")
+
+
+@dataclass
+class BudgetSettings:
+    usd: float | None = key(
+        None, "USD that the run may cost; it ends with a checkpoint before they are passed", above=0
+    )
+
+
+@dataclass
 class EarlyStoppingSettings:
     patience: int = key(0, "end after so many evaluations without a better one; 0: off", minimum=0)
 
@@ -201,6 +225,9 @@ class Settings:
     checkpoint: CheckpointSettings = group(CheckpointSettings, "when to save and for how long")
     early_stopping: EarlyStoppingSettings = group(EarlyStoppingSettings, "when to end early")
     guard: GuardSettings = group(GuardSettings, "when to give a diverging run up")
+    prices: PriceSettings = group(PriceSettings, "what tokens cost")
+    cost: CostSettings = group(CostSettings, "what is asked before money is spent")
+    budget: BudgetSettings = group(BudgetSettings, "what a run may spend")
 
 
 LARGEST_LOCAL_RANK = 1024

@@ -15,6 +15,7 @@ from typing import Any
 
 from sft.config.data_name import data_name
 from sft.config.schema import Settings
+from sft.cost.prices import dollars
 from sft.hooks import BaseHook, Run, RunResult
 from sft.record.checkpoints import CheckpointRecord
 from sft.record.durations import duration
@@ -70,6 +71,8 @@ class Terminal(BaseHook):
         table.add_row("data", _describe_data(data_name(settings.dataset), facts))
         table.add_row("steps", _describe_steps(settings, facts))
         table.add_row("lr", _describe_rate(run))
+        if (cost := _describe_cost(run)) is not None:
+            table.add_row("cost", cost)
         url = shown(run.config.base_url) or "https://tinker.thinkingmachines.dev"
         table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
         table.add_row("results", str(self.directory))
@@ -111,6 +114,8 @@ class Terminal(BaseHook):
             f"train/nll {metrics['train/nll']:.4f}  lr {metrics['lr']:.2e}  "
             f"{metrics['tokens/per_second']:,.0f} tok/s"
         )
+        if (usd := metrics.get("cost/usd")) is not None:
+            text += f"  {dollars(usd)}"
         if self.progress is not None:
             self.progress.update(self.task, completed=step + 1, text=text)
             return
@@ -138,7 +143,8 @@ class Terminal(BaseHook):
             self._closing_table(result)
         else:
             reason = result.error or result.reason or ""
-            self._line(f"{result.status} after {result.steps} steps: {reason}")
+            cost = "" if result.usd is None else f" and {dollars(result.usd)}"
+            self._line(f"{result.status} after {result.steps} steps{cost}: {reason}")
         self._answers(result)
         self._next(result)
 
@@ -146,7 +152,8 @@ class Terminal(BaseHook):
         from rich.table import Table
         from rich.text import Text
 
-        self._line(f"{result.name}: {result.steps} steps in {duration(result.seconds)}")
+        cost = "" if result.usd is None else f" for {dollars(result.usd)}"
+        self._line(f"{result.name}: {result.steps} steps in {duration(result.seconds)}{cost}")
         table = Table()
         for column in ("", "first", "best", "last"):
             table.add_column(column, justify="left" if not column else "right")
@@ -190,7 +197,8 @@ class Terminal(BaseHook):
             mark = " (best)" if record is result.best else ""
             lines.append((f"checkpoint {record.name}{mark}", record.sampler_path))
         if result.status != "FINISHED" and result.checkpoints:
-            lines.append(("resume", f"python -m sft.resume {directory}"))
+            more = " budget.usd=…" if (result.reason or "").startswith("budget.usd") else ""
+            lines.append(("resume", f"python -m sft.resume {directory}{more}"))
         if result.status == "FINISHED":
             lines.append(("talk to it", f'python -m sft.sample {directory} "your question"'))
         if self.settings.tracking.uri:
@@ -262,6 +270,18 @@ def _describe_rate(run: Run) -> str:
     guess = run.facts.get("learning_rate")
     found = f"; auto: {guess.source}" if guess else ""
     return f"{run.config.learning_rate:g}, {run.config.lr_schedule}{found}"
+
+
+def _describe_cost(run: Run) -> str | None:
+    """What the run is about to cost, of which budget, by whose prices; None: nobody charges for it,
+    as far as is known."""
+    estimate = run.facts["estimate"]
+    if not estimate.prices and run.settings["service"]["kind"] != "tinker":
+        return None
+    limit = run.config.budget_usd
+    budget = "" if limit is None else f"; budget {dollars(limit)}"
+    source = f"; prices: {estimate.prices.source}" if estimate.prices else ""
+    return f"{estimate.sentence()}{budget}{source}"
 
 
 def _numbers(metrics: dict[str, float]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sft.cost.usage import Usage
 from sft.errors import BadInput
 from sft.evaluation.interface import EvaluatorBuilder, gather_bounded, prefix
 from sft.evaluation.nll import full_sequence
@@ -69,6 +70,10 @@ class SamplingEvaluator:
         compared = [p for p in self.prompts if p.reference is not None and p.compared]
         return (f"{prefix(self.name, 'answers')}/exact_match",) if compared else ()
 
+    def usage(self) -> Usage:
+        """Of a call, with answers as long as they may be."""
+        return of_answers((prompt.tokens for prompt in self.prompts), self.max_tokens)
+
     async def __call__(self, sampling_client: tinker.SamplingClient) -> dict[str, float]:
         self.examples = {}
         said = await sampled(
@@ -99,6 +104,12 @@ class SamplingEvaluator:
             digest_of([row["prompt"], row["reference"]] for row in compared),
         )
         return {metric: self.examples[metric].value}
+
+
+def of_answers(prompts: Iterable[list[int]], max_tokens: int) -> Usage:
+    """What an answer to each prompt uses at most."""
+    lengths = [len(prompt) for prompt in prompts]
+    return Usage(prefill=sum(lengths), sample=max_tokens * len(lengths))
 
 
 async def sampled(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sft.cost.usage import Usage
 from sft.data.mixing.named_sets import check_names
 from sft.errors import BadInput, not_one_of
 from sft.evaluation import questions
@@ -57,6 +58,11 @@ class ChoiceEvaluator(Share):
     choices: list[list[Choice]]
     """Of each question."""
     normalise: str = "none"
+
+    def usage(self) -> Usage:
+        """Of a call: every choice behind its question, as a prompt."""
+        lengths = [len(choice.tokens) for choices in self.choices for choice in choices]
+        return Usage(prefill=sum(lengths), sample=len(lengths))
 
     async def __call__(self, sampling_client: "tinker.SamplingClient") -> dict[str, float]:
         import tinker

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from sft.cost.usage import Usage
 from sft.errors import BadInput
 from sft.record.examples import Examples
 from sft.record.metrics import NOT_METRICS, UNITS
@@ -37,6 +38,8 @@ class Evaluator(Protocol):
     - a `name`, which no other of the run may have; else it goes by that of its class or function;
     - `metrics`, the names of what it measures: a run and a sweep look there, before they start,
       for the metric that they go by;
+    - `usage()`, the tokens that a call asks for at most (`sft.cost.usage.Usage`), so that a run
+      knows what it costs before it begins, and a budget is not passed;
     - a `table` after a call, rows as plain dicts, which is logged under its name;
     - `examples` after a call, a mapping of metrics to the `Examples` that each is made of: if the
       metric is their quotient they are kept, `METRIC_stderr` is logged beside the metric, and runs
@@ -65,6 +68,12 @@ def name_of(evaluator: Evaluator) -> str:
     """The name of an evaluator in tables, messages and the names of files."""
     own = getattr(evaluator, "name", None) or getattr(evaluator, "__name__", None)
     return str(own or type(evaluator).__name__)
+
+
+def usage_of(evaluator: Evaluator) -> Usage | None:
+    """The tokens that a call of an evaluator asks for at most; None if it does not say."""
+    usage = getattr(evaluator, "usage", None)
+    return usage() if callable(usage) else None
 
 
 def check_names(evaluators: Iterable[Evaluator]) -> None:

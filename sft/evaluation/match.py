@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sft.cost.usage import Usage
 from sft.data.mixing.named_sets import check_names
 from sft.errors import not_one_of
 from sft.evaluation import questions
-from sft.evaluation.answers import as_written, sampled
+from sft.evaluation.answers import as_written, of_answers, sampled
 from sft.evaluation.interface import EvaluatorBuilder
 from sft.evaluation.matching import HOW, Matches
 from sft.evaluation.share import Share
@@ -51,6 +52,10 @@ class MatchEvaluator(Share):
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
+
+    def usage(self) -> Usage:
+        """Of a call, with answers as long as they may be."""
+        return of_answers((task.prompt for task in self.tasks), self.max_tokens)
 
     async def __call__(self, sampling_client: "tinker.SamplingClient") -> dict[str, float]:
         said = await sampled(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sft.cost.usage import Usage
 from sft.evaluation.interface import gather_bounded, prefix
 from sft.record.examples import Examples
 from sft.record.fingerprints import sequences
@@ -80,6 +81,16 @@ class NLLEvaluator:
             self.digest or "",
         )
         return metrics
+
+    def usage(self) -> Usage | None:
+        """Of a call: every held-out sequence as a prompt. None if the dataset does not count itself
+        and was not read yet."""
+        if (counted := getattr(self.dataset, "statistics", None)) is not None:
+            return Usage(prefill=counted.tokens, sample=counted.datums)
+        if self._read is None:
+            return None
+        full = [whole.length for one in self._read.values() for whole in one.full]
+        return Usage(prefill=sum(full), sample=len(full))
 
     def _whole(self) -> dict[str, Sequences]:
         """Every sequence of each part; without parts, of the dataset under its own name."""

@@ -22,12 +22,14 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+
+from sft.cost.usage import Usage, of_logprobs, of_sample
 
 if TYPE_CHECKING:
     import tinker
@@ -183,18 +185,28 @@ _keys = itertools.count()
 class Sampler:
     """As a `tinker.SamplingClient`, but `process` makes the requests where they are many."""
 
-    def __init__(self, client: tinker.SamplingClient, process: SamplerProcess):
+    def __init__(
+        self,
+        client: tinker.SamplingClient,
+        process: SamplerProcess,
+        billed: Callable[[Usage], None] | None = None,
+    ):
         self._client = client
         self._process = process
+        self._billed = billed
         self._key: int | None = None  # once the process knows the client
 
     def sample(self, *args: Any, **options: Any) -> tinker.APIFuture[tinker.SampleResponse]:
         """As `tinker.SamplingClient.sample`."""
-        return self._ask("sample", args, options)
+        answer = self._ask("sample", args, options)
+        self._bill(answer, lambda response: of_sample(response, _length(args, options)))
+        return answer
 
     def compute_logprobs(self, *args: Any, **options: Any) -> tinker.APIFuture[list[float | None]]:
         """As `tinker.SamplingClient.compute_logprobs`."""
-        return self._ask("compute_logprobs", args, options)
+        answer = self._ask("compute_logprobs", args, options)
+        self._bill(answer, lambda logprobs: of_logprobs(_length(args, options)))
+        return answer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -214,18 +226,40 @@ class Sampler:
         self._process.ask(self._key, question)
         return AwaitableConcurrentFuture(question.answer)
 
+    def _bill(self, answer: Any, usage: Callable[[Any], Usage]) -> None:
+        """Tell what a request has used, once it is answered."""
+        if (billed := self._billed) is None:
+            return
+
+        def done(future: Future[Any]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                billed(usage(future.result()))
+
+        answer.future().add_done_callback(done)
+
     def close(self) -> None:
         """Let the process forget the client."""
         if self._key is not None:
             self._process.tell("forget", self._key)
 
 
+def _length(args: tuple[Any, ...], options: dict[str, Any]) -> int:
+    """Tokens of the prompt that a request was given, by place or by name."""
+    prompt: tinker.ModelInput = args[0] if args else options["prompt"]
+    return prompt.length
+
+
 @contextmanager
 def beside(
-    client: tinker.SamplingClient, process: SamplerProcess = _process
+    client: tinker.SamplingClient,
+    process: SamplerProcess = _process,
+    billed: Callable[[Usage], None] | None = None,
 ) -> Iterator[tinker.SamplingClient]:
-    """`client` for an evaluator, for as long as it measures; by default with this process's one."""
-    sampler = Sampler(client, process)
+    """`client` for an evaluator, for as long as it measures; by default with this process's one.
+
+    `billed` is told what each answered request has used, in whatever thread the answer came.
+    """
+    sampler = Sampler(client, process, billed)
     try:
         yield cast("tinker.SamplingClient", sampler)
     finally:

@@ -8,6 +8,15 @@ from sft.errors import BadInput
 from sft.models import demo
 
 
+def of_hub(name: str) -> str:
+    """The Hub's id of a model that a service offers with another context as well.
+
+    >>> of_hub("Qwen/Qwen3.8-27B:peft:262144")
+    'Qwen/Qwen3.8-27B'
+    """
+    return name.partition(":peft:")[0]
+
+
 def folder_or_name(name: str) -> str:
     """The folder of the demo model if `name` means it, else `name` itself. Raises `BadInput`."""
     return str(demo.folder()) if name == demo.NAME else name

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.data_name import data_name
+from sft.cost.meter import spent
+from sft.cost.prices import dollars
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.record.durations import age
@@ -17,7 +19,10 @@ from sft.record.metrics import read
 from sft.record.rundir import end, is_running, read_facts
 
 FOLDER = Path("outputs")
-COLUMNS = ("state", "model", "data", "lr", "rank", "steps", "train/nll", "eval/nll", "age", "path")
+COLUMNS = (
+    *("state", "model", "data", "lr", "rank", "steps", "train/nll", "eval/nll", "usd", "age"),
+    "path",
+)
 
 
 @dataclass
@@ -80,6 +85,7 @@ def listed(directory: Path) -> Listed:
         "steps": str(facts.get("steps") or last.get("step", 0)),
         "train/nll": _number(last.get("train/nll")),
         "eval/nll": _number(last.get("eval/nll")),
+        "usd": "-" if (usd := spent(directory)) is None else dollars(usd),
         "age": age(time.time() - started),
         "path": str(directory),
     }

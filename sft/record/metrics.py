@@ -33,9 +33,10 @@ TRAINING_METRICS = (
     "tokens/total",
     "tokens/per_second",
     "time/step",
+    "cost/usd",
 )
 """What a step measures (`train/bpb` if the data knows its bytes, `train/grad_norm` if the service
-says it)."""
+says it, `cost/usd`, all that was asked for so far, if prices are known)."""
 UNITS = {
     "train/nll": "nats per token",
     "eval/nll": "nats per token",
@@ -46,6 +47,7 @@ UNITS = {
     "tokens/per_second": "tokens per second",
     "tokens/step": "tokens",
     "tokens/total": "tokens",
+    "cost/usd": "USD",
     "lr": "learning rate",
     "epoch": "epochs",
     "progress": "share of the run",

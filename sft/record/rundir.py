@@ -6,6 +6,7 @@ batches.jsonl       one object a step: a digest of what was trained on
 checkpoints.jsonl   one object a checkpoint
 examples/           what evaluations are made of, a file each
 system.jsonl        one object for each sample of CPU, memory and GPU, if the run is tracked
+usage.jsonl         one object a step and an evaluation: tokens that are billed so far, by kind
 run.json            provenance, state and end of the run
 run.log             what was said
 run.lock            held by the process that trains; free if none does
@@ -33,6 +34,8 @@ from sft.record.metrics import MetricsFile
 from sft.secrets import differing, mask_urls
 
 BATCHES_FILE = "batches.jsonl"
+MAY_CHANGE = {"budget"}
+"""Keys of the config that a run may go on with another value of."""
 OF_AN_END = ("steps", "tokens", "last", "best", "verdict")
 """Facts that say how a run ended: those of a life that was interrupted do not outlast it."""
 
@@ -200,7 +203,8 @@ def _write_settings(
 ) -> None:
     file = path / "config.yaml"
     there = read_yaml(file) if file.exists() else {}
-    if there and (keys := differing(completed(there, str(file)), settings)):
+    before = completed(there, str(file)) if there else settings
+    if keys := sorted({*differing(before, settings)} - MAY_CHANGE):
         raise BadInput(
             f"run_dir: {path} holds a run with a different config ({', '.join(keys)}); "
             "name another directory, or continue that run with python -m sft.resume"

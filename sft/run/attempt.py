@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sft.config.schema import AUTO
+from sft.cost.prices import dollars
 from sft.record.checkpoints import Cadence
 from sft.record.metrics import service_metrics, training_metrics
 from sft.run.batches import Batch, prefetch
@@ -26,6 +27,7 @@ from sft.run.saves import Saves
 from sft.run.training_queue import Request, TrainingQueue
 
 if TYPE_CHECKING:
+    from sft.cost.budget import Budget
     from sft.run.client import Service
 
 
@@ -99,10 +101,13 @@ class Attempt:
         saves: Saves,
     ) -> None:
         """Submit every step, with the saves and snapshots due behind each."""
-        plan, run = self.progress.plan, self.progress.run
+        plan, run, meter = self.progress.plan, self.progress.run, self.progress.meter
+        meter.break_promises()
         step = self.start
         recorded = {record.step for record in self.progress.state.checkpoints.records}
-        await evaluations.start(step)  # also after the last step: that evaluation may be missing
+        # Also after the last step: that evaluation may be missing.
+        if self._holds(meter.promise(step, evaluations.price(step))):
+            await evaluations.start(step)
         saved_at = step if step in recorded else -1
         while step < plan.total_steps:
             if run.pause_at is not None and step >= run.pause_at:
@@ -113,6 +118,9 @@ class Attempt:
             batch = await batches.get()
             if isinstance(batch, Exception):
                 self.without_data = batch
+                break
+            due = evaluations.price(step + 1)
+            if not self._holds(meter.step(step + 1, batch.tokens, due)):
                 break
             await self.steps.put(self._submit(batch))
             step += 1
@@ -126,8 +134,20 @@ class Attempt:
             finished = stop.status == "FINISHED"
             kind = "final" if finished else "interrupted"
             await saves.start(step, kind, self.tokens)
-            if finished:
-                await evaluations.start(step, plan.evaluators + plan.infrequent)
+            every = plan.evaluators + plan.infrequent
+            if finished and self._holds(meter.promise(step, evaluations.price(step, every))):
+                await evaluations.start(step, every)
+
+    def _holds(self, short: Budget | None) -> bool:
+        """Whether what comes next is paid for; if a budget is `short` of it, the run ends here."""
+        if short is None:
+            return True
+        self.progress.run.stop(
+            f"{short.key}={short.limit:g}: what comes next would pass it ({dollars(short.spent)} "
+            f"spent, {dollars(short.held)} held for what is under way)",
+            "KILLED",
+        )
+        return False
 
     def _submit(self, batch: Batch) -> Submitted:
         config = self.progress.run.config
@@ -169,6 +189,8 @@ class Attempt:
                     "time/step": seconds,
                 }
             )
+            if (usd := self.progress.meter.usd) is not None:
+                row["cost/usd"] = usd
             self.progress.write(batch.step, row)
             self.progress.state.batches.merge(batch.step, {"digest": batch.digest})
             for hook in self.progress.hooks:

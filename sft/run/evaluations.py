@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sft.config.schema import default
+from sft.cost.meter import Asked
 from sft.errors import Sentence, nearest
+from sft.evaluation.interface import usage_of
 from sft.evaluation.sampler import beside
 from sft.evaluators import (
     Evaluator,
@@ -72,21 +74,32 @@ class Evaluations:
         """Those of earlier weights."""
         return [task for of, task in self.tasks.items() if of < step]
 
-    async def start(self, step: int, evaluators: list[Evaluator] | None = None) -> None:
-        """Start the evaluations due after `step` updates, on a snapshot taken in the queue."""
-        due = (
-            self.progress.plan.due(self.progress.run.config, step)
-            if evaluators is None
-            else evaluators
-        )
+    def price(self, step: int, evaluators: list[Evaluator] | None = None) -> float:
+        """What the evaluations due after `step` updates cost at most, in USD; of an evaluator that
+        does not say, what its dearest call so far did."""
+        meter, usd = self.progress.meter, 0.0
+        for evaluator in self._due(step, evaluators):
+            usage = usage_of(evaluator)
+            known = meter.dearest.get(name_of(evaluator), 0.0)
+            usd += known if usage is None else meter.prices.usd(usage)
+        return usd
+
+    def _due(self, step: int, evaluators: list[Evaluator] | None = None) -> list[Evaluator]:
+        """Those due after `step` updates, but for what the process that this one resumes has
+        measured."""
+        due = self.progress.plan.due(self.progress.run.config, step)
+        due = due if evaluators is None else evaluators
         measured = self.progress.state.metrics.rows.get(step, {})
-        # By the process that this one resumes.
-        due = [
+        return [
             e for e in due if not (isinstance(e, NLLEvaluator) and f"{e.prefix}/nll" in measured)
         ]
-        if not due:
+
+    async def start(self, step: int, evaluators: list[Evaluator] | None = None) -> None:
+        """Start the evaluations due after `step` updates, on a snapshot taken in the queue."""
+        if not (due := self._due(step, evaluators)):
             return
         if self.measured.no_snapshots:
+            self.progress.meter.measured(step)
             await self._not_measured(step, due, NoSnapshots(self.measured.no_snapshots))
             return
         while len(pending := [t for t in self.tasks.values() if not t.done()]) >= (MOST_PENDING):
@@ -97,6 +110,12 @@ class Evaluations:
     async def _measure(self, step: int, snapshot: Request, evaluators: list[Evaluator]) -> None:
         """Measure the weights after `step` updates. What cannot be measured spoils nothing else."""
         try:
+            await self._measure_on(snapshot, step, evaluators)
+        finally:
+            self.progress.meter.measured(step)
+
+    async def _measure_on(self, snapshot: Request, step: int, evaluators: list[Evaluator]) -> None:
+        try:
             sampling_client = await snapshot
         except Exception as error:
             cause = first_error(error)
@@ -105,17 +124,24 @@ class Evaluations:
                 raise NoSnapshots(self.measured.no_snapshots) from cause
             await self._not_measured(step, evaluators, error)
             return
-        with beside(sampling_client) as client:
-            await self._measure_with(client, step, evaluators)
+        asked = Asked(self.progress.meter, step)
+        with beside(sampling_client, billed=asked) as client:
+            await self._measure_with(client, step, evaluators, asked)
 
     async def _measure_with(
-        self, client: tinker.SamplingClient, step: int, evaluators: list[Evaluator]
+        self,
+        client: tinker.SamplingClient,
+        step: int,
+        evaluators: list[Evaluator],
+        asked: Asked,
     ) -> None:
         metrics: dict[str, float] = {}
         examples: dict[str, Examples] = {}
         for evaluator in evaluators:
+            before = asked.usd
             try:
                 measured = numbers(await evaluator(client))
+                asked.learn(name_of(evaluator), before)
                 found, refused = examples_of(evaluator, measured)
                 measured |= standard_errors(found)
                 claim(self.measured.writers, evaluator, measured)

@@ -75,6 +75,8 @@ class Loop:
             client = await connection.create(self.run.config, metadata)
             start, tokens = self.run.config.load_checkpoint_step or 0, 0
         pauses.follow(client, self.progress.tell)
+        sessions = self.state.facts.get("sessions", [])
+        self.state.record(sessions=[*sessions, connection.service.holder.get_session_id()])
         self.state.metrics.truncate(start)
         self.state.batches.truncate(start)
         self.state.examples.truncate(start)
@@ -109,6 +111,7 @@ class Loop:
     def finish(self, error: BaseException | None, seconds: float) -> RunResult:
         """Record how the run ended, on disk and with every hook."""
         stop = self.run.stopping
+        self._enter_cost()
         if isinstance(error, asyncio.CancelledError):
             error = None  # said by `stop`
         first, last = self.state.metrics.edges()
@@ -134,8 +137,10 @@ class Loop:
             failed_evaluations=list(self.measured.failed),
             tokens=int(last.get("tokens/total", 0)),
             seconds=seconds,
+            usd=self.progress.meter.usd,
         )
         try:
+            self.progress.meter.write()
             read = self._sequences()
             if main := read.pop("nll", None):
                 self.state.record(held_out_sequences=main)
@@ -148,6 +153,8 @@ class Loop:
                 reason=result.reason,
                 steps=result.steps,
                 tokens=result.tokens,
+                usage=self.progress.meter.usage.to_json(),
+                usd=result.usd,
                 last=last,
                 best=asdict(result.best) if result.best else None,
             )
@@ -158,6 +165,12 @@ class Loop:
         for hook in self.progress.hooks:
             hook.on_end(result)
         return result
+
+    def _enter_cost(self) -> None:
+        """The last row holds what the whole run has cost: evaluations come after their step."""
+        usd, rows = self.progress.meter.usd, self.state.metrics.rows
+        if usd is not None and rows and rows[step := next(reversed(rows))].get("cost/usd") != usd:
+            self.progress.write(step, {"cost/usd": usd})
 
     def _bests(self) -> dict[str, tuple[int, float]]:
         """Step and value of the best evaluation, by metric."""

@@ -6,8 +6,12 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sft.cost.estimate import Estimate
+from sft.cost.prices import Prices
+from sft.cost.usage import Usage
 from sft.data.mixing.held_out import built
 from sft.errors import BadInput
+from sft.evaluation.interface import usage_of
 from sft.evaluators import (
     Evaluator,
     NLLEvaluator,
@@ -15,12 +19,13 @@ from sft.evaluators import (
     check_names,
     claim,
     held_out_prompts,
+    name_of,
 )
 from sft.models.lora_size import trained_parameters
 from sft.models.names import folder_or_name
 from sft.record import fingerprints
 from sft.record.metrics import TRAINING_METRICS, contrary
-from sft.run.batches import steps_in_total
+from sft.run.batches import epoch_seed, steps_in_total
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 
 if TYPE_CHECKING:
@@ -138,6 +143,44 @@ class Plan:
                 return None
             found |= set(names)
         return found
+
+    def estimate(self, config: Config, prices: Prices) -> Estimate:
+        """What the run will be billed for, by part, and what that costs."""
+        trained, unknown = self._trained_tokens(config), []
+        if trained is None:
+            unknown.append("training (the data does not count its tokens)")
+        parts = {"training": Usage(train=trained or 0), "evaluations": Usage(), "answers": Usage()}
+        rates = ((self.evaluators, config.eval_every),
+                 (self.infrequent, config.infrequent_eval_every))  # fmt: skip
+        for evaluators, every in rates:
+            times = 2 + ((self.total_steps - 1) // every if every else 0)
+            for evaluator in evaluators:
+                if (usage := usage_of(evaluator)) is None:
+                    unknown.append(f"the evaluation '{name_of(evaluator)}'")
+                    continue
+                part = "answers" if getattr(evaluator, "max_tokens", None) else "evaluations"
+                parts[part] += usage * times
+        return Estimate(parts, prices, tuple(unknown))
+
+    def _trained_tokens(self, config: Config) -> int | None:
+        """Tokens of all model inputs of the run: exact if batches know theirs, else by the mean
+        length of a sequence; None if the data does not count itself."""
+        counted = getattr(self.data, "statistics", None)
+        if counted is None or not counted.datums:
+            return None
+        epoch = counted.tokens - counted.datums  # a model input lacks the last token
+        num_tokens = getattr(self.data, "num_tokens", None)
+
+        def until(step: int) -> int:
+            epochs, rest = divmod(step, len(self.data))
+            if num_tokens is None:
+                size = getattr(self.data, "batch_size", counted.datums / len(self.data))
+                return round(epoch / counted.datums * size * step)
+            if rest:
+                self.data.set_epoch(epoch_seed(config.seed, epochs))
+            return epochs * epoch + sum(num_tokens(index) for index in range(rest))
+
+        return until(self.total_steps) - until(config.load_checkpoint_step or 0)
 
     def due(self, config: Config, step: int) -> list[Evaluator]:
         """The evaluators that measure the weights after `step` updates."""

@@ -11,6 +11,7 @@ from sft.run.failures import is_lost, status_of, words_of
 from sft.secrets import mask_urls
 
 if TYPE_CHECKING:
+    from sft.cost.meter import Meter
     from sft.hooks import Hook, Run
     from sft.record.checkpoints import CheckpointRecord
     from sft.record.rundir import RunDirectory
@@ -25,6 +26,7 @@ class Progress:
     plan: Plan
     state: RunDirectory
     hooks: tuple[Hook, ...]
+    meter: Meter
     applied: int = 0
     """Steps whose results have arrived."""
     diverged: bool = False

@@ -183,6 +183,11 @@ class TokenisedDataset(SupervisedDataset):
             datum(*self.table.sequence(row), self.reduction) for row in self._rows(index).tolist()
         ]
 
+    def num_tokens(self, index: int) -> int:
+        """Tokens of the model inputs of batch `index`: a sequence without its last one."""
+        rows = self._rows(index)
+        return int(self.table.lengths[rows].sum()) - len(rows)
+
     def num_bytes(self, index: int) -> int:
         """UTF-8 bytes of the trained text of batch `index`."""
         return int(self.table.trained_bytes[self._rows(index)].sum())

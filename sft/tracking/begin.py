@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sft.config.data_name import data_name
-from sft.record.rundir import BATCHES_FILE
+from sft.record.rundir import BATCHES_FILE, MAY_CHANGE
 from sft.secrets import mask_urls
 from sft.tracking import values
 
@@ -24,14 +24,16 @@ again, and MLflow, which cannot delete points, shows both; the later in time cou
 
 
 def send_parameters(run: TrackedRun, client: MlflowClient, there: Mapping[str, str]) -> list[str]:
-    """Send the settings that MLflow lacks; returns those it has with another value."""
+    """Send the settings that MLflow lacks; returns those it has with another value, but for what a
+    run may go on with another value of."""
     from mlflow.entities import Param
 
     new = values.parameters(run.settings)
     missing = [Param(key, value) for key, value in new.items() if key not in there]
     for i in range(0, len(missing), PARAMETERS_PER_BATCH):
         client.log_batch(run.run_id, params=missing[i : i + PARAMETERS_PER_BATCH])
-    return [key for key, value in new.items() if there.get(key, value) != value]
+    changed = [key for key, value in new.items() if there.get(key, value) != value]
+    return [key for key in changed if key.partition(".")[0] not in MAY_CHANGE]
 
 
 def tags(run: TrackedRun) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import shlex
 
+from sft.cost.prices import dollars
 from sft.record.durations import duration
 from sweeps.findings import edge
 from sweeps.findings.importance import Importance
@@ -171,8 +172,7 @@ def _typed(value: object) -> str:
 
 def _totals(results: Results) -> list[str]:
     seconds = sum(trial.seconds for trial in results.trials)
-    money = results.money(results.tokens)
-    cost = f", cost {money}" if money else ""
+    cost = "" if results.usd is None else f", cost {dollars(results.usd)}"
     lines = [
         f"{len(results.trials)} trials: {results.tokens:,} tokens, {seconds / 3600:.2f} hours of "
         f"training ({duration(seconds)}, trials side by side){cost}"

@@ -187,6 +187,23 @@ def savings(results: Results) -> Figure | None:
     return figure
 
 
+def by_cost(results: Results) -> Figure | None:
+    """Final value of each complete trial against what it has cost."""
+    trials = [trial for trial in results.complete if trial.usd is not None]
+    best = results.best()
+    if len(trials) < 2 or best is None:
+        return None
+    figure, axes = new_figure(f"{results.metrics[0]} against cost")
+    axes.plot([t.usd for t in trials], [t.values[0] for t in trials], "o", color=BLUE)
+    for trial in trials:
+        axes.annotate(f" {trial.number}", (trial.usd, trial.values[0]), fontsize=8)
+    if best in trials:
+        axes.plot(best.usd, best.values[0], "*", color=RED, markersize=13, zorder=5)
+    axes.set_xlabel("USD of the trial, evaluations included")
+    axes.set_ylabel(named(results.metrics[0]))
+    return figure
+
+
 def pareto(results: Results) -> Figure | None:
     """The first two metrics of each trial, with the front."""
     if len(results.metrics) < 2 or not results.complete:
@@ -212,6 +229,7 @@ def every(results: Results, found: Importance | str | None) -> dict[str, Figure]
         "importance": lambda: shares(found),
         "parallel_coordinates": lambda: parallel(results),
         "tokens_saved": lambda: savings(results),
+        "cost": lambda: by_cost(results),
         "pareto_front": lambda: pareto(results),
     }
     drawn = {name: draw() for name, draw in drawers.items()}

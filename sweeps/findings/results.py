@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sft.cost.prices import dollars
 from sft.past import bootstrap
 from sft.past.differences import Measured, why_not
 from sft.past.uncertainty import Interval, of_difference, of_mean
@@ -18,7 +19,7 @@ from sft.record.examples import last_examples
 from sft.record.rundir import read_facts
 from sweeps.parameters import RANK, Space
 from sweeps.samplers.base import SURPLUS
-from sweeps.study.ledger import ERROR, PAUSES
+from sweeps.study.ledger import ERROR, PAUSES, USD
 from sweeps.study.liveness import is_paused
 from sweeps.study.standing import DIVERGED, STEPS
 from sweeps.study.storage import ASKED
@@ -40,6 +41,7 @@ class Result:
     pauses: list[int] = field(default_factory=list)  # the steps at which it stood still
     tokens: int = 0
     seconds: float = 0.0
+    usd: float | None = None  # what its runs cost; None if no price is known
     error: str | None = None
     runs: list[dict[str, Any]] = field(default_factory=list)  # seeds and checkpoint of each repeat
     command: list[str] = field(default_factory=list)  # its overrides, but for its parameters
@@ -94,7 +96,7 @@ class Results:
     metrics: list[str]
     directions: list[str]
     space: dict[str, str]
-    price: float | None = None  # per million tokens
+    price: float | None = None  # of training on a million tokens, in USD
     distributions: Space = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)  # see sweeps/command.py
     _examples: dict[int, Measured | None] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Results:
             metrics=facts.get("metric") or ["value"] * len(study.directions),
             directions=[direction.name.lower() for direction in study.directions],
             space=facts.get("space", {}),
-            price=study.user_attrs.get("price_per_million_tokens"),
+            price=study.user_attrs.get("train_price"),
             distributions=space_of(study),
             asked=study.user_attrs.get(ASKED, {}),
         )
@@ -140,6 +142,12 @@ class Results:
     def tokens(self) -> int:
         """Tokens trained on by all trials."""
         return sum(trial.tokens for trial in self.trials)
+
+    @property
+    def usd(self) -> float | None:
+        """What all trials have cost; None if no price is known."""
+        known = [trial.usd for trial in self.trials if trial.usd is not None]
+        return sum(known) if known else None
 
     def best(self) -> Result | None:
         """The complete trial with the best first metric; None if none is complete."""
@@ -265,7 +273,7 @@ class Results:
 
     def money(self, tokens: int) -> str:
         """What training on `tokens` costs; nothing if no price is known."""
-        return "" if self.price is None else f"{tokens * self.price / 1e6:.2f}"
+        return "" if self.price is None else dollars(tokens * self.price / 1e6)
 
 
 def _result(trial: FrozenTrial) -> Result:
@@ -287,6 +295,7 @@ def _result(trial: FrozenTrial) -> Result:
         pauses=attrs.get(PAUSES, []),
         tokens=attrs.get("tokens", 0),
         seconds=attrs.get("seconds", 0.0),
+        usd=attrs.get(USD),
         error=attrs.get(ERROR),
         runs=attrs.get("runs", []),
         command=attrs.get("command", []),

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from sft.cost.meter import spent
 from sweeps.parameters import Distribution
 from sweeps.samplers.base import SURPLUS, place
 from sweeps.scheduling.base import Limits, Scheduler, Start
@@ -25,6 +27,9 @@ from sweeps.study.liveness import PAUSED, WORKER, Liveness, is_paused
 T = TypeVar("T")
 
 ERROR = "error"  # user attributes of a trial
+USD = "usd"
+SHORT = "short"
+"""Whether a trial stands still because the sweep's budget is used up."""
 SAVED = "saved."
 """Before the number of a repeat: its last checkpoint."""
 PAUSES = "pauses"
@@ -244,6 +249,17 @@ class Ledger:
         """Keep `facts` with a trial, by name: values that JSON can hold."""
         for name, value in facts.items():
             trial.set_user_attr(name, value)
+
+
+def spent_usd(study: optuna.Study, folder: Path) -> float:
+    """What the trials of a study have cost so far, those that were cut short included: as their run
+    directories in `folder` say, or the study where these are on another machine."""
+    total = 0.0
+    for trial in study.get_trials(deepcopy=False):
+        runs = [folder / str(trial.number), *folder.glob(f"{trial.number}-*")]
+        here = sum(filter(None, map(spent, runs)))
+        total += max(here, trial.user_attrs.get(USD) or 0.0)
+    return total
 
 
 def checkpoints(trial: FrozenTrial) -> dict[str, Any]:

@@ -52,6 +52,7 @@ CHANGED = {
     "early_stopping.patience": 4,
     "guard.rise": 1.5,
     "guard.steps": 2,
+    "budget.usd": 2.5,
 }
 FIELDS = {
     "lr": "learning_rate",
@@ -80,6 +81,7 @@ FIELDS = {
     "early_stopping.patience": "early_stopping_patience",
     "guard.rise": "guard_rise",
     "guard.steps": "guard_steps",
+    "budget.usd": "budget_usd",
 }
 COMMON = ("batch_size", "max_length", "train_on_what", "reduction")
 
@@ -108,6 +110,7 @@ def test_every_field_of_the_training_config_is_reached_by_some_key():
         "optimizer",
         "loss_fn",
         "lr_schedule_args",
+        "prices",
         "base_url",
     }
     from sft.train import Config

@@ -6,6 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sft import fork, resume
+from sft.cost.prices import dollars
 from sft.files import locked
 from sft.record.rundir import read_facts
 from sft.service.child import api_key
@@ -30,7 +31,7 @@ def stopped(sweep, monkeypatch):
     monkeypatch.setattr(
         Sweep, "may_start", lambda self: len(started.append(1) or started) < 11 and may_start(self)
     )
-    assert sweep(*ONE_AT_A_TIME, "model.price_per_million_tokens=100") == 0
+    assert sweep(*ONE_AT_A_TIME, "prices.train=100") == 0
     monkeypatch.setattr(Sweep, "may_start", may_start)
     return study_of("s")
 
@@ -52,7 +53,7 @@ def test_the_report_of_a_stopped_sweep_says_what_pausing_saved_and_gives_command
     whole = max(t.user_attrs["tokens"] for t in stopped.trials if t.values) * len(stopped.trials)
     spared = whole - sum(t.user_attrs["tokens"] for t in stopped.trials)
     assert f"every trial to its end would have taken {whole:,}: {spared:,} tokens spared" in text
-    assert f"worth {spared / 1e4:.2f}" in text
+    assert f"worth {dollars(spared / 1e4)}" in text
     word = command_of(text, "sft.resume")[0]
     assert word.startswith("s/") and int(word[2:]) in paused(stopped)
     page = (storage.ROOT / "s/report/report.html").read_text()

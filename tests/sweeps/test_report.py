@@ -25,7 +25,7 @@ VALUES = {
 def study(tmp_path):
     study = storage.open_study("s", storage.open_storage(None, tmp_path / "s"), ["minimize"])
     storage.remember(study, {"metric": ["eval/nll"], "space": SPACE.describe(), "steps": 20})
-    study.set_user_attr("price_per_million_tokens", 2.0)
+    study.set_user_attr("train_price", 2.0)
     for (rate, rank), value in VALUES.items():
         add(study, rate, rank, value)
     add(study, 1e-4, 64, None, TrialState.PRUNED, tokens=400, curve={0: 2.0, 5: 1.0})
@@ -41,7 +41,7 @@ def add(study, rate, rank, value, state=TrialState.COMPLETE, tokens=1000, curve=
     final = {20: value} if value is not None else {}
     for step, at in (curve or {0: 2.0, 10: 1.0} | final).items():
         trial.report(at, step)
-    attrs |= {"tokens": tokens, "seconds": 60.0, "steps": 20}
+    attrs |= {"tokens": tokens, "seconds": 60.0, "steps": 20, "usd": 2.0 * tokens / 1e6}
     attrs.setdefault("command", ["model=qwen3"])
     repeats = len(attrs["values"][0]) if "values" in attrs else 1
     attrs["runs"] = [
@@ -63,7 +63,7 @@ def test_the_answer_names_best_trial_checkpoint_command_and_smallest_good_rank(s
     assert "as good" not in said and "cannot be told from" not in said
     assert "trial 6: diverged (diverged: train/nll is nan at step 2)" in said
     assert "trial 7: failed (RuntimeError: boom)" in said
-    assert "5,500 tokens" in said and "cost 0.01" in said
+    assert "5,500 tokens" in said and "cost $0.0110" in said
     assert "1,500 tokens spared" in said
 
 
@@ -79,7 +79,7 @@ def test_figures_and_a_page_that_needs_nothing_else_lie_beside_the_study(study, 
     (folder,), lines = report.write(study, tmp_path / "s")
     images = sorted(path.stem for path in folder.glob("*.png"))
     assert images == [
-        "learning_curves", "learning_rate", "parallel_coordinates", "tokens_saved",
+        "cost", "learning_curves", "learning_rate", "parallel_coordinates", "tokens_saved",
     ]  # fmt: skip
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(images)
