@@ -1,6 +1,7 @@
 """Checkpoints leave the service: external weights, archives, the SDK's own command line."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -95,6 +96,20 @@ def test_the_archive_of_any_checkpoint_is_a_peft_folder_without_optimizer(stub, 
         weights = archive.extractfile("adapter_model.safetensors").read()
     folder = stub[1] / path.removeprefix("tinker://")
     assert weights == (folder / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_of_an_older_version_without_peft_config_says_so(stub, trainer):
+    path = trainer.save_state("old").result().path
+    folder = stub[1] / path.removeprefix("tinker://")
+    (folder / "adapter_config.json").unlink()
+    meta = json.loads((folder / "checkpoint.json").read_text())
+    del meta["files"]["adapter_config.json"], meta["public"]
+    (folder / "checkpoint.json").write_text(json.dumps(meta))
+    asked = httpx.get(f"{checkpoint_url(stub, path)}/archive", headers={"X-API-Key": KEY})
+    assert asked.status_code == 404
+    assert "saved by an older version of the local service" in asked.json()["detail"]
+    with tinker.ServiceClient(base_url=stub[0], api_key=KEY) as client:
+        client.create_training_client_from_state(path).result()  # it is there all the same
 
 
 def test_a_checkpoint_is_published_and_taken_back(trainer, rest):
