@@ -20,15 +20,17 @@ HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "host")
 
 
 class Faulty(ThreadingHTTPServer):
-    """`faults` maps a regular expression of "METHOD /path" to the status that it is answered with;
-    `seen` counts the requests that were answered so."""
+    """`faults` maps a regular expression of "METHOD /path" to the status that it is answered with,
+    but for the first `passing` of its requests; `seen` counts the requests that were answered so.
+    """
 
     daemon_threads = True
 
-    def __init__(self, url: str, faults: dict[str, int]):
+    def __init__(self, url: str, faults: dict[str, int], passing: int):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = urlsplit(url)
         self.faults = faults
+        self.passing = dict.fromkeys(faults, passing)
         self.seen: Counter[str] = Counter()
 
     @property
@@ -45,6 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = f"{self.command} {self.path.partition('?')[0]}"
         for pattern, status in self.server.faults.items():
             if re.fullmatch(pattern, wanted):
+                self.server.passing[pattern] -= 1
+                if self.server.passing[pattern] >= 0:
+                    break
                 self.server.seen[pattern] += 1
                 content = b'{"detail": "for the test"}'
                 self._answer(status, {"content-type": "application/json"}, content)
@@ -73,9 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def before(url: str, faults: dict[str, int]) -> Iterator[Faulty]:
+def before(url: str, faults: dict[str, int], passing: int = 0) -> Iterator[Faulty]:
     """A faulty server before the service at `url`."""
-    server = Faulty(url, faults)
+    server = Faulty(url, faults, passing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server

@@ -22,9 +22,10 @@ def place(tmp_path, tiny_model, local_service, chats):  # noqa: F811
 
 
 def command(module, faults, place, *words):
-    """The exit code and all output of a command against the service with `faults`."""
+    """The exit code and all output of a command against the service with `faults`, which begin
+    once the command has asked what the service can do."""
     folder, overrides, url = place
-    with faulty_service.before(url, faults) as faulty:
+    with faulty_service.before(url, faults, passing=1) as faulty:
         given = [*overrides, f"service.base_url={faulty.url}"] if module == "sft" else []
         done = subprocess.run(
             [sys.executable, "-m", module, *given, *words],
@@ -76,7 +77,7 @@ def test_a_server_without_an_end_of_sessions_costs_no_word_and_no_answer(place):
         assert "Traceback" not in trained.stdout + trained.stderr
         said = do("sft.sample", "run", "Say red.", "--max-tokens", "4")
         assert said.returncode == 0 and said.stderr == "", said.stderr
-        assert faulty.seen.total() == 2
+        assert faulty.seen.total() == 4  # that of each command, and that in which it has asked
         exported = do("sft.export", "run", "adapter")
         assert exported.returncode == 0 and exported.stderr == "", exported.stderr
         faulty.faults["POST /api/v1/save_weights_external"] = 422
