@@ -20,12 +20,9 @@ from sft.config.schema import PriceSettings, Settings
 from sft.cost.budget import Budget
 from sft.cost.estimate import Estimate
 from sft.cost.meter import last
-from sft.cost.prices import of_today
+from sft.cost.prices import OWN, of_today
 from sft.display.terminal import Terminal
-from sft.files import read_yaml
 from sft.hooks import Hook, RunResult
-from sft.past.choosing import weights
-from sft.past.registry import is_registered
 from sft.tracking import trackers
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
@@ -136,9 +133,11 @@ def refreshed(settings: Settings) -> Settings:
     `BadInput`."""
     if not settings.cost.refresh_prices or settings.service.kind != "tinker":
         return settings
-    given = {kind: value for kind, value in asdict(settings.prices).items() if value is not None}
+    today = of_today(settings.model.name)
+    given = {name: value for name, value in asdict(settings.prices).items() if value is not None}
+    source = f"{OWN}, else {today.source}" if given else today.source
     return replace(
-        settings, prices=PriceSettings(**(of_today(settings.model.name).values() | given))
+        settings, prices=PriceSettings(**({"source": source or None} | today.values() | given))
     )
 
 
