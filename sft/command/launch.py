@@ -22,7 +22,10 @@ from sft.cost.estimate import Estimate
 from sft.cost.meter import last
 from sft.cost.prices import OWN, of_today
 from sft.display.terminal import Terminal
+from sft.files import read_yaml
 from sft.hooks import Hook, RunResult
+from sft.past.choosing import weights
+from sft.past.registry import is_registered
 from sft.tracking import trackers
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
