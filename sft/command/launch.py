@@ -136,7 +136,8 @@ def refreshed(settings: Settings) -> Settings:
     `BadInput`."""
     if not settings.cost.refresh_prices or settings.service.kind != "tinker":
         return settings
-    today = of_today(settings.model.name)
+    if not (today := of_today(settings.model.name)):
+        return settings
     given = {name: value for name, value in asdict(settings.prices).items() if value is not None}
     source = f"{OWN}, else {today.source}" if given else today.source
     return replace(
