@@ -98,16 +98,16 @@ async def main(
         own = Budget("budget.usd", config.budget_usd, float(before.get("usd") or 0.0))
         estimate = budgeted.check(config, plan, own)
         prices = estimate.prices
-        config = replace(config, prices=prices.values())
+        config = replace(config, prices=prices.saved())
         if confirm is not None:
             await confirm(estimate)
         if settings is None:
             settings = from_train(config)
         settings = without_secrets(with_day(settings, config)) | {"lr": config.learning_rate}
-        settings["prices"] = prices.values()
+        settings["prices"] = prices.saved()
         origin = plan.origin() | {"files": await asyncio.to_thread(inventory, settings)}
         if prices and "usd" not in before:
-            origin |= {"prices": prices.source, "estimate": estimate.to_json()}
+            origin["estimate"] = estimate.to_json()
         if guess is not None:
             origin["learning_rate"] = guess.to_json()
         held = rundir.hold(directory, settings, origin, overrides, completed)

@@ -21,7 +21,7 @@ from sft.config.schema import PriceSettings, Settings
 from sft.cost.budget import Budget
 from sft.cost.estimate import Estimate
 from sft.cost.meter import last
-from sft.cost.prices import of_today
+from sft.cost.prices import OWN, of_today
 from sft.display.terminal import Terminal
 from sft.files import read_yaml
 from sft.hooks import Hook, RunResult
@@ -143,9 +143,12 @@ def refreshed(settings: Settings) -> Settings:
     `BadInput`."""
     if not settings.cost.refresh_prices or settings.service.kind != "tinker":
         return settings
-    given = {kind: value for kind, value in asdict(settings.prices).items() if value is not None}
+    if not (today := of_today(settings.model.name)):
+        return settings
+    given = {name: value for name, value in asdict(settings.prices).items() if value is not None}
+    source = f"{OWN}, else {today.source}" if given else today.source
     return replace(
-        settings, prices=PriceSettings(**(of_today(settings.model.name).values() | given))
+        settings, prices=PriceSettings(**({"source": source or None} | today.values() | given))
     )
 
 

@@ -132,6 +132,7 @@ class PriceSettings:
         None, "the same for tokens of prompts that the service has cached", minimum=0
     )
     sample: float | None = key(None, "the same for tokens that are generated", minimum=0)
+    source: str | None = key(None, "where these prices are from, for the record")
 
 
 @dataclass

@@ -130,9 +130,9 @@ class Config:
     guard_steps: int = of("guard.steps")
     """Steps in a row; 0: never end a run for this."""
 
-    prices: dict[str, float | None] = of("prices.*")
-    """USD per million tokens by kind (`train`, `prefill`, `cached_prefill`, `sample`); what is not
-    here is, on hosted Tinker, as conf/prices.yaml says."""
+    prices: dict[str, Any] = of("prices.*")
+    """USD per million tokens by kind (`train`, `prefill`, `cached_prefill`, `sample`), and their
+    `source`; what is not here is, on hosted Tinker, as conf/prices.yaml says."""
     budget_usd: float | None = of("budget.usd")
     """USD that the run may cost: it ends with a checkpoint before they are passed. None: no limit.
     """

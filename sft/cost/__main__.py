@@ -26,7 +26,7 @@ from sft.config.saved import from_saved
 from sft.cost import meter
 from sft.cost.bill import Bill, of_sessions
 from sft.cost.estimate import NO_PRICE
-from sft.cost.prices import Prices, dollars
+from sft.cost.prices import Prices, dollars, in_use
 from sft.cost.usage import KINDS, Usage
 from sft.display.tables import aligned
 from sft.errors import BadInput
@@ -58,7 +58,7 @@ class Spent:
         facts, row = read_facts(directory), meter.last(directory)
         file = directory / "config.yaml"
         settings = from_saved(read_yaml(file), str(file))
-        prices = Prices(**vars(settings.prices), source=facts.get("prices") or "")
+        prices = in_use(vars(settings.prices), settings.model.name, hosted=False)
         service = settings.service
         usage = Usage.of(row)
         return cls(directory, facts, service.kind, service.base_url, prices, usage, row.get("usd"))

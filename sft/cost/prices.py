@@ -38,6 +38,10 @@ class Prices:
         """By kind."""
         return {kind: getattr(self, kind) for kind in KINDS}
 
+    def saved(self) -> dict[str, float | str | None]:
+        """As the saved config holds them."""
+        return {**self.values(), "source": self.source or None}
+
     def rate(self, kind: str) -> float | None:
         """Of a kind; a cached prompt costs what a prompt does unless its price is known."""
         own: float | None = getattr(self, kind)
@@ -56,13 +60,14 @@ class Prices:
         return sum(getattr(usage, kind) * (self.rate(kind) or 0.0) for kind in KINDS) / 1e6
 
 
-def in_use(own: Mapping[str, float | None], model: str, *, hosted: bool) -> Prices:
-    """The prices of a run: those that the user gave and, on hosted Tinker, the published ones of
-    `model` for what is left. Elsewhere nothing is known but what the user says."""
-    given = {kind: value for kind, value in own.items() if value is not None}
+def in_use(own: Mapping[str, Any], model: str, *, hosted: bool) -> Prices:
+    """The prices of a run: those that the config gives, with their `source`, and on hosted Tinker
+    the published ones of `model` for what is left. Elsewhere nothing is known but the former."""
+    given = {kind: own[kind] for kind in KINDS if own.get(kind) is not None}
     there = published(model) if hosted else Prices()
-    sources = [OWN] * bool(given) + [there.source] * (bool(there) and len(given) < len(KINDS))
-    return Prices(**(there.values() | given), source=", else ".join(filter(None, sources)))
+    further = {k: v for k, v in there.values().items() if v is not None and k not in given}
+    sources = [own.get("source") or OWN] * bool(given) + [there.source] * bool(further)
+    return Prices(**further, **given, source=", else ".join(sources))
 
 
 def published(model: str) -> Prices:

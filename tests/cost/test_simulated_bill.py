@@ -1,7 +1,6 @@
 """What a run is estimated to cost, what it counts, and what a service that bills it has counted."""
 
 import asyncio
-import json
 
 import pytest
 
@@ -10,6 +9,7 @@ from sft.cost import meter
 from sft.errors import BadInput
 from sft.evaluation.answers import Prompt
 from sft.evaluators import SamplingEvaluator
+from sft.files import read_yaml
 from sft.record import checkpoints, metrics, rundir
 from sft.types import DataStatistics
 from tests.cost.billing import PRICES, billing_service
@@ -181,11 +181,8 @@ def test_an_evaluator_that_does_not_say_what_it_uses_is_named_and_metered(config
     assert result.usd == pytest.approx(service[1].usd + cached)
 
 
-def test_the_prices_that_were_used_are_kept_with_the_run(config, tmp_path):
-    go(config(budget_usd=0.7))
-    from sft.files import read_yaml
-
-    assert read_yaml(tmp_path / "run" / "config.yaml")["prices"] == PRICES
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["prices"] == (
-        "prices.* of the config"
-    )
+def test_the_prices_that_were_used_are_kept_with_the_run_and_where_they_are_from(config, tmp_path):
+    go(config(budget_usd=0.7, prices=PRICES | {"source": "our price list"}))
+    saved = read_yaml(tmp_path / "run" / "config.yaml")
+    assert saved["prices"] == PRICES | {"source": "our price list"}
+    assert rundir.read_facts(tmp_path / "run")["estimate"]["usd"] > 0.7
