@@ -108,8 +108,8 @@ class Parcel:
         end = self.end
         if self.whole_file:
             self.whole_file = False
-            file = read(self.told.directory / "metrics.jsonl")
-            self._send_rows(page, [(row["step"], row["timestamp"], row) for row in file])
+            there = read(self.told.directory / "metrics.jsonl")
+            self._send_rows(page, [(row["step"], row["timestamp"], row) for row in there])
         if count := len(self.rows):
             self._send_rows(page, [self.rows.popleft() for _ in range(count)])
         if self.new_tables:
