@@ -89,8 +89,9 @@ def board(monkeypatch):
 class Life:
     """A run directory, and what the training loop tells the hook of it in one process."""
 
-    def __init__(self, directory, start_step=0, tags=None):
-        settings = compose(["tracking=none", "tracking.also={json: {colour: blue}}"])
+    def __init__(self, directory, start_step=0, tags=None, tracker="json", options=""):
+        chosen = f"tracking.also={{{tracker}: {{{options}}}}}"
+        settings = compose(["tracking=none", chosen])
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.yaml").write_text(dump_yaml(to_saved(settings)))
         self.directory = directory
@@ -123,7 +124,7 @@ def flush():
 
 
 def test_a_dashboard_gets_all_that_a_run_tells(board, tmp_path):
-    life = Life(tmp_path / "run", tags={"sweep.trial": "3"})
+    life = Life(tmp_path / "run", tags={"sweep.trial": "3"}, options="colour: blue")
     life.step(0, train_nll=2.0)
     life.hook.on_table("answers", 0, [{"prompt": "p"}])
     life.step(1, train_nll=1.0)

@@ -80,7 +80,7 @@ class WandbRun:
             id=told.id,
             name=told.name,
             group=told.tags.get("sweep.study"),
-            dir=str(told.directory),
+            dir=str(told.directory.absolute()),
             config=dict(told.settings) | dict(told.tags),
             resume="allow",
             reinit="create_new",  # several runs live in one process
