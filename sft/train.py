@@ -28,8 +28,8 @@ from sft.config.secrets import without_secrets
 from sft.config.training import Config
 from sft.data.mixing.dataset import of_streams
 from sft.errors import BadInput
-from sft.hooks import Hook, Run, RunResult, Stop
-from sft.record import rundir
+from sft.hooks import Hook, Run, RunResult, Stop, named
+from sft.record import fingerprints, rundir
 from sft.rendering.report import Report
 from sft.run import effects, learning_rate
 from sft.run.client import Connection, Service
@@ -89,6 +89,7 @@ async def main(
             settings = from_train(config)
         settings = without_secrets(with_day(settings, config)) | {"lr": config.learning_rate}
         origin = plan.origin() | {"files": await asyncio.to_thread(inventory, settings)}
+        origin["code"] |= fingerprints.code_of(*named(hooks, settings))
         if guess is not None:
             origin["learning_rate"] = guess.to_json()
         held = rundir.hold(directory, settings, origin, overrides, completed)

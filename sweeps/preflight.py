@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from sft.config.saved import to_train
 from sft.config.schema import Settings
 from sft.errors import BadInput
+from sft.hooks import of_ones_own
 from sft.models.names import model_folder
 from sft.run import effects
 from sft.run.batches import first_batches
@@ -41,6 +42,7 @@ def check_space(composer: Composer) -> list[Settings]:
     """
     base = composer.settings(composer.first)
     trackers.hooks(base, {})
+    of_ones_own(base.hooks)
     settings = [base]
     for name, distribution in composer.searched.distributions.items():
         tried = ends(distribution)[:MOST_CHOICES]

@@ -18,7 +18,7 @@ from sft.config.saved import to_saved, to_train
 from sft.config.schema import Settings
 from sft.display.terminal import Terminal
 from sft.files import read_yaml
-from sft.hooks import Hook, RunResult
+from sft.hooks import Hook, RunResult, of_ones_own
 from sft.past.choosing import weights
 from sft.past.registry import is_registered
 from sft.tracking import trackers
@@ -98,6 +98,7 @@ async def train(
     name is used, and started if it is the local one. `overrides` are what a command set.
     """
     settings = await asyncio.to_thread(_with_weights, settings, directory)
+    hooks = [*hooks, *of_ones_own(settings.hooks)]
     config = to_train(settings, str(directory), base_url)
     service = None if base_url is not None else service_of(settings)
     return await loop.main(

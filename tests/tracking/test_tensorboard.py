@@ -68,11 +68,30 @@ def test_its_tab_of_hyperparameters_has_the_run(of_run):
     assert parse_session_end_info_plugin_data(end).status == api_pb2.STATUS_SUCCESS
 
 
+STOP = """
+from pathlib import Path
+
+from sft.hooks import BaseHook
+
+
+class Once(BaseHook):
+    def on_start(self, run):
+        self.run = run
+
+    def on_progress(self, step, metrics):
+        if step == 2 and self.run.start_step == 0:
+            self.run.stop("by hand", "KILLED")
+"""
+
+
 def test_a_resumed_run_has_each_step_once(run, monkeypatch):  # noqa: F811
-    """The first life ends at a guard that its second life does not meet: the loss rises 0 nats."""
-    assert run("tracking=tensorboard", "guard.rise=1e-9", "guard.steps=1", "lr=10") == 1
-    assert read("run").Scalars("train/nll")
-    assert resume.main(["run"]) in (0, 1)
+    Path("stop_once.py").write_text(STOP)
+    monkeypatch.syspath_prepend(Path.cwd())
+    run("tracking=tensorboard", "hooks=stop_once:Once", "submit_ahead=0")
+    assert text(read("run"), "status") == "KILLED: by hand"
+    assert resume.main(["run"]) == 0
+    assert text(read("run"), "status") == "FINISHED"
+    assert [step for step, _ in points(read("run"), "train/nll")] == [0, 1, 2, 3]
     for metric in ("train/nll", "eval/nll"):
         assert points(read("run"), metric) == recorded("run", metric)
 

@@ -58,6 +58,8 @@ class Parcel:
     failures: int = 0
     """In a row."""
     error: str = ""
+    given_up: bool = False
+    """A flush has said that something is lacking."""
     next_try: float = 0.0
     page: Page | None = None
     _sent: Sent = field(default_factory=Sent)
@@ -196,7 +198,10 @@ class Outbox:
                 self._condition.notify_all()
                 self._condition.wait(min(left, 0.2))
             self._flushing -= 1
-            return [self._unsent(parcel) for parcel in self._parcels if parcel.pending]
+            lacking = [parcel for parcel in self._parcels if parcel.pending]
+            for parcel in lacking:
+                parcel.given_up = True
+            return [self._unsent(parcel) for parcel in lacking]
 
     def _work(self) -> None:
         while True:
@@ -234,7 +239,7 @@ class Outbox:
         first, parcel.error = parcel.failures == 0, mask_urls(words[0])[:300]
         parcel.failures += 1
         parcel.next_try = time.monotonic() + min(2.0**parcel.failures, LONGEST_WAIT)
-        if first:
+        if first and not parcel.given_up:
             logger.warning(
                 "%s cannot be told of %s (%s); training goes on, and what it misses is sent later",
                 self.title,
@@ -249,5 +254,7 @@ class Outbox:
         )
 
     def _at_exit(self) -> None:
+        if all(parcel.given_up for parcel in self._parcels):
+            return
         for sentence in self.flush(AT_EXIT_SECONDS):
             logger.warning("%s", sentence)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sft.record.checkpoints import CheckpointRecord
 
 KEY_VARIABLES = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
-SECONDS = 30.0
+SECONDS = 15.0
 """Within which W&B has to answer when a run begins, and to have everything when it ends."""
 
 
@@ -74,6 +74,7 @@ class WandbRun:
         import wandb
 
         options, told = self.options, self.told
+        wandb.setup(wandb.Settings(silent=True))  # it would say where it found its key
         self._run = wandb.init(
             project=options.project or self.settings.tracking.experiment,
             entity=options.entity,
