@@ -7,9 +7,13 @@ slow work to do hands it to a thread of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from sft.data.import_path import import_path, load_class
+from sft.errors import BadInput
 
 if TYPE_CHECKING:
     from sft.config.training import Config
@@ -139,3 +143,25 @@ class BaseHook:
 
     def on_end(self, result: RunResult) -> None:
         """The run has ended, well or not."""
+
+
+def of_ones_own(paths: Sequence[str]) -> list[BaseHook]:
+    """A hook of each class that the key `hooks` names, `my_module:MyHook`.
+
+    Each is a subclass of `BaseHook` and made without arguments. Raises `BadInput`.
+    """
+    made = []
+    for path in paths:
+        hook = load_class("hooks", path, BaseHook)
+        try:
+            made.append(hook())
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise BadInput(f"hooks: {path}() cannot be made: {what}") from error
+    return made
+
+
+def named(hooks: Sequence[Hook], settings: Mapping[str, Any]) -> list[Hook]:
+    """Those of `hooks` that a saved config names: their code belongs to the run."""
+    paths = settings.get("hooks") or []
+    return [hook for hook in hooks if import_path(type(hook)) in paths]

@@ -3,8 +3,8 @@
     python -m sft.runs                     # everything under outputs/
     python -m sft.runs outputs/2026-01-31  # some folders
 
-A run whose process is gone without a word is recorded as KILLED, on disk and in MLflow, and what
-MLflow missed of any run is sent. `python -m sft.resume RUN` continues such a run.
+A run whose process is gone without a word is recorded as KILLED, on disk and in MLflow. What MLflow
+or another tracker missed of any run is sent. `python -m sft.resume RUN` continues such a run.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sft import tracking
 from sft.command.main import command, new_parser
 from sft.display.tables import aligned
 from sft.errors import BadInput
 from sft.past.listing import COLUMNS, FOLDER, Listed, close, find_runs, listed
 from sft.record.rundir import read_facts
+from sft.tracking import trackers
 
 FLUSH_SECONDS = 60.0
 
@@ -49,26 +50,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def send(directories: Sequence[Path], uri: str | None = None) -> int:
-    """Bring to MLflow what it lacks of the ended runs; the exit code, 1 if it does not answer.
+    """Bring to MLflow and other trackers what they lack of the ended runs; the exit code, 1 if one
+    does not answer.
 
     A store that the run recorded and that can never work is passed over with a sentence.
     """
-    count = 0
+    lacking: Counter[str] = Counter()
     for directory in directories:
         if read_facts(directory).get("status") == "RUNNING":
             continue
-        try:
-            count += tracking.sync(directory, uri)
-        except BadInput as error:
-            print(f"{directory}: {error}", file=sys.stderr)
-    if not count:
-        return 0
-    unsent = tracking.flush(FLUSH_SECONDS)
-    if sent := count - len(unsent):
-        print(f"sent to MLflow what it lacked of {sent} run{'s' if sent > 1 else ''}")
-    for sentence in unsent:
-        print(sentence, file=sys.stderr)
-    return 1 if unsent else 0
+        for name, tracker in trackers.TRACKERS.items():
+            try:
+                lacking[name] += tracker.sync(directory, uri)
+            except BadInput as error:
+                print(f"{directory}: {error}", file=sys.stderr)
+    code = 0
+    for name, count in (+lacking).items():
+        tracker = trackers.TRACKERS[name]
+        unsent = tracker.flush(FLUSH_SECONDS)
+        if sent := count - len(unsent):
+            plural = "s" if sent > 1 else ""
+            print(f"sent to {tracker.title} what it lacked of {sent} run{plural}")
+        for sentence in unsent:
+            print(sentence, file=sys.stderr)
+            code = 1
+    return code
 
 
 def show(runs: Sequence[Listed]) -> None:

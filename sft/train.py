@@ -31,8 +31,8 @@ from sft.cost.estimate import Estimate
 from sft.cost.meter import Meter, last
 from sft.data.mixing.dataset import of_streams
 from sft.errors import BadInput
-from sft.hooks import Hook, Run, RunResult, Stop
-from sft.record import rundir
+from sft.hooks import Hook, Run, RunResult, Stop, named
+from sft.record import fingerprints, rundir
 from sft.rendering.report import Report
 from sft.run import budgeted, effects, learning_rate
 from sft.run.client import Connection, Service
@@ -106,6 +106,7 @@ async def main(
         settings = without_secrets(with_day(settings, config)) | {"lr": config.learning_rate}
         settings["prices"] = prices.saved()
         origin = plan.origin() | {"files": await asyncio.to_thread(inventory, settings)}
+        origin["code"] |= fingerprints.code_of(*named(hooks, settings))
         if prices and "usd" not in before:
             origin["estimate"] = estimate.to_json()
         if guess is not None:

@@ -15,6 +15,7 @@ from sft.config.schema import Settings
 from sft.cost.estimate import NO_PRICE, Estimate
 from sft.cost.prices import dollars, in_use
 from sft.errors import BadInput
+from sft.hooks import of_ones_own
 from sft.models.names import model_folder
 from sft.run import budgeted, effects
 from sft.run.batches import first_batches
@@ -48,6 +49,7 @@ def check_space(composer: Composer) -> list[Settings]:
     """
     base = composer.settings(composer.first)
     trackers.hooks(base, {})
+    of_ones_own(base.hooks)
     settings = [base]
     for name, distribution in composer.searched.distributions.items():
         tried = ends(distribution)[:MOST_CHOICES]

@@ -24,7 +24,7 @@ from sft.cost.meter import last
 from sft.cost.prices import OWN, of_today
 from sft.display.terminal import Terminal
 from sft.files import read_yaml
-from sft.hooks import Hook, RunResult
+from sft.hooks import Hook, RunResult, of_ones_own
 from sft.past.choosing import weights
 from sft.past.registry import is_registered
 from sft.tracking import trackers
@@ -119,6 +119,7 @@ async def train(
     """
     settings = await asyncio.to_thread(refreshed, settings)
     settings = await asyncio.to_thread(_with_weights, settings, directory)
+    hooks = [*hooks, *of_ones_own(settings.hooks)]
     config = to_train(settings, str(directory), base_url)
     service = None if base_url is not None else service_of(settings)
     async with AsyncExitStack() as stack:

@@ -14,6 +14,7 @@ from sft.record.metrics import known_direction
 
 NOT_IN_A_NAME = (
     *("model.", "dataset.", "service.", "tracking.", "evaluators.", "run_", "optimizer"),
+    "hooks",
     *("date", "checkpoint.", "guard.", "eval_every", "save_every", "max_length", "submit_ahead"),
     *("prices.", "cost.", "budget."),
 )

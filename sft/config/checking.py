@@ -40,6 +40,8 @@ def check(raw: dict[str, Any]) -> Settings:
     Nothing in `raw` is interpolated here: it is plain data.
     """
     raw = dict(raw)
+    if isinstance(one := raw.get("hooks"), str):
+        raw["hooks"] = [one]
     groups = {name: _plain(raw, name) for name in (*KINDS, "dataset")}
     schemas = {name: schema_of(name, groups[name].get("kind")) for name in groups}
     settings = _build(Settings, {k: v for k, v in raw.items() if k not in groups})

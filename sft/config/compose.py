@@ -72,6 +72,7 @@ def register() -> None:
     store = ConfigStore.instance()
     kinds = kinds_of_groups()
     plain = dataclasses.asdict(Settings())
+    plain["tracking"]["uri"] = None  # conf/tracking/mlflow.yaml names it; tracking=wandb has none
     store.store("keys", {name: value for name, value in plain.items() if name not in kinds})
     for group, schemas in kinds.items():
         for kind, schema in schemas.items():

@@ -12,7 +12,7 @@ from sft.config import evaluators
 from sft.config.checking import check_fields
 from sft.config.data_kinds import INNER, NOT_INSIDE
 from sft.data.files.inventory import take
-from sft.data.import_path import load_class, own_fields
+from sft.data.import_path import load_builder, own_fields
 from sft.data.import_path import saved as saved_builder
 from sft.datasets import BUILDERS, custom_builder
 from sft.errors import BadInput
@@ -32,7 +32,7 @@ def to_builder(
         }
     if kind != "custom":
         return BUILDERS[kind](common_config=common, **values)
-    made = load_class(path, values["builder"], SupervisedDatasetBuilder)
+    made = load_builder(path, values["builder"], SupervisedDatasetBuilder)
     args = check_fields(made, values["args"], f"{path}.args.")
     if values.get("eval_sets"):
         if not issubclass(made, ChatDatasetBuilder):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sft.config.checking import check_fields
-from sft.data.import_path import NOT_IMPORTABLE, build, load_class
+from sft.data.import_path import NOT_IMPORTABLE, build, load_builder
 from sft.data.import_path import saved as saved_builder
 from sft.errors import BadInput, nearest
 from sft.evaluators import EvaluatorBuilder, SamplingEvaluatorBuilder
@@ -51,7 +51,7 @@ def of_settings(
         entry = _checked(entry, key)
         if entry["builder"] is None:
             continue
-        made = load_class(key, entry["builder"], EvaluatorBuilder)
+        made = load_builder(key, entry["builder"], EvaluatorBuilder)
         args = check_fields(made, entry["args"], f"{key}.args.")
         builder = build(key, entry["builder"], args, EvaluatorBuilder, common)
         (often if entry["often"] else seldom).append(builder)

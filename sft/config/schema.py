@@ -214,6 +214,9 @@ class Settings:
     submit_ahead: int = key(1, "steps queued before the oldest is awaited", minimum=0)
     run_name: str | None = key(None, "null: made from what differs from the defaults")
     run_dir: str | None = key(None, "null: outputs/DATE/TIME-NAME")
+    hooks: list[str] = key(
+        [], "my_module:MyHook, hooks of your own that follow the run (sft/hooks.py); or a list"
+    )
 
     model: ModelSettings = group(ModelSettings, "what is trained")
     dataset: Any = group(dict, "what it is trained on")

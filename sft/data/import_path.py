@@ -1,4 +1,4 @@
-"""Builders of the user's own, named by import path: `my_data:MyBuilder`."""
+"""Builders, and other classes, of the user's own, named by import path: `my_data:MyBuilder`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build(group: str, path: str, args: Mapping[str, Any], base: type, common_con
     Raises `BadInput` if there is no such class, if it is not a `base`, or if `args` are not its
     fields.
     """
-    builder = load_class(group, path, base)
+    builder = load_builder(group, path, base)
     fields = {item.name: item for item in dataclasses.fields(builder) if item.init}
     has_common = fields.pop("common_config", None) is not None
     for name in args:
@@ -45,9 +45,17 @@ def build(group: str, path: str, args: Mapping[str, Any], base: type, common_con
         raise BadInput(f"{group}.args: {path} refuses them: {error}") from error
 
 
-def load_class(group: str, path: str, base: type) -> type[Any]:
-    """The subclass of `base` that `module:Name` names. Raises `BadInput`."""
+def load_builder(group: str, path: str, base: type) -> type[Any]:
+    """The dataclass and subclass of `base` that `module:Name` names. Raises `BadInput`."""
     key = f"{group}.builder"
+    found = load_class(key, path, base)
+    if found.__dict__.get("__annotations__") and "__dataclass_fields__" not in found.__dict__:
+        raise BadInput(f"{key}: {path} is not a dataclass; write @dataclass above it")
+    return found
+
+
+def load_class(key: str, path: str, base: type) -> type[Any]:
+    """The subclass of `base` that `module:Name` names under `key`. Raises `BadInput`."""
     if path.startswith(NOT_IMPORTABLE):
         raise BadInput(
             f"{key}: {path.removeprefix(NOT_IMPORTABLE)} was defined in a script, a "
@@ -55,7 +63,8 @@ def load_class(group: str, path: str, base: type) -> type[Any]:
         )
     module_name, _, name = path.partition(":")
     if not module_name or not name:
-        raise BadInput(f"{key}: '{path}' is not of the form my_module:MyBuilder")
+        mine = f"My{base.__name__.removeprefix('Base')}"
+        raise BadInput(f"{key}: '{path}' is not of the form my_module:{mine}")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
@@ -75,8 +84,6 @@ def load_class(group: str, path: str, base: type) -> type[Any]:
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise BadInput(f"{key}: {_not_a_builder(path, module, name, found, base)}")
-    if found.__dict__.get("__annotations__") and "__dataclass_fields__" not in found.__dict__:
-        raise BadInput(f"{key}: {path} is not a dataclass; write @dataclass above it")
     return found
 
 

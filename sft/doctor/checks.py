@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from sft.doctor.adapters import describe
 from sft.doctor.table import Row, State
+from sft.service.downloads import NotHandedOut, adapter
 from sft.service.habits import meeting, questions
-from sft.service.habits.downloads import NotHandedOut, adapter
 from sft.service.habits.server import Running
 from sft.service.habits.trial import TOKENS, TOO_LATE, Adapter, Asking, Session, sample
 from sft.service.habits.upstream import AWAY, Refused

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sft.config.evaluators import of_settings
 from sft.config.saved import common_config, dataset_builder
 from sft.data.mixing.held_out import Data, built
+from sft.hooks import of_ones_own
 from sft.past.then_and_now import Seen
 from sft.record import fingerprints
 from sft.run.batches import first_batches, steps_in_total
@@ -36,7 +37,8 @@ def look(
     _held_out(seen, held_out, then, whole=bool(batches))
     _eval_sets(seen, found, then)
     evaluators = of_settings(settings, common_config(settings)).values()
-    code = fingerprints.code_of(builder, *(own for builders in evaluators for own in builders))
+    own = [own for builders in evaluators for own in builders]
+    code = fingerprints.code_of(builder, *own, *of_ones_own(settings.hooks))
     return seen, code
 
 

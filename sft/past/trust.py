@@ -89,6 +89,8 @@ def _reasons(
             yield f"{key}.builder would import {path!r}"
         elif "task" in args:
             yield f"{key}.args.task would run the code of {args['task']!r}"
+    if hooks := saved.get("hooks"):
+        yield f"hooks would import {hooks!r}"
     tracking = saved.get("tracking")
     if isinstance(tracking, Mapping) and tracking.get("also"):
         yield f"tracking.also would send the run to {tracking['also']!r}"

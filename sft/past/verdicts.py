@@ -25,6 +25,7 @@ OF_ONE_RUN = (
     "service.base_url",
     "service.root",
     "tracking.",
+    "hooks",
 )
 """Settings that repeats of one configuration may differ in."""
 MADE_FROM = ("digest", "held_out_digest", "model", "code")

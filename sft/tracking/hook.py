@@ -150,6 +150,8 @@ class MlflowHook(BaseHook):
 class Mlflow:
     """The tracker that `tracking.uri` and `tracking.experiment` choose."""
 
+    title = "MLflow"
+
     def hook(self, settings: Settings, tags: Mapping[str, str]) -> MlflowHook | None:
         chosen = settings.tracking
         if chosen.uri is None:
@@ -165,6 +167,9 @@ class Mlflow:
 
     def flush(self, timeout: float) -> list[str]:
         return flush(timeout)
+
+    def sync(self, directory: Path, uri: str | None = None) -> bool:
+        return sync(directory, uri)
 
 
 def _key_of_trial(tags: Mapping[str, str]) -> str | None:

@@ -125,11 +125,18 @@ def _send_evaluation(
 
 
 def write_table(directory: Path, name: str, step: int, rows: list[dict[str, Any]]) -> None:
-    """Add a table to the run directory's tables/NAME.jsonl, one line a step."""
+    """Add a table to the run directory's tables/NAME.jsonl, one line a step.
+
+    Each tracker of a run does so: a line that is the last one already is not added again.
+    """
     folder = directory / "tables"
     folder.mkdir(exist_ok=True)
-    with (folder / f"{values.model_name(name)}.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, "rows": rows}, default=str) + "\n")
+    line = json.dumps({"step": step, "rows": rows}, default=str) + "\n"
+    with (folder / f"{values.model_name(name)}.jsonl").open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        if file.read().endswith(line):
+            return
+        file.write(line)
 
 
 def send_examples(run: TrackedRun, client: MlflowClient) -> None:

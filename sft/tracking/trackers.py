@@ -1,15 +1,21 @@
 """Where runs are shown beside their own directories: MLflow, and what is added to it.
 
-A tracker is a class with `hook` and `flush`, in a file of its own beside this one, and a line in
-`TRACKERS`. `tracking.also={NAME: {}}` chooses it, and `tracking.also.NAME.OPTION=VALUE` says more.
+A tracker is a class with `hook`, `flush` and `sync`, and a line in `TRACKERS`; one that shows runs
+as pages of a dashboard is made of a `Page`, in a file of its own under `dashboards/`.
+`tracking.also={NAME: {}}` chooses it, as a file conf/tracking/NAME.yaml does for `tracking=NAME`;
+`tracking.also.NAME.OPTION=VALUE` says more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sft.errors import BadInput, nearest
+from sft.tracking.dashboards.tensorboard import TENSORBOARD
+from sft.tracking.dashboards.trackio import TRACKIO
+from sft.tracking.dashboards.wandb import WANDB
 from sft.tracking.hook import Mlflow
 
 if TYPE_CHECKING:
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
 
 class Tracker(Protocol):
     """A view of this process's runs."""
+
+    title: str
+    """Its name in messages."""
 
     def hook(self, settings: Settings, tags: Mapping[str, str]) -> Hook | None:
         """The hook of one run; None if `settings` do not ask for this tracker.
@@ -35,9 +44,22 @@ class Tracker(Protocol):
         """
         ...
 
+    def sync(self, directory: Path, uri: str | None = None) -> bool:
+        """Begin to send what is lacking of the ended run in `directory`; False if nothing is.
+
+        `uri` replaces that of MLflow which the run recorded. Raises `BadInput` where it cannot be
+        sent.
+        """
+        ...
+
 
 MLFLOW = "mlflow"
-TRACKERS: dict[str, Tracker] = {MLFLOW: Mlflow()}
+TRACKERS: dict[str, Tracker] = {
+    MLFLOW: Mlflow(),
+    "tensorboard": TENSORBOARD,
+    "trackio": TRACKIO,
+    "wandb": WANDB,
+}
 """By the name that `tracking.also` knows them by; MLflow has keys of its own."""
 
 

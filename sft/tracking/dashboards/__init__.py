@@ -1,0 +1,1 @@
+"""Dashboards beside MLflow: TensorBoard, Weights & Biases, Trackio; and the outbox to them."""
