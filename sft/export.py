@@ -35,7 +35,8 @@ from sft.past.find import WORDS, find
 from sft.past.trust import TRUST, saved_config
 from sft.run.client import Connection, Service, await_client
 from sft.run.failures import ServiceLost, words_of
-from sft.service.habits import downloads, server
+from sft.service import downloads
+from sft.service.habits import server
 from sft.types import ChatDatasetBuilder
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ HELP = """Fine-tune a language model with LoRA through the Tinker API.
   python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
   python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
   python -m sft COMMAND --help                         sample, resume, fork, reproduce, runs,
-                                                       compare, preview, export, promote or ui
+                                                       compare, preview, export, promote, ui or
+                                                       doctor
 
 Groups, one option each (GROUP=OPTION):
 {groups}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sft.service.habits.downloads import FILES
+from sft.service.downloads import FILES
 
 MOST_NAMED = 8
 

@@ -8,8 +8,8 @@ import numpy
 import pytest
 from tinker.proto.response_conv import deserialize_sample_response
 
+from sft.service.downloads import FILES, NotHandedOut, unpacked
 from sft.service.habits import messages
-from sft.service.habits.downloads import FILES, NotHandedOut, unpacked
 from sft.service.habits.record import Habits
 from sft.service.habits.strict import StrictKeys
 from sft.service.habits.turns import Turns
