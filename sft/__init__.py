@@ -4,7 +4,7 @@ What is typed or imported lies here at the top:
 
     train, types, datasets, renderers, evaluators, hooks    the Python API
     __main__, sample, resume, reproduce, runs,
-    compare, preview, export, promote, ui                   the commands
+    compare, preview, export, promote, ui, doctor           the commands
     cost, models                                            the same, in folders of their parts
     errors, files, keys, secrets                            what every folder may use
 
@@ -26,7 +26,8 @@ Everything else has a folder, and folders import downwards only:
     prior/        what published sweeps say of learning rate and rank, and `lr=auto`
     schedules/    the learning rate over the steps of a run
     losses/       what a step minimises
-    service/      the local service as a child process
+    service/      the local service as a child process, and other servers' habits
+    doctor/       what a service can do, as a table
     local/        the local Tinker service itself; imports nothing of the harness
 
 More: docs/architecture.md; how to add something: CONTRIBUTING.md.

@@ -58,10 +58,10 @@ class Checkup:
             ended = opened.end()
             self.asking.close()
         rows.append(self._by_repair("end of a session", f"status {ended.status}"))
-        shown = {row.topic for row in rows}
-        for topic, sentence in self.habits.repairs.items():
-            if topic not in shown and " without " in topic:
-                rows.append(Row(topic, "different", sentence, "the key is left out"))
+        unknown = [topic for topic in self.habits.repairs if " without " in topic]
+        if unknown:
+            done = "left out, if nothing is lost by it"
+            rows.append(Row("keys of requests", "different", ", ".join(unknown), done))
         return rows
 
     def _reachable(self) -> Row:

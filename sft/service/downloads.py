@@ -65,7 +65,7 @@ def _fetched(running: Running, url: str) -> bytes:
             url = urljoin(url, reply.headers["location"])
     if reply.status_code != 200:
         kind = NotThere if reply.status_code in (404, 405) else NotHandedOut
-        raise kind(f"{mask_urls(url)}: status {reply.status_code}")
+        raise kind(f"there is no archive of it: status {reply.status_code}")
     if reply.headers.get("content-type", "").startswith("application/json"):
         found: Any = reply.json()
         if isinstance(found, dict) and isinstance(found.get("url"), str):

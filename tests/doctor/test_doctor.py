@@ -52,7 +52,7 @@ def test_what_a_poor_server_lacks_is_named_with_what_is_done_about_it(doctor, lo
         "life of checkpoints", "deleting checkpoints", "end of a session", "other endpoints",
     } <= states(rows, "missing")  # fmt: skip
     assert {
-        "LoRA ranks", "compute_logprobs", "create_model without optimizer_config",
+        "LoRA ranks", "compute_logprobs", "keys of requests",
     } <= states(rows, "different")  # fmt: skip
     assert rows["compute_logprobs"]["harness"] == "by forward on a copy"
     assert "above 8" in rows["LoRA ranks"]["found"]

@@ -56,7 +56,7 @@ class StrictKeys:
         self._unknown[endpoint] |= new
         for path in new:
             name = ".".join(map(str, path))
-            self._habits.say(f"{endpoint} without {name}", "the server does not know this key")
+            self._habits.say(f"{endpoint} without {name}", "the server does not know the key")
         return bool(new)
 
     def _loss(self, path: Path, value: Any) -> str:

@@ -74,6 +74,7 @@ class Upstream:
 
         self.url = url.rstrip("/")
         self._headers = {"X-API-Key": key} if key else {}
+        self._headers["X-Tinker-Sampling-Backpressure"] = "1"  # as the SDK says with each sample
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self._client = httpx.AsyncClient(
             trust_env=through_proxies, timeout=WORK_SECONDS, limits=limits, headers=self._headers
