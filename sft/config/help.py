@@ -15,6 +15,7 @@ HELP = """Fine-tune a language model with LoRA through the Tinker API.
 
   python -m sft                                        train SmolLM2 on a question-and-answer set
   python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
+  python -m sft 'tracking=[mlflow,wandb]'              two trackers; wandb alone: without MLflow
   python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
 
 Commands (sft COMMAND, or python -m sft.COMMAND; COMMAND --help says more):

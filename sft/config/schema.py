@@ -87,7 +87,9 @@ class TrackingSettings:
     system_metrics: bool = key(
         True, "CPU, memory and GPU of a run of ten seconds or more, as system/…"
     )
-    also: dict[str, Any] = key({}, "trackers beside MLflow, each with its options: {NAME: {…}}")
+    also: dict[str, Any] = key(
+        {}, "trackers beside MLflow, each with its options, as tracking=[mlflow,wandb] sets it"
+    )
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 import json
 import struct
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -163,11 +165,40 @@ def test_the_key_of_wandb_login_is_found(tmp_path, monkeypatch, line, missing):
 
 
 def test_a_server_that_is_away_costs_the_run_nothing(run, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.setattr("sft.tracking.dashboards.wandb.SECONDS", 1.0)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     assert run("tracking=wandb", "max_steps=1") == 0
-    assert "Weights & Biases lacks part of run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Weights & Biases lacks part of run (http://127.0.0.1:9: " in said
     state = json.loads(Path("run/wandb.json").read_text())
     assert state["ended"] is None and state["sent"]["trained"] == -1
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers, and is no W&B."""
+
+    def do_GET(self):
+        self.send_error(404)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_run_that_wandb_could_not_begin_is_not_begun_twice_in_one_process(
+    tmp_path, monkeypatch, caplog
+):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("sft.tracking.dashboards.wandb.SECONDS", 2.0)
+        monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        life = Life(tmp_path / "run", tracker="wandb")
+        life.end()
+        said = trackers.TRACKERS["wandb"].flush(60)
+        [sentence] = [one for one in said if str(tmp_path) in one]
+        server.shutdown()
+    assert "in use" not in sentence and "404" in sentence

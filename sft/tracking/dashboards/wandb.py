@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import netrc
 import os
-from collections.abc import Mapping
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +56,7 @@ def _has_key(environment: Mapping[str, str]) -> bool:
     """Whether W&B finds a key: in a variable, or in the file that `wandb login` writes."""
     if any(environment.get(name) for name in KEY_VARIABLES):
         return True
-    host = urlsplit(environment.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    host = urlsplit(_address(environment)).hostname or ""
     named = environment.get("NETRC")
     files = [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
     for file in files:
@@ -64,6 +68,26 @@ def _has_key(environment: Mapping[str, str]) -> bool:
     return False
 
 
+_lost: dict[str, Exception] = {}
+"""Runs, by their ids, that W&B's own process keeps open after an error: this process cannot begin
+them again, and another one can."""
+
+
+def _reach(address: str) -> None:
+    """Raise `OSError` if nobody answers at `address`: W&B cannot try the same run twice."""
+    try:
+        urllib.request.urlopen(address, timeout=SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # an answer
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # W&B has certificates of its own
+            raise OSError(f"{address}: {error.reason}") from error
+
+
+def _address(environment: Mapping[str, str]) -> str:
+    return environment.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
 class WandbRun:
     """One run in W&B. Its points are drawn over `step`, so that they may come in any order."""
 
@@ -71,6 +95,15 @@ class WandbRun:
         self.told, self.options, self.settings = told, options, settings
 
     def begin(self) -> bool:
+        if (error := _lost.get(self.told.id)) is not None:
+            raise error
+        if self.options.mode == "online":
+            _reach(_address(os.environ))
+        with self._or_lost():
+            self._init()
+        return True
+
+    def _init(self) -> None:
         import wandb
 
         options, told = self.options, self.told
@@ -97,7 +130,6 @@ class WandbRun:
             ),
         )
         self._run.define_metric("*", step_metric="step")
-        return True
 
     def rows(self, rows: list[Row]) -> bool:
         for step, timestamp, metrics in rows:
@@ -126,7 +158,16 @@ class WandbRun:
         self._run.summary["status"] = end.status
         if end.reason:
             self._run.summary["reason"] = end.reason
-        self._run.finish(exit_code=1 if end.status in ("FAILED", "KILLED") else 0)
+        with self._or_lost():
+            self._run.finish(exit_code=1 if end.status in ("FAILED", "KILLED") else 0)
+
+    @contextmanager
+    def _or_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            _lost[self.told.id] = error
+            raise
 
 
 def _cell(value: Any) -> Any:
