@@ -153,7 +153,7 @@ def test_one_raises_one_is_not_a_number_one_loses_the_service_and_the_others_fin
 ):
     real, lost = launch.train, []
 
-    async def faulty(settings, directory, hooks, *, base_url=None):
+    async def faulty(settings, directory, hooks, *, base_url=None, **options):
         if settings.lr == 2e-3:
             raise RuntimeError("boom")
         if settings.lr == 3e-3:
@@ -163,7 +163,7 @@ def test_one_raises_one_is_not_a_number_one_loses_the_service_and_the_others_fin
         if settings.lr == 4e-3:
             lost.append(settings.lr)
             raise ServiceLost("gone away")
-        return await real(settings, directory, hooks, base_url=base_url)
+        return await real(settings, directory, hooks, base_url=base_url, **options)
 
     monkeypatch.setattr(launch, "train", faulty)
     rates = ",".join(f"{i}e-3" for i in range(1, 13))
