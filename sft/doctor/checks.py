@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SECONDS = 30.0
 """In which all of it is to be over."""
 RANKS = (1, 32, 64, 128)
-LEAST_SECONDS = 3.0
+LEAST_SECONDS = 8.0
 """For the last questions, whatever time it is."""
 MORE_SETTINGS = ("settings for clients on the way",)
 CLOSE = 0.02
@@ -57,7 +57,10 @@ class Checkup:
             rows.append(self._others(opened))
             ended = opened.end()
             self.asking.close()
-        rows.append(self._by_repair("end of a session", f"status {ended.status}"))
+        if ended.status < 400:
+            rows.append(self._by_repair("end of a session", "heeded"))
+        else:
+            rows.append(Row("end of a session", "not asked", ended.detail))
         unknown = [topic for topic in self.habits.repairs if " without " in topic]
         if unknown:
             done = "left out, if nothing is lost by it"

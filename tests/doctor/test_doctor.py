@@ -84,6 +84,7 @@ def test_an_older_wire_is_no_server_for_a_run(doctor, local_service):
     assert code == 1 and rows["messages"]["ends_a_run"]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_answered_with_those_that_are(doctor, local_service):
     code, rows = doctor(local_service, "model.name=other")
     assert code == 0

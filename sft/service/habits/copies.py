@@ -100,11 +100,11 @@ class Copies:
         ended = [name for name, one in self.samplers.items() if one.session_id == session_id]
         for name in ended:
             self.samplers.pop(name)
-            if (copy := self._copies.pop(name, None)) is not None:
-                await self._models.unload(copy.model_id)
-        for model_id in self._models.of_session.get(session_id, ()):
-            for state in self._snapshots.pop(model_id, ()):
-                await self._delete(state)
+        copies = [self._copies.pop(name, None) for name in ended]
+        models = self._models.of_session.get(session_id, ())
+        states = [state for model_id in models for state in self._snapshots.pop(model_id, ())]
+        unloaded = [self._models.unload(copy.model_id) for copy in copies if copy is not None]
+        await asyncio.gather(*unloaded, *[self._delete(state) for state in states])
 
     async def _acquire(self, name: str) -> Copy:
         """The copy of a sampler's weights, for one user more."""

@@ -21,8 +21,6 @@ LORA_NOTE = "sft_lora"
 """What of an adapter's shape servers do not say of its checkpoints is noted in its metadata."""
 CANNOT_CREATE = (400, 404, 422)
 """How servers refuse a `load_weights` that names no model."""
-UNLOAD_SECONDS = 5.0
-"""For a server to say that it has unloaded what a session has left."""
 SHAPE = ("train_mlp", "train_attn", "train_unembed")
 
 
@@ -145,12 +143,10 @@ class Models:
             models.discard(model_id)
 
     async def end_session(self, session_id: str) -> None:
-        """Unload what a session has made, if its checkpoints outlast that. A server that is busy
-        does so once it has the time."""
+        """Unload what a session has made, if its checkpoints outlast that."""
         models = self.of_session.pop(session_id, set())
-        if models and not self.habits.unloading_loses_checkpoints:
-            work = [asyncio.create_task(self.unload(model_id)) for model_id in models]
-            await asyncio.wait(work, timeout=UNLOAD_SECONDS)
+        if not self.habits.unloading_loses_checkpoints:
+            await asyncio.gather(*[self.unload(model_id) for model_id in models])
 
 
 def with_note(metadata: dict[str, Any] | None, lora: dict[str, Any] | None) -> dict[str, Any]:

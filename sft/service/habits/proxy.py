@@ -27,6 +27,8 @@ from sft.service.habits.upstream import POLL_SECONDS, Answer, Upstream
 Message = dict[str, Any]
 PASSED_ON = ("content-type", "content-encoding", "accept", "user-agent")
 API = "/api/v1/"
+UNLOAD_SECONDS = 5.0
+"""For a server to say that it has unloaded what a session has left."""
 QUEUED = ("optim_step", "save_weights", "save_weights_for_sampler", "save_weights_external")
 """Requests of a model that have a number, beside `forward_backward`."""
 
@@ -240,11 +242,13 @@ class Proxy:
         return Answer.of(told | {"lora_rank": of_run.get("lora_rank")})
 
     async def _end_session(self, session_id: str) -> None:
-        models = self.models.of_session.get(session_id, set()).copy()
-        await self.copies.end_session(session_id)
-        await self.models.end_session(session_id)
-        for model_id in models:
+        """Unload what a session has left. A server that is busy does so once it has the time."""
+        for model_id in self.models.of_session.get(session_id, ()):
             self.turns.forget(model_id)
+        work = [
+            asyncio.create_task(one.end_session(session_id)) for one in (self.copies, self.models)
+        ]
+        await asyncio.wait(work, timeout=UNLOAD_SECONDS)
 
     async def close(self) -> None:
         """End what sessions have left."""

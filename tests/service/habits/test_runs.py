@@ -39,6 +39,7 @@ def test_todays_api_needs_no_repair(trained, local_service, monkeypatch):
     assert facts["server"] == {"url": local_service, "repairs": {}, "ignored": {}}
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_where_a_model_cannot_be_made_from_a_checkpoint(trained, poor, settings):
     url = poor("no_create_by_load", "no_endpoints").url
     _, whole, _ = trained(url, "whole")
