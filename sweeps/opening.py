@@ -93,11 +93,6 @@ def _warm_start(
     tables, source = published.load(file)
     if RATE not in searched.distributions or options.directions != ["minimize"]:
         return sampler
-    if AUTO in getattr(searched.distributions[RATE], "choices", ()):
-        raise BadInput(
-            f"{RATE}: auto is no value to search beside others; the first trial of a sweep that "
-            "starts from published sweeps is the rate that it stands for."
-        )
     prior = Prior(tables)
     return WarmStart(sampler, prior, base.model.name, setting, base.lora.rank, options.seed, source)
 
