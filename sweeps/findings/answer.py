@@ -20,7 +20,7 @@ def answer(results: Results, found: Importance | str | None = None) -> list[str]
         lines.append(f"Pareto front of {', '.join(results.metrics)} ({_worth(results)}):")
         for trial in results.front():
             values = ", ".join(f"{value:.4g}" for value in trial.values)
-            lines.append(f"  trial {trial.number}: {values} with {shown(trial.params)}")
+            lines.append(f"  trial {trial.number}: {values} with {shown(trial.trained_with)}")
     what = f"trial with the {results.word} {results.metrics[0]}"
     equal = len(results.as_good(best))
     if equal > 1:
@@ -46,7 +46,7 @@ def _described(results: Results, trial: Result, what: str) -> list[str]:
     repeated = f" (mean of {count} repeats, 95% interval {trial.interval})" if count else ""
     lines = [
         f"{what}: {trial.number}, {metric} {trial.values[0]:.4f}{repeated} with "
-        f"{shown(trial.params) or 'nothing varied'}"
+        f"{shown(trial.trained_with) or 'nothing varied'}"
     ]
     choose = min if results.minimize else max
     repeat = choose(range(count), key=trial.repeats.__getitem__) if count else 0
@@ -65,12 +65,12 @@ def _described(results: Results, trial: Result, what: str) -> list[str]:
 
 def train_again(trial: Result, repeat: int | None = None) -> str:
     """The command that trains a trial's configuration, or that very repeat, as a single run."""
-    seeds = {}
+    values = dict(trial.trained_with)
     if repeat is not None and repeat < len(trial.runs):
-        seeds = {key: trial.runs[repeat][key] for key in ("seed", "lora.seed")}
-    shared = [word for word in trial.command if word.lstrip("+").partition("=")[0] not in seeds]
-    values = [f"{name}={_typed(value)}" for name, value in (trial.params | seeds).items()]
-    return f"python -m sft {shlex.join([*shared, *values])}"
+        values |= {key: trial.runs[repeat][key] for key in ("seed", "lora.seed")}
+    shared = [word for word in trial.command if word.lstrip("+").partition("=")[0] not in values]
+    own = [f"{name}={_typed(value)}" for name, value in values.items()]
+    return f"python -m sft {shlex.join([*shared, *own])}"
 
 
 def _worth(results: Results) -> str:
@@ -153,7 +153,7 @@ def _ranks(results: Results, best: Result) -> list[str]:
 
 def _of_the_picked(trials: list[Result]) -> str:
     """What the intervals of ranks do not count: each is of the best trial of its rank so far."""
-    others = [{k: v for k, v in trial.params.items() if k != RANK} for trial in trials]
+    others = [{k: v for k, v in trial.trained_with.items() if k != RANK} for trial in trials]
     words = "each rank by its best trial so far, and that it was picked as such is not counted"
     if any(other != others[0] for other in others):
         at = "; ".join(
@@ -202,7 +202,8 @@ def _left(results: Results) -> list[str]:
     numbers = ", ".join(str(trial.number) for trial in left[:8]) + ", …" * (len(left) > 8)
     run = f"{results.name}/{first.number}{'-0' if len(first.directories) > 1 else ''}"
     step, value = list(first.curve.items())[-1]
-    rate = f" {RATE}={first.params[RATE] / 3:.2g}" if RATE in first.params else ""
+    rate = first.trained_with.get(RATE)
+    rate = "" if rate is None else f" {RATE}={rate / 3:.2g}"
     lines = [
         f"paused and not gone on with: {numbers}; {first.number} stood best, "
         f"{results.metrics[0]} {value:.4f} at step {step} of {first.steps_in_all}",

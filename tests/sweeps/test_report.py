@@ -153,6 +153,30 @@ def test_a_trial_whose_examples_cannot_be_read_is_named_with_their_file(kept, tm
     assert any("of 1 the data cannot tell, since nothing is kept of them" in line for line in said)
 
 
+def test_ranks_that_found_their_own_learning_rates_are_told_with_them(tmp_path):
+    study = storage.open_study("r", storage.open_storage(None, tmp_path / "r"), ["minimize"])
+    ranks = parse(["lora.rank=4,16"]).distributions
+    storage.remember(study, {"metric": ["eval/nll"], "space": {"lora.rank": "choice(4, 16)"}})
+    for rank, rate, value in ((4, 6e-4, 0.52), (16, 8.4e-4, 0.5)):
+        folder = tmp_path / "r" / str(rank)
+        folder.mkdir(parents=True)
+        guess = {"from": "auto", "lr": rate}
+        (folder / "run.json").write_text(json.dumps({"learning_rate": guess}))
+        study.enqueue_trial({"lora.rank": rank})
+        trial = study.ask(ranks)
+        trial.set_user_attr("directories", [str(folder)])
+        trial.set_user_attr("command", ["model=qwen3", "lr=auto"])
+        study.tell(trial, value)
+    results = Results.of(study)
+    said = "\n".join(report.answer(results))
+    assert "best trial: 1, eval/nll 0.5000 with lora.rank=16, lr=0.00084" in said
+    assert "train again: python -m sft model=qwen3 lora.rank=16 lr=0.00084" in said
+    assert "differ in more than rank: 4 with lr=0.0006; 16 with lr=0.00084)" in said
+    header, rows = report.table(results)
+    assert header[:4] == ["trial", "lora.rank", "lr", "eval/nll"]
+    assert [row[:3] for row in rows] == [["1", "16", "0.00084"], ["0", "4", "0.0006"]]
+
+
 def test_the_table_marks_what_cannot_be_told_from_the_best(kept):
     header, rows = report.table(Results.of(kept))
     column = next(i for i, name in enumerate(header) if name.startswith("against trial "))
