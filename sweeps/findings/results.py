@@ -1,7 +1,6 @@
 """A study's trials as plain rows, and what they say: best trial, smallest rank, savings."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ from sft.cost.prices import dollars
 from sft.past import bootstrap
 from sft.past.differences import Measured, why_not
 from sft.past.uncertainty import Interval, of_difference, of_mean
-from sft.record import metrics
 from sft.record.examples import last_examples
 from sft.record.rundir import read_facts
 from sweeps.parameters import RANK, RATE, Space
@@ -266,16 +264,6 @@ class Results:
         would have to its end."""
         early = [trial for trial in self.trials if trial.state in ("pruned", "diverged", "paused")]
         return {trial.number: max(0, self.whole(trial) - trial.tokens) for trial in early}
-
-    def by_hand(self, trial: Result) -> float | None:
-        """The last value of the first metric of a trial that is over for the study, if its runs
-        have come to their end since (`python -m sft.resume STUDY/7`)."""
-        folders = [path for path in map(Path, trial.directories) if path.is_dir()]
-        if not folders or any(read_facts(path).get("status") != "FINISHED" for path in folders):
-            return None
-        rows = [metrics.read(path / "metrics.jsonl")[-1] for path in folders]
-        values = [row[self.metrics[0]] for row in rows if self.metrics[0] in row]
-        return statistics.fmean(values) if len(values) == len(folders) else None
 
     def money(self, tokens: int) -> str:
         """What training on `tokens` costs; nothing if no price is known."""
