@@ -10,10 +10,13 @@ in the data that the run had behind STEP steps. Its own config says so: it can b
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sft.command import launch
 from sft.command.confirming import YES, agreed
@@ -22,9 +25,13 @@ from sft.command.naming import new_directory
 from sft.command.variation import link, named, vary
 from sft.config.saved import from_saved
 from sft.errors import BadInput
-from sft.past.choosing import at_step
-from sft.past.find import WORDS, find
+from sft.past.choosing import at_step, home
+from sft.past.find import WORDS, Found, find
 from sft.past.trust import TRUST, saved_config
+from sft.schedules import SCHEDULES, Schedule
+
+if TYPE_CHECKING:
+    from sft.config.schema import Settings
 
 BEFORE = (
     "model", "lora", "dataset", "batch_size", "max_length", "train_on_what", "loss", "reduction",
@@ -86,14 +93,52 @@ def fork(
     settings = replace(settings, checkpoint=start)
     name = named(word, original, settings, [*overrides, f"from={step}"])
     settings = replace(settings, run_name=name)
-    settings = replace(settings, run_dir=str(new_directory(settings)))
+    if settings.run_dir:
+        settings = replace(settings, run_dir=str(Path(settings.run_dir).absolute()))
     print(f"a fork of {found.word} from checkpoint {record.name}, {step} steps done", flush=True)
+    if sentence := _other_rates(found, step, original, settings):
+        print(f"  {sentence}", flush=True)
+    place = home(found, settings)
+    if place != Path.cwd():
+        print(f"  in {place}, the working folder of the run", flush=True)
+    if found.directory:
+        found = replace(found, directory=found.directory.absolute())
     tags = {"sft.fork_of": found.name}
-    code = launch.run(agreed(settings, yes), overrides=list(overrides), tags=tags)
-    directory = Path(settings.run_dir or "")
-    if directory.exists():
-        link(found, directory, tags)
+    with contextlib.chdir(place):
+        settings = replace(settings, run_dir=str(new_directory(settings)))
+        code = launch.run(agreed(settings, yes), overrides=list(overrides), tags=tags)
+        directory = Path(settings.run_dir or "")
+        if directory.exists():
+            link(found, directory, tags)
     return code
+
+
+def _other_rates(found: Found, step: int, original: Settings, settings: Settings) -> str | None:
+    """What to know of the `step` steps before if a run like the new one would have trained them
+    with other shares of the peak learning rate; None if it would not have."""
+    row = next((row for row in found.rows() if row["step"] == step - 1), {})
+    if "epoch" not in row or "progress" not in row:
+        return None
+    batches, before = round(step / row["epoch"]), round(step / row["progress"])
+    whole = batches * settings.epochs
+    after = min(whole, settings.max_steps or whole)
+    had, has = _schedule(original), _schedule(settings)
+    for s in range(step):
+        if not math.isclose(had.factor(s, before), has.factor(s, after), abs_tol=1e-9):
+            break
+    else:
+        return None
+    last = step - 1
+    return (
+        f"note: what this run ends at is not what {after} steps from the start would: the steps "
+        f"before had other learning rates (at step {last} {had.factor(last, before):.0%} of the "
+        f"peak, and not {has.factor(last, after):.0%}); the rates are the same up to --from {s}"
+    )
+
+
+def _schedule(settings: Settings) -> Schedule:
+    values = asdict(settings.schedule)
+    return SCHEDULES[values.pop("kind")](**values)
 
 
 if __name__ == "__main__":

@@ -298,6 +298,7 @@ def _banner(
     compared = list(zip(options.metrics, options.directions, strict=True))
     lines.append(f"  best: {', '.join(f'{ends[of]} {metric}' for metric, of in compared)}")
     lines += [f"  {line}" for metric, of in compared for line in contrary(metric, of)]
+    lines += [f"  {line}" for line in opening.describe_rate(base, searched, known.facts["steps"])]
     if options.extends_itself:
         began = searched.began or searched.distributions
         grid = options.sampler == "grid"

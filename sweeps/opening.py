@@ -15,7 +15,8 @@ from sft.prior.prior import Prior
 from sft.prior.setting import PUBLISHED, Setting
 from sweeps import samplers
 from sweeps.options import Settled
-from sweeps.parameters import RATE
+from sweeps.parameters import RANK, RATE, ends
+from sweeps.preflight import NOT_OF_THE_DATA
 from sweeps.samplers.warm_start import WarmStart, cells
 from sweeps.scheduling import pruners
 from sweeps.scheduling.asha import Asha
@@ -93,11 +94,6 @@ def _warm_start(
     tables, source = published.load(file)
     if RATE not in searched.distributions or options.directions != ["minimize"]:
         return sampler
-    if AUTO in getattr(searched.distributions[RATE], "choices", ()):
-        raise BadInput(
-            f"{RATE}: auto is no value to search beside others; the first trial of a sweep that "
-            "starts from published sweeps is the rate that it stands for."
-        )
     prior = Prior(tables)
     return WarmStart(sampler, prior, base.model.name, setting, base.lora.rank, options.seed, source)
 
@@ -128,3 +124,22 @@ def _rate(base: Settings, setting: Setting) -> float:
     if base.lr == AUTO:
         return first_guess(base.model.name, base.lora.rank, setting).lr
     return float(base.lr)
+
+
+def describe_rate(base: Settings, searched: SearchSpace, steps: int) -> list[str]:
+    """What `lr=auto` is in the trials of a sweep that does not search it; nothing if it is given.
+
+    `steps` are those of a trial.
+    """
+    varied = searched.distributions
+    if base.lr != AUTO or RATE in varied:
+        return []
+    if not all(name.startswith((RANK, *NOT_OF_THE_DATA)) for name in varied):
+        return ["lr=auto: a number of its own for each trial; lr=… compares them at one"]
+    ranks = sorted(map(int, ends(varied[RANK]))) if RANK in varied else [base.lora.rank]
+    setting = Setting(base.batch_size, steps)
+    rates = {rank: first_guess(base.model.name, rank, setting).lr for rank in ranks}
+    if len(set(rates.values())) == 1:
+        return [f"lr=auto: {rates[ranks[0]]:.3g} in every trial"]
+    each = ", ".join(f"{rate:.3g} at rank {rank}" for rank, rate in rates.items())
+    return [f"lr=auto: ranks are compared at different rates, {each}; lr=… compares them at one"]

@@ -73,7 +73,7 @@ class Options(SweeperKeys):
                 "hydra.sweeper.pruner_min_steps: asha needs to know after how many steps it may "
                 "first prune; give for instance a tenth of the steps of a run."
             )
-        if self.extend not in EXTEND:
+        if not isinstance(self.extend, bool | str) or self.extend not in EXTEND:
             raise not_one_of("hydra.sweeper.extend", self.extend, ("false", "true", "auto"))
         if self.scheduler not in NAMES:
             raise not_one_of("hydra.sweeper.scheduler", self.scheduler, NAMES)

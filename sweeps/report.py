@@ -15,7 +15,7 @@ from sft.record.durations import duration
 from sweeps.findings.answer import answer
 from sweeps.findings.importance import importance
 from sweeps.findings.results import Compared, Result, Results
-from sweeps.parameters import shown_value
+from sweeps.parameters import RATE, shown_value
 from sweeps.study import storage
 
 STYLE = """
@@ -39,6 +39,8 @@ img { max-width: min(100%, 46rem) }
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows, the best trial first, those without a value last."""
     names = list(results.space) or sorted({n for t in results.trials for n in t.params})
+    if any(trial.found_rate is not None for trial in results.trials):
+        names.append(RATE)
     header = ["trial", *names, *results.metrics, "steps", "tokens", "time", "state"]
     repeated = any(trial.repeats for trial in results.trials)
     if repeated:
@@ -64,7 +66,7 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 str(trial.number),
-                *(shown_value(trial.params.get(name)) for name in names),
+                *(shown_value(trial.trained_with.get(name)) for name in names),
                 *values,
                 str(trial.steps or ""),
                 f"{trial.tokens:,}" if trial.tokens else "",

@@ -28,8 +28,9 @@ from hydra.errors import HydraException
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sft.config.checking import dotted_values
+from sft.config.schema import AUTO
 from sft.errors import BadInput
-from sweeps.parameters import Distribution, Space, combinations, describe_space
+from sweeps.parameters import RATE, Distribution, Space, combinations, describe_space
 
 GRAMMAR = (
     "expected choices (1e-4,3e-4 or choice(4,16)), range(START,STOP,STEP), interval(LOW,HIGH) or "
@@ -178,6 +179,12 @@ def _choices(
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         order = sorted(range(len(values)), key=values.__getitem__)
         values, texts = [values[i] for i in order], [texts[i] for i in order]
+    if name == RATE and AUTO in values:
+        raise BadInput(
+            f"{name}: auto is no value to search beside others, it has no place among numbers; the "
+            "first trial of a sweep that starts from published sweeps (hydra.sweeper.warm_start) "
+            "is the rate that it stands for."
+        )
     for i, value in enumerate(values):
         if value in values[:i]:
             raise BadInput(f"{name}: the choice {texts[i]} stands there twice; name each once.")

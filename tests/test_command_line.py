@@ -134,6 +134,13 @@ def test_a_misspelt_key_of_the_sweeper_names_the_nearest(tmp_path):
     assert "did you mean 'n_trials'?" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_key_of_the_sweeper_that_cannot_be_null_says_what_it_takes(tmp_path):
+    done = run("--multirun", "sweep=lr_rank", "hydra.sweeper.scheduler=null", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "hydra.sweeper.scheduler: cannot be null (default: none); it takes: " in done.stderr
+    assert "freeze_thaw, asha" in done.stderr
+
+
 def test_options_of_hydra_that_exclude_each_other_are_bad_input(tmp_path):
     done = run("--multirun", "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 2 and "--multirun and --cfg" in done.stderr

@@ -30,6 +30,10 @@ def forked(parent: Path, *words: str) -> Path:
         return new.absolute()
 
 
+def parent_model(parent: Path) -> str:
+    return find(str(parent)).saved()["model"]["name"]
+
+
 def rows(directory: Path, start: int = 0) -> list[dict[str, float]]:
     clock = ("timestamp", "time/step", "tokens/per_second", "tokens/total", "progress", "epoch")
     found = metrics.read(directory / "metrics.jsonl")
@@ -48,7 +52,7 @@ def test_a_fork_is_linked_to_its_parent_and_is_reproduced_from_its_own_config(pa
     assert read_facts(new)["fork_of"] == theirs.name
     tags = [one.client().get_run(one.run_id).data.tags for one in (ours, theirs)]
     assert tags[0]["sft.fork_of"] == theirs.run_id
-    assert tags[1]["sft.forked_by"] == ours.run_id
+    assert tags[1]["sft.forked_by"].split(", ")[-1] == ours.run_id
     with contextlib.chdir(parent.parent):
         assert reproduce.main([str(new)]) == 0
     assert "verdict: agrees" in capsys.readouterr().out
@@ -58,6 +62,39 @@ def test_the_stable_part_of_a_long_run_ends_as_a_short_run_would_have(parent, ti
     words = ("schedule=wsd", "schedule.decay=0.34", "max_steps=4", "run_name=short")
     short = finished_run(parent.parent, tiny_model, *words, directory="short")
     assert rows(forked(parent, "--from", "3", "max_steps=4")) == rows(short, start=3)
+
+
+def test_every_fork_of_a_run_is_named_in_its_parents_tag(parent):
+    theirs = find(str(parent))
+    before = theirs.client().get_run(theirs.run_id).data.tags.get("sft.forked_by", "").split(", ")
+    new = [find(str(forked(parent, "--from", "3", f"lr={lr}"))).run_id for lr in ("2e-3", "3e-3")]
+    tag = theirs.client().get_run(theirs.run_id).data.tags["sft.forked_by"]
+    assert tag.split(", ") == [*filter(None, before), *new]
+
+
+def test_a_fork_finds_data_and_service_from_whatever_folder(parent, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set((parent.parent / "outputs").glob("2*/*"))
+    assert fork.main([str(parent), "--from", "3"]) == 0
+    (new,) = set((parent.parent / "outputs").glob("2*/*")) - before
+    assert rows(new) == rows(parent, start=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_branch_from_inside_the_decay_says_that_no_whole_run_ends_there(parent, capsys):
+    inside = finished_run(
+        parent.parent, parent_model(parent), "schedule=wsd", "schedule.decay=0.5", "save_every=1",
+        "run_name=inside", directory="inside",
+    )  # fmt: skip
+    with contextlib.chdir(parent.parent):
+        assert fork.main(["inside", "--from", "5", "max_steps=7"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "is not what 7 steps from the start would" in said
+        assert "at step 4 67% of the peak, and not 86%" in said
+        assert "the same up to --from 4" in said
+        assert fork.main(["inside", "--from", "4", "max_steps=7"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert inside.is_dir()
 
 
 REFUSED = [

@@ -272,7 +272,10 @@ def test_a_new_run_starts_from_the_weights_of_a_checkpoint(make_config):
         ({"model_name": "tyni"}, "model.name: .*does not train 'tyni'.*did you mean 'tiny'"),
         ({"base_url": "http://127.0.0.1:9"}, "nothing answers at http://127.0.0.1:9"),
         ({"optimizer": "dimuon"}, "dimuon"),
-        ({"load_checkpoint_path": "tinker://no/weights/such"}, "has no checkpoint tinker://no"),
+        (
+            {"load_checkpoint_path": "tinker://no/weights/such"},
+            "checkpoint.load: the service at .* has no checkpoint tinker://no",
+        ),
     ],
 )
 def test_what_the_service_cannot_do_is_said_before_anything_is_made(make_config, changes, words):

@@ -32,7 +32,8 @@ BACK = {
     "sft.variation_of": "sft.varied_by",
     "sft.fork_of": "sft.forked_by",
 }
-"""Tags of a run that was made from another one, and those of that one, which name it back."""
+"""Tags of a run that was made from another one, and those of that one, which name it back: all
+that were made from it, with a comma between them."""
 
 logger = logging.getLogger(__name__)
 
@@ -108,15 +109,18 @@ def link(
     replace_durably(directory / "run.json", json.dumps(facts, indent=2) + "\n")
     new = find(str(directory))
     back = next(back for tag, back in BACK.items() if tag in tags)
-    for run, values in ((new, ending), (found, {back: new.name} | ending)):
+    for run, added in ((new, {}), (found, {back: new.name})):
         if run.run_id and run.uri:
-            _tag(run.uri, run.run_id, values)
+            _tag(run.uri, run.run_id, ending, added)
 
 
-def _tag(uri: str, run_id: str, tags: dict[str, str]) -> None:
+def _tag(uri: str, run_id: str, tags: Mapping[str, str], added: Mapping[str, str]) -> None:
+    """Set `tags`, and add to those of the names in `added`, whatever they say so far."""
     try:
         client = open_client(fill(uri, "tracking.uri"))
-        for key, value in tags.items():
+        so_far = client.get_run(run_id).data.tags
+        longer = {k: f"{so_far[k]}, {v}" if k in so_far else v for k, v in added.items()}
+        for key, value in {**tags, **longer}.items():
             client.set_tag(run_id, key, value)
     except Exception as error:  # MLflow is a view: the run itself is whole
         logger.warning("the MLflow run %s could not be tagged: %s", run_id, mask_urls(str(error)))

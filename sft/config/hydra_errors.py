@@ -26,6 +26,8 @@ def translate(error: BaseException) -> BadInput:
                 return _no_such_sweeper_key(full_key)
             known = [name for name, _ in dotted_values()]
             message = str(getattr(seen, "msg", None) or seen).splitlines()[0]
+            if full_key.startswith(SWEEPER) and message.endswith("is not Optional"):
+                return _no_null(full_key)
             if isinstance(seen, UNKNOWN):
                 return _of_another_kind(seen, full_key) or unknown_key(full_key, known)
             if isinstance(seen, MissingMandatoryValue):
@@ -56,6 +58,18 @@ def _of_another_kind(error: Any, full_key: str) -> BadInput | None:
     have = "has" if len(having) == 1 else "have"
     return BadInput(
         f"{full_key}: there is no such key with {group}={chosen}; {', '.join(having)} {have} it"
+    )
+
+
+def _no_null(full_key: str) -> BadInput:
+    """The keys of the sweeper are the only ones whose types Hydra knows."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    keys: Any = OmegaConf.get_type(ConfigStore.instance().load("hydra/sweeper/sft.yaml").node)
+    (item,) = (i for i in dataclasses.fields(keys) if SWEEPER + i.name == full_key)
+    return BadInput(
+        f"{full_key}: cannot be null (default: {item.default}); it takes: {item.metadata['help']}"
     )
 
 

@@ -198,6 +198,10 @@ def find(word: str, uri: str | None = None) -> Found:
             return _of_directory(word, candidate)
     if path.is_dir():
         raise BadInput(f"{word}: is no run directory: it has no config.yaml")
+    trial = re.fullmatch(r"([^/]+)/(\d+)(?:-(\d+))?", word)
+    if trial and trial[3] is None:
+        files = SWEEPS.glob(f"{trial[1]}/{trial[2]}-*/config.yaml")
+        _only_one(word, [file.parent.name.rpartition("-")[2] for file in files])
     if (directory := by_short_word(word)) is not None:
         return _of_directory(word, directory)
     store = tracking_uri(uri)
@@ -206,7 +210,6 @@ def find(word: str, uri: str | None = None) -> Found:
         named = look_up(client, word)
         return replace(_of_run(client, word, store, named.run_id), state_path=named.state_path)
     run_id = re.fullmatch(r"(?:runs:/+)?([0-9a-fA-F]{32})(?:/.*)?", word)
-    trial = re.fullmatch(r"([^/]+)/(\d+)(?:-(\d+))?", word)
     if run_id:
         return _of_run(_open(word, store), word, store, run_id[1])
     if trial:
@@ -290,7 +293,15 @@ def _trial(client: MlflowClient, word: str, study: str, number: str, repeat: str
         query += f" AND {_tagged('repeat', repeat)}"
     if not (runs := _search(client, query)):
         raise BadInput(f"{word}: there is no such run directory and no such trial in MLflow")
+    _only_one(word, [tag for run in runs if (tag := run.data.tags.get("sweep.repeat"))])
     return runs[0].info.run_id
+
+
+def _only_one(word: str, repeats: Sequence[str]) -> None:
+    """Refuse a trial that is several runs. Raises `BadInput`."""
+    if len(numbers := sorted({int(repeat) for repeat in repeats})) > 1:
+        names = ", ".join(f"{word}-{number}" for number in numbers)
+        raise BadInput(f"{word}: the trial has several runs, its repeats; name one: {names}")
 
 
 def _tagged(tag: str, value: str) -> str:

@@ -22,6 +22,9 @@ FURTHER_SIZES = {
 }
 """Billions of parameters, in all and active for a token, of models whose names do not say."""
 
+SIZE = r"(\d+(?:\.\d+)?)([bBmMtT])(?![A-Za-z0-9])"
+"""How a name writes a size: 8B, 0.5b, 135M."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -42,19 +45,42 @@ def size_of(model: str) -> Size | None:
 
     >>> size_of("Qwen/Qwen3-30B-A3B"), size_of("SmolLM2-135M-Instruct"), size_of("my-model")
     (Size(total=30.0, active=3.0), Size(total=0.135, active=0.135), None)
+    >>> size_of("/disks/2T/models/Qwen3-8B"), size_of("models--Qwen--Qwen3-8B/snapshots/fd5aa5")
+    (Size(total=8.0, active=8.0), Size(total=8.0, active=8.0))
     """
-    for name, sizes in FURTHER_SIZES.items():
-        if name in model.lower():
-            return Size(*sizes)
-    found = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bBmMtT])(?![A-Za-z0-9])", model)
-    if not found:
-        return None
-    total = float(found[1]) * {"m": 1e-3, "b": 1.0, "t": 1e3}[found[2].lower()]
-    active = re.search(r"-[aA](\d+(?:\.\d+)?)[bB](?![A-Za-z0-9])", model)
-    return Size(total, float(active[1]) if active else total)
+    return _size_in(_telling(model))
 
 
 def family_of(model: str) -> str | None:
     """The family of a model by its name, None if it is none of `FAMILIES`."""
-    lowered = model.lower()
+    return _family_in(_telling(model))
+
+
+def _telling(model: str) -> str:
+    """The part of a path that tells of the model: the last one, unless that says nothing.
+
+    A folder above may be a disk's or a project's, so it has to read like a model: NAME-8B.
+    """
+    *folders, name = model.rstrip("/").split("/")
+    for part in (name, *(f for f in reversed(folders) if re.search(rf"[A-Za-z].*-{SIZE}", f))):
+        if _size_in(part) or _family_in(part):
+            return part
+    return name
+
+
+def _size_in(name: str) -> Size | None:
+    found = re.search(rf"(?<![A-Za-z0-9.]){SIZE}", name)
+    for known, sizes in FURTHER_SIZES.items():
+        # A name may tell another size: that of a smaller model of the same kind.
+        if known in name.lower() and (not found or found[0].lower() in known):
+            return Size(*sizes)
+    if not found or not float(found[1]):
+        return None
+    total = float(found[1]) * {"m": 1e-3, "b": 1.0, "t": 1e3}[found[2].lower()]
+    active = re.search(r"-[aA](\d+(?:\.\d+)?)[bB](?![A-Za-z0-9])", name)
+    return Size(total, float(active[1]) if active and float(active[1]) else total)
+
+
+def _family_in(name: str) -> str | None:
+    lowered = name.lower()
     return next((family for family, part in FAMILIES.items() if part in lowered), None)

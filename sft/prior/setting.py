@@ -19,6 +19,8 @@ BY_BATCH_SIZE, BY_DATA = 0.5, -0.32
 SHORT_STEPS, SHORT_FACTOR = 100, 1.5
 UNSURE = 0.1
 """Of the two exponents."""
+FAR = 0.5
+"""Decades: a best rate that is moved by more than three times is a guess alone."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class Setting:
     def spread(self) -> float:
         """Standard deviation of `shift`, decades."""
         return UNSURE * math.hypot(*self._away())
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the rules lead further than anything published bears out.
+
+        >>> Setting(8, 100).is_far, Setting(1024, 10).is_far
+        (False, True)
+        """
+        return abs(self.shift) > FAR
 
     def _away(self) -> tuple[float, float]:
         """Decades by which batch size and data differ from the published runs'."""

@@ -226,7 +226,10 @@ class Connection:
     ) -> tinker.TrainingClient:
         info = await self.api.weights_info(path)
         if info is None:
-            raise BadInput(f"load_checkpoint_path: the service has no checkpoint {path}")
+            raise BadInput(
+                f"checkpoint.load: {_place(self.api.base_url)} has no checkpoint {path}; it is "
+                "another service's, or was deleted"
+            )
         if info.lora_rank is not None and info.lora_rank != config.lora_rank:
             raise BadInput(
                 f"lora.rank: {path} has rank {info.lora_rank}, not {config.lora_rank}; "

@@ -29,5 +29,5 @@ def found(config: Config, plan: Plan) -> tuple[Config, FirstGuess | None]:
     common = getattr(config.dataset_builder, "common_config", None)
     size = getattr(common, "batch_size", None) or len(plan.data.get_batch(0))
     setting = Setting(size, plan.total_steps)
-    guess = first_guess(config.model_name, config.lora_rank, setting)
+    guess = first_guess(config.model_name, config.lora_rank, setting, config.lr_schedule)
     return replace(config, learning_rate=guess.lr), guess

@@ -4,23 +4,23 @@ import shlex
 
 from sft.cost.prices import dollars
 from sft.record.durations import duration
-from sweeps.findings import edge
+from sweeps.findings import by_hand, edge
 from sweeps.findings.importance import Importance
 from sweeps.findings.results import Compared, Result, Results
-from sweeps.parameters import RANK, RATE, shown
+from sweeps.parameters import RANK, shown
 
 
 def answer(results: Results, found: Importance | str | None = None) -> list[str]:
     """The answer of a study in a few lines; `found` is its importance."""
     best = results.best()
     if best is None:
-        return ["no trial is complete yet", *_problems(results)]
+        return ["no trial is complete yet", *(_of_all(results) if results.trials else [])]
     lines: list[str] = []
     if len(results.metrics) > 1:
         lines.append(f"Pareto front of {', '.join(results.metrics)} ({_worth(results)}):")
         for trial in results.front():
             values = ", ".join(f"{value:.4g}" for value in trial.values)
-            lines.append(f"  trial {trial.number}: {values} with {shown(trial.params)}")
+            lines.append(f"  trial {trial.number}: {values} with {shown(trial.trained_with)}")
     what = f"trial with the {results.word} {results.metrics[0]}"
     equal = len(results.as_good(best))
     if equal > 1:
@@ -36,7 +36,12 @@ def answer(results: Results, found: Importance | str | None = None) -> list[str]
         lines += [*_ranks(results, best), *edge.sentences(results)]
     if isinstance(found, str):
         lines.append(f"importance of the parameters: {found}")
-    return [*lines, *_totals(results), *_left(results), *_by_hand(results), *_problems(results)]
+    return [*lines, *_of_all(results)]
+
+
+def _of_all(results: Results) -> list[str]:
+    """What there is to say of a study whether it has a best trial or not."""
+    return [*_totals(results), *by_hand.sentences(results), *_problems(results)]
 
 
 def _described(results: Results, trial: Result, what: str) -> list[str]:
@@ -46,7 +51,7 @@ def _described(results: Results, trial: Result, what: str) -> list[str]:
     repeated = f" (mean of {count} repeats, 95% interval {trial.interval})" if count else ""
     lines = [
         f"{what}: {trial.number}, {metric} {trial.values[0]:.4f}{repeated} with "
-        f"{shown(trial.params) or 'nothing varied'}"
+        f"{shown(trial.trained_with) or 'nothing varied'}"
     ]
     choose = min if results.minimize else max
     repeat = choose(range(count), key=trial.repeats.__getitem__) if count else 0
@@ -65,12 +70,12 @@ def _described(results: Results, trial: Result, what: str) -> list[str]:
 
 def train_again(trial: Result, repeat: int | None = None) -> str:
     """The command that trains a trial's configuration, or that very repeat, as a single run."""
-    seeds = {}
+    values = dict(trial.trained_with)
     if repeat is not None and repeat < len(trial.runs):
-        seeds = {key: trial.runs[repeat][key] for key in ("seed", "lora.seed")}
-    shared = [word for word in trial.command if word.lstrip("+").partition("=")[0] not in seeds]
-    values = [f"{name}={_typed(value)}" for name, value in (trial.params | seeds).items()]
-    return f"python -m sft {shlex.join([*shared, *values])}"
+        values |= {key: trial.runs[repeat][key] for key in ("seed", "lora.seed")}
+    shared = [word for word in trial.command if word.lstrip("+").partition("=")[0] not in values]
+    own = [f"{name}={_typed(value)}" for name, value in values.items()]
+    return f"python -m sft {shlex.join([*shared, *own])}"
 
 
 def _worth(results: Results) -> str:
@@ -153,7 +158,7 @@ def _ranks(results: Results, best: Result) -> list[str]:
 
 def _of_the_picked(trials: list[Result]) -> str:
     """What the intervals of ranks do not count: each is of the best trial of its rank so far."""
-    others = [{k: v for k, v in trial.params.items() if k != RANK} for trial in trials]
+    others = [{k: v for k, v in trial.trained_with.items() if k != RANK} for trial in trials]
     words = "each rank by its best trial so far, and that it was picked as such is not counted"
     if any(other != others[0] for other in others):
         at = "; ".join(
@@ -183,48 +188,6 @@ def _totals(results: Results) -> list[str]:
         lines.append(
             f"every trial to its end would have taken {whole:,}: {saved:,} tokens spared "
             f"({saved / whole:.0%}{worth})"
-        )
-    return lines
-
-
-def _left(results: Results) -> list[str]:
-    """The trials that paused and went no further, and the commands that take one up by hand."""
-    sign = 1 if results.minimize else -1
-    left = [
-        trial
-        for trial in results.trials
-        if trial.state in ("pruned", "paused") and trial.pauses and trial.curve
-    ]
-    if not left or len(results.metrics) > 1:
-        return []
-    # Of those that came furthest the one that stood best.
-    first = min(left, key=lambda t: (-_fraction(t), sign * list(t.curve.values())[-1]))
-    numbers = ", ".join(str(trial.number) for trial in left[:8]) + ", …" * (len(left) > 8)
-    run = f"{results.name}/{first.number}{'-0' if len(first.directories) > 1 else ''}"
-    step, value = list(first.curve.items())[-1]
-    rate = f" {RATE}={first.params[RATE] / 3:.2g}" if RATE in first.params else ""
-    lines = [
-        f"paused and not gone on with: {numbers}; {first.number} stood best, "
-        f"{results.metrics[0]} {value:.4f} at step {step} of {first.steps_in_all}",
-        f"  to its end:  python -m sft.resume {run}",
-        f"  another way: python -m sft.fork {run} --from {step}{rate}",
-    ]
-    return lines
-
-
-def _fraction(trial: Result) -> float:
-    return trial.pauses[-1] / trial.steps_in_all if trial.steps_in_all else 0.0
-
-
-def _by_hand(results: Results) -> list[str]:
-    """Trials that are over for the study and were trained to their end since."""
-    lines = []
-    for trial in results.trials:
-        if trial.state != "pruned" or (value := results.by_hand(trial)) is None:
-            continue
-        lines.append(
-            f"trial {trial.number}: trained on by hand to its end, {results.metrics[0]} "
-            f"{value:.4f}; in the study it stays pruned, and does not count above"
         )
     return lines
 

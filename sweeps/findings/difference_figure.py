@@ -30,7 +30,7 @@ def differences(results: Results) -> Figure | None:
         axes.plot([interval.low, interval.high], [place, place], "-", color=colour, linewidth=1.6)
         axes.plot(compared.behind, place, mark, color=colour, markersize=5)
     axes.axvline(0, color=GREY, linewidth=1)
-    labels = [f"{c.trial.number}: {shown(c.trial.params)}" for c in nearest]
+    labels = [f"{c.trial.number}: {shown(c.trial.trained_with)}" for c in nearest]
     axes.set_yticks(range(len(nearest)), labels, fontsize=8)
     axes.set_xlabel(f"behind, {_unit(results.metrics[0])}95% interval over {nearest[-1].sources}")
     handles = [

@@ -1,7 +1,6 @@
 """A study's trials as plain rows, and what they say: best trial, smallest rank, savings."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,9 @@ from sft.cost.prices import dollars
 from sft.past import bootstrap
 from sft.past.differences import Measured, why_not
 from sft.past.uncertainty import Interval, of_difference, of_mean
-from sft.record import metrics
 from sft.record.examples import last_examples
 from sft.record.rundir import read_facts
-from sweeps.parameters import RANK, Space
+from sweeps.parameters import RANK, RATE, Space
 from sweeps.samplers.base import SURPLUS
 from sweeps.study.ledger import ERROR, PAUSES, USD
 from sweeps.study.liveness import is_paused
@@ -46,7 +44,13 @@ class Result:
     runs: list[dict[str, Any]] = field(default_factory=list)  # seeds and checkpoint of each repeat
     command: list[str] = field(default_factory=list)  # its overrides, but for its parameters
     directories: list[str] = field(default_factory=list)
+    found_rate: float | None = None  # the learning rate that its runs found (lr=auto)
     unreadable: list[str] = field(default_factory=list)  # files of examples, once it is compared
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """Its parameters, and the learning rate that it found for itself if nobody gave one."""
+        return self.params if self.found_rate is None else self.params | {RATE: self.found_rate}
 
     @property
     def interval(self) -> Interval | None:
@@ -261,16 +265,6 @@ class Results:
         early = [trial for trial in self.trials if trial.state in ("pruned", "diverged", "paused")]
         return {trial.number: max(0, self.whole(trial) - trial.tokens) for trial in early}
 
-    def by_hand(self, trial: Result) -> float | None:
-        """The last value of the first metric of a trial that is over for the study, if its runs
-        have come to their end since (`python -m sft.resume STUDY/7`)."""
-        folders = [path for path in map(Path, trial.directories) if path.is_dir()]
-        if not folders or any(read_facts(path).get("status") != "FINISHED" for path in folders):
-            return None
-        rows = [metrics.read(path / "metrics.jsonl")[-1] for path in folders]
-        values = [row[self.metrics[0]] for row in rows if self.metrics[0] in row]
-        return statistics.fmean(values) if len(values) == len(folders) else None
-
     def money(self, tokens: int) -> str:
         """What training on `tokens` costs; nothing if no price is known."""
         return "" if self.price is None else dollars(tokens * self.price / 1e6)
@@ -283,6 +277,7 @@ def _result(trial: FrozenTrial) -> Result:
     complete = trial.state == TrialState.COMPLETE
     if is_paused(trial):
         state = "paused"
+    directories = [str(Path(path)) for path in attrs.get("directories", [])]
     return Result(
         number=trial.number,
         params=dict(trial.params),
@@ -299,5 +294,12 @@ def _result(trial: FrozenTrial) -> Result:
         error=attrs.get(ERROR),
         runs=attrs.get("runs", []),
         command=attrs.get("command", []),
-        directories=[str(Path(path)) for path in attrs.get("directories", [])],
+        directories=directories,
+        found_rate=None if RATE in trial.params else _found_rate(directories),
     )
+
+
+def _found_rate(directories: Sequence[str]) -> float | None:
+    """The learning rate that `lr=auto` became in a trial's runs, as far as they are here."""
+    found = (read_facts(Path(folder)).get("learning_rate") for folder in directories)
+    return next((guess["lr"] for guess in found if guess), None)

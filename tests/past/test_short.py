@@ -43,6 +43,30 @@ def test_a_beginning_of_several_names_them_newest_first():
     assert [line.rpartition("/")[2] for line in lines[1:]] == [NAMES[1], NAMES[0]]
 
 
+def test_a_trial_that_is_several_runs_is_asked_for_by_its_repeat(tmp_path):
+    for repeat in (0, 1):
+        folder = tmp_path / "outputs" / "sweeps" / "study" / f"7-{repeat}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("lr: 0.1\n")
+    with pytest.raises(BadInput, match="study/7: .* name one: study/7-0, study/7-1"):
+        find("study/7")
+    assert run_directory("study/7-1").name == "7-1"
+
+
+def test_a_trial_that_is_several_runs_in_mlflow_alone_is_asked_for_by_its_repeat(tmp_path):
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(store)
+    experiment = client.create_experiment("sft")
+    for repeat in ("0", "1"):
+        tags = {"sweep.study": "study", "sweep.trial": "7", "sweep.repeat": repeat}
+        client.create_run(experiment, tags=tags)
+    with pytest.raises(BadInput, match="name one: study/7-0, study/7-1"):
+        find("study/7", store)
+    assert client.get_run(find("study/7-1", store).run_id).data.tags["sweep.repeat"] == "1"
+
+
 @pytest.mark.parametrize("word", ["yours", "outputs/yours", ""])
 def test_no_run_is_made_up(word):
     with pytest.raises(BadInput, match="no such run|no run directory"):

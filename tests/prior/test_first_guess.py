@@ -19,6 +19,26 @@ def test_it_names_its_source_the_model_it_saw_and_what_it_expects():
     assert "% above the best rate's" in source
 
 
+@pytest.mark.parametrize("setting", [Setting(1024, 10), Setting(1, 10**6)])
+def test_far_from_all_that_is_published_it_does_not_say_what_it_is_worth(setting):
+    guess = first_guess("Qwen/Qwen3-8B", 32, setting)
+    assert guess.regret is None
+    assert "what it is worth is not known" in guess.source and "%" not in guess.source
+
+
+def test_a_best_rate_above_the_highest_that_is_guessed_counts():
+    guess = first_guess("SmolLM2-135M", 32, Setting(8, 100))  # its best may well be 3e-3 or more
+    assert guess.regret is not None and guess.regret > 0.012
+    assert first_guess("SmolLM2-135M", 32, Setting(128, 100)).regret is None  # at the highest
+
+
+@pytest.mark.parametrize("schedule", ["constant", "wsd", "cosine"])
+def test_the_published_runs_say_nothing_of_what_it_is_worth_with_another_schedule(schedule):
+    guess = first_guess("Qwen/Qwen3-8B", 32, PUBLISHED, schedule)
+    assert guess.regret is None and guess.lr == first_guess("Qwen/Qwen3-8B", 32, PUBLISHED).lr
+    assert "published with schedule=linear" in guess.source and schedule in guess.source
+
+
 def test_it_is_nearly_independent_of_the_rank():
     low, high = (first_guess("new-8B", rank, PUBLISHED).lr for rank in (4, 64))
     assert low <= high <= 2 * low

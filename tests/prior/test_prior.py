@@ -41,11 +41,32 @@ def test_every_published_model_has_a_family_and_a_size():
         ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", Size(30, 3)),
         ("HuggingFaceTB/SmolLM2-135M-Instruct", Size(0.135, 0.135)),
         ("moonshotai/Kimi-K2.6", Size(1000, 32)),
+        ("openai/gpt-oss-20b", Size(21, 3.6)),
         ("./my-model", None),
+        ("/disks/2T/models/Qwen3-8B/", Size(8, 8)),
+        ("ckpt-1b/Qwen2.5-0.5B", Size(0.5, 0.5)),
+        ("deepseek-v3.1-lite-16B", Size(16, 16)),
+        ("models--Qwen--Qwen3-8B/snapshots/fd5aa5", Size(8, 8)),
+        ("/disks/2T/100m-tokens/my-model", None),
+        ("a-0B", None),
+        ("new-3B-A0B", Size(3, 3)),
     ],
 )
 def test_a_models_size_is_read_from_its_name(name, size):
     assert size_of(name) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("meta-llama/Llama-3.1-8B", "Llama"),
+        ("/home/llama/qwen-project/new-8B", None),
+        ("Qwen3-8B/final", "Qwen"),
+        ("outputs/Qwen3-8B/Llama-3.2-1B", "Llama"),
+    ],
+)
+def test_a_models_family_is_read_where_its_size_is(name, family):
+    assert family_of(name) == family
 
 
 def test_a_small_model_is_expected_to_take_a_higher_rate_than_a_large_one():

@@ -217,6 +217,8 @@ def test_by_itself_a_study_heeds_its_tokens_and_the_trials_asked_for(study, aske
 def test_extend_takes_false_true_or_auto():
     with pytest.raises(BadInput, match="hydra.sweeper.extend: 'ture'.*did you mean 'true'"):
         Options.read({"extend": "ture"})
+    with pytest.raises(BadInput, match="hydra.sweeper.extend: '1' is not one of false, true, auto"):
+        Options.read({"extend": 1})
 
 
 # On the command line.

@@ -1,6 +1,8 @@
 """What a study says: best trial, smallest rank, savings, figures and one page."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -8,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sft.errors import BadInput
+from sft.record.checkpoints import CheckpointRecord
 from sft.record.examples import Examples, ExamplesFolder
 from sweeps import report
 from sweeps.findings.results import Results
@@ -151,6 +154,88 @@ def test_a_trial_whose_examples_cannot_be_read_is_named_with_their_file(kept, tm
     said = report.answer(Results.of(kept))
     assert f"trial 0: not compared over its examples: {file} cannot be read" in said
     assert any("of 1 the data cannot tell, since nothing is kept of them" in line for line in said)
+
+
+def test_ranks_that_found_their_own_learning_rates_are_told_with_them(tmp_path):
+    study = storage.open_study("r", storage.open_storage(None, tmp_path / "r"), ["minimize"])
+    ranks = parse(["lora.rank=4,16"]).distributions
+    storage.remember(study, {"metric": ["eval/nll"], "space": {"lora.rank": "choice(4, 16)"}})
+    for rank, rate, value in ((4, 6e-4, 0.52), (16, 8.4e-4, 0.5)):
+        folder = tmp_path / "r" / str(rank)
+        folder.mkdir(parents=True)
+        guess = {"from": "auto", "lr": rate}
+        (folder / "run.json").write_text(json.dumps({"learning_rate": guess}))
+        study.enqueue_trial({"lora.rank": rank})
+        trial = study.ask(ranks)
+        trial.set_user_attr("directories", [str(folder)])
+        trial.set_user_attr("command", ["model=qwen3", "lr=auto"])
+        study.tell(trial, value)
+    results = Results.of(study)
+    said = "\n".join(report.answer(results))
+    assert "best trial: 1, eval/nll 0.5000 with lora.rank=16, lr=0.00084" in said
+    assert "train again: python -m sft model=qwen3 lora.rank=16 lr=0.00084" in said
+    assert "differ in more than rank: 4 with lr=0.0006; 16 with lr=0.00084)" in said
+    header, rows = report.table(results)
+    assert header[:4] == ["trial", "lora.rank", "lr", "eval/nll"]
+    assert [row[:3] for row in rows] == [["1", "16", "0.00084"], ["0", "4", "0.0006"]]
+
+
+@pytest.fixture
+def paused(tmp_path):
+    """A study of two paused trials, whose first has two repeats; the folder of its runs."""
+    study = storage.open_study("p", storage.open_storage(None, tmp_path / "p"), ["minimize"])
+    storage.remember(study, {"metric": ["eval/nll"], "space": SPACE.describe(), "steps": 20})
+    runs = tmp_path / "p"
+    for names, rate, value in ((("0-0", "0-1"), 1e-3, 0.9), (("1",), 1e-4, 1.1)):
+        folders = [str(runs / name) for name in names]
+        for folder in folders:
+            end_at(Path(folder), 8, "PRUNED", value)
+        add(study, rate, 16, None, TrialState.PRUNED, tokens=400, curve={0: 2.0, 8: value},
+            pauses=[8], directories=folders, steps_in_all=20)  # fmt: skip
+    return study, runs
+
+
+def end_at(folder, step, status, value):
+    """A run directory that stands behind `step` steps, with the one checkpoint that it keeps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({"status": status}))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": step, "eval/nll": value}) + "\n")
+    record = CheckpointRecord(f"{step:06d}", step, 0, step, 100, "tinker://r/weights/a", "")
+    (folder / "checkpoints.jsonl").write_text(json.dumps(asdict(record)) + "\n")
+
+
+def test_without_a_complete_trial_the_paused_ones_are_named_with_their_commands(paused):
+    said = "\n".join(report.answer(Results.of(paused[0])))
+    assert said.startswith("no trial is complete yet\n2 trials: 800 tokens")
+    assert "paused and not gone on with: 0, 1; 0 stood best, eval/nll 0.9000 at step 8" in said
+    assert "python -m sft.fork p/0-0 --from 8 lr=0.00033" in said
+
+
+def test_of_a_trial_with_repeats_each_run_has_its_command(paused):
+    study, runs = paused
+    said = "\n".join(report.answer(Results.of(study)))
+    assert "sft.resume p/0-0\n" in said and "sft.resume p/0-1\n" in said
+    assert "it has a value once each of its repeats has come to its end" in said
+    end_at(runs / "0-0", 20, "FINISHED", 0.5)
+    said = "\n".join(report.answer(Results.of(study)))
+    assert "sft.resume p/0-0" not in said and "sft.resume p/0-1\n" in said
+    assert "sft.fork p/0-1 --from 8" in said
+
+
+def test_no_command_is_given_for_a_trial_that_was_trained_to_its_end_by_hand(paused):
+    study, runs = paused
+    for name in ("0-0", "0-1"):
+        end_at(runs / name, 20, "FINISHED", 0.5)
+    said = "\n".join(report.answer(Results.of(study)))
+    assert "trial 0: trained on by hand to its end, eval/nll 0.5000" in said
+    assert "paused and not gone on with: 1; " in said and "sft.resume p/0" not in said
+
+
+def test_a_branch_is_offered_from_a_checkpoint_that_is_still_there(paused):
+    study, runs = paused
+    for name in ("0-0", "0-1"):
+        end_at(runs / name, 12, "KILLED", 0.8)  # gone on with by hand, and interrupted
+    assert "sft.fork p/0-0 --from 12 " in "\n".join(report.answer(Results.of(study)))
 
 
 def test_the_table_marks_what_cannot_be_told_from_the_best(kept):

@@ -47,6 +47,7 @@ REFUSED = [
     ("lr=interval(1e-5", "lr: cannot read"),
     ("batch_size=tag(log, range(1,64))", "no log scale"),
     ("lr=uniform(1,2)", "lr: cannot read"),
+    ("lr=auto,1e-3", "auto is no value to search beside others"),
 ]
 
 

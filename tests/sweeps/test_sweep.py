@@ -19,6 +19,7 @@ from sft.config.saved import to_saved, to_train
 from sft.files import read_yaml
 from sft.record import checkpoints, metrics
 from sft.run.failures import ServiceLost
+from sweeps import report
 from sweeps.findings.results import Results
 from sweeps.study import storage
 
@@ -310,7 +311,7 @@ def test_no_trial_starts_that_the_budget_of_tokens_cannot_hold(sweep, capsys):
 BAD = [
     ("lr=interval(1e-5,1e-3)", "n_trials"),
     ("lr=1e-3,-1", "lr: -1"),
-    ("lr=auto,1e-3 hydra.sweeper.warm_start=published hydra.sweeper.sampler=tpe", "lr: auto"),
+    ("lr=auto,1e-3", "lr: auto"),
     ("lora.rank=4,0", "lora.rank: 0"),
     ("+nonsense=1,2", "nonsense"),
     ("lr=1e-3,1e-2 hydra.sweeper.pruner=asha", "pruner_min_steps"),
@@ -362,7 +363,7 @@ def test_a_sweep_that_varies_nothing_is_one_trial(sweep):
 
 @pytest.mark.slow
 def test_each_trial_of_a_sweep_over_ranks_has_a_learning_rate_of_its_own(
-    sweep, tiny_model, tmp_path
+    sweep, tiny_model, tmp_path, capsys
 ):
     shutil.copytree(tiny_model, tmp_path / "tiny-8B")
     here = "service=local", "service.base_url=null", f"model.name={tmp_path / 'tiny-8B'}"
@@ -370,3 +371,11 @@ def test_each_trial_of_a_sweep_over_ranks_has_a_learning_rate_of_its_own(
     saved = [read_yaml(f) for f in sorted(tmp_path.glob("outputs/sweeps/ranks/*/config.yaml"))]
     low, high = (run["lr"] for run in sorted(saved, key=lambda run: run["lora"]["rank"]))
     assert low < high < 1e-2
+    said = capsys.readouterr().out
+    assert f"different rates, {low:.3g} at rank 1, {high:.3g} at rank 64; lr=… compares" in said
+    assert f"in more than rank: 1 with lr={low:.3g}; 64 with lr={high:.3g})" in said
+    again = next(line for line in said.splitlines() if "train again: " in line)
+    assert " lr=auto" not in again and f" lr={low if ' lora.rank=1 ' in again else high}" in again
+    header, rows = report.table(Results.of(study_of("ranks")))
+    rates = {row[header.index("lora.rank")]: row[header.index("lr")] for row in rows}
+    assert rates == {"1": f"{low:.3g}", "64": f"{high:.3g}"}
