@@ -152,7 +152,7 @@ async def _run(
             searched.distributions,
             options.n_trials,
             opening.scheduler(options, searched, base, known.facts["steps"]),
-            known.tokens or 1,
+            known.tokens or known.facts["steps"],
             options.max_tokens,
         )
         stack.callback(ledger.close)

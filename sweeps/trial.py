@@ -21,8 +21,9 @@ from sft.record.checkpoints import CheckpointRecord
 from sft.tracking import trackers
 from sft.tracking.hook import PARENT_RUN
 from sweeps.display import Display
+from sweeps.scheduling.curves import evaluation_behind
 from sweeps.study.endings import Ending, Outcome, judge, value_of
-from sweeps.study.ledger import ERROR, SHORT, USD, Ledger, Turn, saved_as
+from sweeps.study.ledger import ERROR, PAUSES, SHORT, USD, Ledger, Turn, saved_as
 from sweeps.study.standing import DIVERGED, STEPS
 
 # What is tried once more, by the name that RunResult.error begins with: errors of the service or
@@ -87,8 +88,8 @@ class TrialRun:
         self._saved = turn.saved
         self._noted: dict[int, int] = {}  # repeat -> step of its last checkpoint
         self.tokens = 0
-        self._stood_at = 0
-        """The step of a pause at which nothing was measured."""
+        self._stood_at = max(turn.trial.user_attrs.get(PAUSES, []), default=0)
+        """The last step at which it paused."""
         self._settings = settings
         self._runs: dict[int, Run] = {}
         self._stop: tuple[str, Status] | None = None
@@ -222,10 +223,13 @@ class TrialRun:
 
     def _pause(self, run: Run) -> int | None:
         """The step of the evaluation at which `run` pauses; None: it trains to its end."""
-        steps, every = run.facts["steps"], run.config.eval_every
         if self.until >= 1.0:
             return None
-        step = max(math.ceil(self.until * steps / every), self._stood_at // every + 1) * every
+        steps, every = run.facts["steps"], run.config.eval_every
+        # A trial pauses once at a step: whoever thaws it means it to go on. By hand it may have
+        # gone on since.
+        further = max(self._stood_at, run.start_step - 1) // every * every + every
+        step = max(evaluation_behind(self.until, steps, every), further)
         return step if step < steps else None
 
     def saved(self, repeat: int, record: CheckpointRecord) -> None:

@@ -63,7 +63,7 @@ class Asha:
 
     def _height(self, curve: Curve) -> int:
         """The last rung that it has reached, -1 before the first."""
-        return sum(curve.fraction >= rung - 1e-9 for rung in self.rungs) - 1
+        return sum(curve.has_reached(rung) for rung in self.rungs) - 1
 
     def _one_at_least(self, curves: Sequence[Curve]) -> Thaw | None:
         """The leader of a sweep that is too small for the rule to bring a trial to the end."""

@@ -7,12 +7,15 @@ gain still to come. At the same number of tokens a short trial would look better
 only since it is further in its decay.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 WHOLE = 1 - 1e-9
 """A fraction from here on is the end of a schedule."""
+ROUNDING = 0.5 + 1e-6
+"""Tokens by which a point may lie before a rung that it stands on: tokens are whole numbers."""
 
 
 class State(Enum):
@@ -61,6 +64,12 @@ class Curve:
         """The value of a complete trial."""
         return self.points[-1].value if self.state is State.COMPLETE and self.points else None
 
+    def has_reached(self, rung: float) -> bool:
+        """Whether it stands at a rung or behind it."""
+        if self.state is State.COMPLETE:
+            return True
+        return bool(self.points) and self.points[-1].tokens >= rung * self.whole - ROUNDING
+
     def at(self, fraction: float) -> float | None:
         """Its value at a fraction of its schedule, on the line between two evaluations.
 
@@ -80,15 +89,25 @@ class Curve:
 
     def reached(self, rung: float) -> float | None:
         """Its value at its first evaluation at a rung or behind it; None before that."""
-        if self.fraction < min(rung, WHOLE):
+        if not self.has_reached(rung):
             return None
-        values = (p.value for p in self.points if p.tokens >= rung * self.whole - 0.5)
+        values = (p.value for p in self.points if p.tokens >= rung * self.whole - ROUNDING)
         return next(values, self.points[-1].value if self.points else None)
 
 
 def next_rung(curve: Curve, rungs: Sequence[float]) -> float:
     """The first of `rungs` that a curve has not reached; 1 behind the last."""
-    return next((rung for rung in rungs if rung > curve.fraction + 1e-9), 1.0)
+    return next((rung for rung in rungs if not curve.has_reached(rung)), 1.0)
+
+
+def evaluation_behind(rung: float, steps: int, every: int) -> int:
+    """The step of the first evaluation at a rung or behind it, of a trial of `steps` that is
+    evaluated every `every` of them and at its end.
+
+    >>> evaluation_behind(0.7, 30, 3), evaluation_behind(0.7, 30, 8), evaluation_behind(0.9, 30, 8)
+    (21, 24, 30)
+    """
+    return min(steps, math.ceil(rung * steps / every - 1e-9) * every)
 
 
 def spent(curves: Iterable[Curve], rungs: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Limits, Start, Thaw
-from sweeps.scheduling.curves import Curve, Point, State, named, spent
+from sweeps.scheduling.curves import Curve, Point, State, evaluation_behind, named, spent
 from sweeps.scheduling.freeze_thaw import FreezeThaw, chances
 from sweeps.scheduling.observations import observe
 
@@ -166,6 +166,26 @@ def test_a_sweep_that_was_killed_goes_on_as_it_would_have(make):
 def test_a_sweep_in_which_everything_fails_ends(make):
     curves = [curve(n, state=State.FAILED) for n in range(3)]
     assert make().next(curves, Limits(3)) is None
+
+
+GRIDS = [(30, 3), (60, 6), (100, 10), (100, 5), (50, 5), (200, 20), (1000, 100), (60, 5), (30, 7)]
+
+
+@pytest.mark.parametrize("whole", [893, 2671, 12_160, 65_537, 100_003])
+@pytest.mark.parametrize(("steps", "every"), GRIDS)
+@BOTH
+def test_a_thaw_takes_a_trial_to_a_later_evaluation_wherever_tokens_are_rounded(
+    make, steps, every, whole
+):
+    scheduler, stands = make(), []
+    while not stands or stands[-1] < steps:
+        measured = range(every, stands[-1] + 1, every) if stands else ()
+        points = tuple(Point(round(step / steps * whole), 3 - step / steps) for step in measured)
+        trial = [curve(0, whole=whole)] if stands else []
+        choice = scheduler.next([replace(c, points=points) for c in trial], Limits(1))
+        step = evaluation_behind(choice.rung, steps, every)
+        assert step > max(stands, default=0)
+        stands.append(step)
 
 
 # Freeze and thaw.
