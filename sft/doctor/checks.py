@@ -13,8 +13,8 @@ from sft.doctor.table import Row, State
 from sft.service.downloads import NotHandedOut, adapter
 from sft.service.habits import meeting, questions
 from sft.service.habits.server import Running
-from sft.service.habits.trial import TOKENS, TOO_LATE, Adapter, Asking, Session, sample
-from sft.service.habits.upstream import AWAY, Refused
+from sft.service.habits.trial import TOKENS, Adapter, Asking, Session, sample
+from sft.service.habits.upstream import AWAY, TOO_LATE, Refused
 
 if TYPE_CHECKING:
     import numpy as np

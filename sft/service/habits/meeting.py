@@ -119,6 +119,8 @@ def look_at(running: Running, adapter: Adapter) -> float | None:
         habits.samples_apart, difference = questions.of_sampling(adapter)
         habits.samples_alike = difference < questions.ALIKE
     except Refused as error:
+        if error.is_no_answer:
+            raise
         habits.samples_alike = False
         habits.say("answers", f"cannot be had: {error}")
     why = None

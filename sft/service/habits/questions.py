@@ -77,7 +77,9 @@ def keeps_unloaded(adapter: Adapter) -> tuple[bool, bool]:
     path = adapter.save("save_weights", "sft-probe")
     try:
         adapter.unload()
-    except Refused:
+    except Refused as error:
+        if error.is_no_answer:
+            raise
         return False, True
     asking = adapter.session.asking
     there = asking.post("weights_info", {"tinker_path": path}).status == 200
@@ -158,5 +160,7 @@ def ignores(session: Session, rank: int, key: str, plain: np.ndarray) -> bool:
     server that refuses the value does not ignore it."""
     try:
         return unlike(SETTINGS[key][0](session, rank), plain) < NOISE / 10
-    except Refused:
+    except Refused as error:
+        if error.is_no_answer:
+            raise
         return False

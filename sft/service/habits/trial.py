@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft.service.habits import messages
 from sft.service.habits.server import Running
-from sft.service.habits.upstream import PROTOBUF, Answer, Refused
+from sft.service.habits.upstream import PROTOBUF, TOO_LATE, Answer, Refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,6 @@ TOKENS = (7, 11, 5, 13, 9, 12, 6, 10, 8, 14)
 LEARNING_RATE = 0.05
 """With Adam, one step at this rate moves log-probabilities by far more than rounding does."""
 PATIENCE_SECONDS = 60.0
-TOO_LATE = 504
 
 
 class Asking:

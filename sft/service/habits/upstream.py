@@ -15,6 +15,8 @@ WORK_SECONDS = 600.0
 """The longest wait for any other answer."""
 AWAY = 503
 """What the SDK is told of a server that does not answer: it asks again, for minutes."""
+TOO_LATE = 504
+"""Of a question that was not answered in the time that it had."""
 
 
 class Refused(Exception):
@@ -23,6 +25,11 @@ class Refused(Exception):
     def __init__(self, status: int, detail: str):
         super().__init__(detail)
         self.status = status
+
+    @property
+    def is_no_answer(self) -> bool:
+        """Whether the server has said nothing, so that nothing is known of what was asked."""
+        return self.status in (AWAY, TOO_LATE)
 
 
 @dataclass(frozen=True)
