@@ -38,7 +38,7 @@ STRETCH_SCALE = 0.8
 """Standard deviation of the logarithm."""
 DRIFTS = (0.0, 0.3)
 """Decades by which the best learning rate rises from the start of training to its end."""
-DRIFT_SIZES = (0.03, 0.06)
+DRIFT_SIZES = (0.03, 0.06, 0.12)
 """Standard deviation of the drift from the start to the end, log value."""
 RATE_LENGTH, RANK_LENGTH = 0.6, 8.0
 """Over which it changes: decades of learning rate, octaves of rank."""

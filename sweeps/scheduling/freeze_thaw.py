@@ -24,12 +24,12 @@ from sweeps.scheduling.base import Limits, Start, Thaw, fresh, purse, tokens_to
 from sweeps.scheduling.curves import Curve, State, next_rung
 from sweeps.scheduling.extrapolation import Extrapolation, Surface
 
-RUNGS = (0.2, 0.4, 0.7, 1.0)
+RUNGS = (0.15, 0.4, 0.7, 1.0)
 TOLERANCE = 0.003
 """Log value: as good as the best."""
-SETTLED = 0.005
+SETTLED = 0.002
 """What less probably settles the sweep is not worth its tokens: neither a thaw nor a new trial."""
-DRAWS = 400
+DRAWS = 1000
 MOST_TRIALS, MOST_CANDIDATES = 48, 48
 """That one decision looks at: its time grows with the cube of them."""
 
