@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import pyarrow
 import pyarrow.parquet
 from optuna.distributions import CategoricalDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
@@ -46,6 +47,7 @@ from sweeps.scheduling.curves import Curve, Point, State, named
 from sweeps.scheduling.freeze_thaw import FreezeThaw
 
 HERE = Path(__file__).resolve().parent
+COLUMNS = ("lr", "rank", "seed", "step", "steps", "tokens", "nll", "diverged")
 NEAR = 1.003
 BUDGETS = (0.1, 0.3, 1.0)
 
@@ -93,7 +95,7 @@ def _cell(parameters: object) -> Cell:
 
 
 def grids(folder: Path) -> list[Grid]:
-    """Every grid of a folder. Raises `SystemExit` if it holds none."""
+    """Every grid of a folder. Raises `SystemExit` if it holds none, or other tables."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise SystemExit(
@@ -102,12 +104,27 @@ def grids(folder: Path) -> list[Grid]:
     found = []
     for file in files:
         runs: dict[tuple[int, Cell], list[dict]] = defaultdict(list)
-        for row in pyarrow.parquet.read_table(file).to_pylist():
+        for row in _rows(file):
             runs[int(row["seed"]), (float(row["lr"]), int(row["rank"]))].append(row)
         for seed in sorted({seed for seed, _ in runs}):
             of_seed = {cell: rows for (s, cell), rows in runs.items() if s == seed}
             found.append(Grid(f"{file.stem}/{seed}", _curves(of_seed)))
     return found
+
+
+def _rows(file: Path) -> list[dict]:
+    try:
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise SystemExit(f"--curves: {file} cannot be read as Parquet ({error})") from None
+    columns = set(rows[0]) if rows else set()
+    if missing := [column for column in COLUMNS if column not in columns]:
+        raise SystemExit(
+            f"--curves: {file} has no column {', '.join(missing)}; expected {', '.join(COLUMNS)}"
+        )
+    if any(row["nll"] <= 0 for row in rows):
+        raise SystemExit(f"--curves: {file} has an nll of 0 or less, of which no share is a regret")
+    return rows
 
 
 def _curves(runs: dict[Cell, list[dict]]) -> dict[Cell, Curve]:
@@ -123,7 +140,7 @@ def _curves(runs: dict[Cell, list[dict]]) -> dict[Cell, Curve]:
             if math.isfinite(row["nll"])
         ]
         if not points or points[-1].tokens == 0:  # diverged before its first evaluation
-            points.append(Point(max(1, longest // 20), math.inf))
+            points.append(Point(max(1, rows[-1]["tokens"] or longest // 20), math.inf))
         state = State.DIVERGED if diverged else State.COMPLETE
         tokens = longest if diverged else points[-1].tokens
         curves[cell] = Curve(0, {RATE: cell[0], RANK: cell[1]}, tuple(points), state, tokens)
@@ -329,19 +346,33 @@ def rows(model: str, setting: Setting, jobs: int) -> dict[str, Callable[[Grid, i
     }
 
 
+def one_or_more(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--curves", type=Path, default=HERE / "curves")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=1, help="trials at once, where trials pause")
+    parser.add_argument("--seeds", type=one_or_more, default=20)
+    parser.add_argument(
+        "--jobs", type=one_or_more, default=1, help="trials at once, where trials pause"
+    )
     parser.add_argument("--model", default="SmolLM2-135M-Instruct", help="its name tells its size")
-    parser.add_argument("--batch-size", type=int, default=4, help="sequences a step")
-    parser.add_argument("--steps", type=int, default=60, help="of a whole trial")
+    parser.add_argument("--batch-size", type=one_or_more, default=4, help="sequences a step")
+    parser.add_argument("--steps", type=one_or_more, default=60, help="of a whole trial")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
+    setting = Setting(arguments.batch_size, arguments.steps)
+    every_row = rows(arguments.model, setting, arguments.jobs)
+    chosen = {name: sweep for name, sweep in every_row.items() if arguments.only in name}
+    if not chosen:
+        parser.error(f"--only: '{arguments.only}' is in none of {', '.join(every_row)}")
     every = grids(arguments.curves)
     for grid in every:
         good = sum(v <= NEAR * grid.best for v in grid.finals.values())
@@ -352,10 +383,7 @@ def main() -> None:
         )
     print(f"\n{'':26s}   found  reached   regret at 10%     at 30%          at 100%")
     print(f"{'':26s}                   mean  worst     mean  worst     mean  worst")
-    setting = Setting(arguments.batch_size, arguments.steps)
-    for name, sweep in rows(arguments.model, setting, arguments.jobs).items():
-        if arguments.only not in name:
-            continue
+    for name, sweep in chosen.items():
         done = [(g, sweep(g, seed)) for g in every for seed in range(arguments.seeds)]
         _print(name, [s for _, s in done])
         for grid in every if len(every) > 1 else ():

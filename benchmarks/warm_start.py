@@ -24,6 +24,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
+from sft.errors import BadInput
 from sft.prior.names import FAMILIES, family_of
 from sft.prior.prior import Prior
 from sft.prior.published import Cell, Table, load
@@ -113,13 +114,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="other tables to judge on")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"--seeds: {arguments.seeds} is below 1")
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     published, source = load()
     print(f"tables: {source}")
     if arguments.data:
-        judged, prior = load(arguments.data)[0], Prior(published)
+        try:
+            judged = load(arguments.data, "--data ")[0]
+        except BadInput as error:
+            parser.error(str(error))
+        prior = Prior(published)
         make = warm(lambda table: prior)
         print(f"judged: {len(judged)} others, by a prior of all {len(published)}\n")
     else:

@@ -6,12 +6,14 @@
 Each grid is one sweep of this product on its local service (SmolLM2-135M, 8 learning rates, 3
 ranks, 2 seeds), in `outputs/curves`. A grid that was interrupted goes on. Its curves become
 `benchmarks/curves/NAME.parquet`, which `benchmarks/sweep_economy.py` replays: a row for each
-evaluation, with the trained tokens at it. A diverged run has the evaluations it got to.
+evaluation, with the trained tokens at it. A diverged run has the evaluations it got to; one that
+got to none has a row without a value.
 """
 
 import ast
 import importlib.util
 import json
+import math
 import random
 import subprocess
 import sys
@@ -82,28 +84,29 @@ def command(name: str, data: Path) -> list[str]:
 
 
 def rows_of(directory: Path) -> list[dict[str, float | int | bool]]:
-    """The evaluations of a run."""
+    """The evaluations of a run. One that diverged before its first evaluation behind step 0 has a
+    last row without a value, with the tokens that it trained on."""
     record = json.loads((directory / "run.json").read_text())
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     metrics = sorted(map(json.loads, lines), key=lambda row: row["step"])
-    settings = json.loads(json.dumps(_yaml(directory / "config.yaml")))
-    tokens, rows = 0, []
+    settings = _yaml(directory / "config.yaml")
+    diverged = record["status"] == "FAILED" or "rose" in (record["reason"] or "")
+    run = {
+        "lr": float(settings["lr"]),
+        "rank": int(settings["lora"]["rank"]),
+        "seed": int(settings["seed"]),
+        "steps": STEPS,
+        "diverged": diverged,
+    }
+    step, tokens, rows = 0, 0, []
     for row in metrics:
         if "eval/nll" in row:
-            rows.append(
-                {
-                    "lr": float(settings["lr"]),
-                    "rank": int(settings["lora"]["rank"]),
-                    "seed": int(settings["seed"]),
-                    "step": row["step"],
-                    "steps": STEPS,
-                    "tokens": tokens,
-                    "nll": row["eval/nll"],
-                    "stderr": row["eval/nll_stderr"],
-                    "diverged": record["status"] == "FAILED" or "rose" in (record["reason"] or ""),
-                }
-            )
-        tokens = int(row.get("tokens/total", tokens))
+            value = {"nll": row["eval/nll"], "stderr": row["eval/nll_stderr"]}
+            rows.append(run | value | {"step": row["step"], "tokens": tokens})
+        if "tokens/total" in row:
+            step, tokens = row["step"] + 1, int(row["tokens/total"])
+    if diverged and not any(row["step"] for row in rows):
+        rows.append(run | {"step": step, "tokens": tokens, "nll": math.nan, "stderr": math.nan})
     return rows
 
 

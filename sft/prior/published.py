@@ -36,8 +36,10 @@ class Table:
         return min(self.nll.values())
 
 
-def load(path: Path = PACKAGED) -> tuple[list[Table], str]:
-    """The tables of a file and the source that it names.
+def load(
+    path: Path = PACKAGED, named: str = "hydra.sweeper.warm_start="
+) -> tuple[list[Table], str]:
+    """The tables of a file and the source that it names; `named` is what the user names it by.
 
     Repeated runs of one cell count with their mean; a model of which no run trained tells nothing,
     and is left out. Raises `BadInput` if the file is not of the
@@ -48,17 +50,16 @@ def load(path: Path = PACKAGED) -> tuple[list[Table], str]:
         tables = [_table(name, model) for name, model in document["models"].items()]
     except FileNotFoundError as error:
         raise BadInput(
-            f"hydra.sweeper.warm_start={path}: no such file; give 'published', null or a JSON "
-            "file of published sweeps."
+            f"{named}{path}: no such file; give a JSON file of published sweeps, or leave it out."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise BadInput(
-            f"hydra.sweeper.warm_start={path}: not a file of published sweeps ({error!r}); "
+            f"{named}{path}: not a file of published sweeps ({error!r}); "
             'expected {"models": {NAME: {"runs": [{"lr": …, "rank": …, "test_nll": …}]}}}.'
         ) from error
     trained = [table for table in tables if min(table.nll.values(), default=math.inf) < math.inf]
     if not trained:
-        raise BadInput(f"hydra.sweeper.warm_start={path}: the file holds no runs.")
+        raise BadInput(f"{named}{path}: the file holds no runs.")
     return trained, document.get("source", str(path))
 
 
