@@ -25,7 +25,14 @@ from sft.service import child
 from sft.service.habits.server import behind
 from sft.tracking import trackers
 from sweeps.composing import Composer
-from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
+from sweeps.effects import (
+    check_metrics,
+    check_pruner,
+    check_scheduler,
+    is_seldom,
+    judged_at,
+    without_effect,
+)
 from sweeps.options import Settled
 from sweeps.parameters import ends
 from sweeps.scheduling.expected import share
@@ -165,6 +172,8 @@ class Preflight:
         return [*lines, f"prices: {self.estimate.prices.source}"]
 
     is_hosted: bool = False
+    is_seldom: bool = False
+    """Whether what is compared is measured every `evaluators.every` steps, not `eval_every`."""
 
 
 async def preflight(
@@ -187,9 +196,14 @@ async def preflight(
         plan = await Plan.make(config)
         said += effects.check(config, plan)
         check_metrics(options, other, plan)
-        judged = judged or bool(judged_at(options, other, plan))
+        eval_every = 0
+        if options.scheduler != "none" and not other.eval_every:
+            eval_every = max(1, plan.total_steps // EVALUATIONS)
+        evaluated = replace(other, eval_every=other.eval_every or eval_every)
+        judged = judged or bool(judged_at(options, evaluated, plan))
         questions.append((other, plan.max_length))
     check_pruner(options, judged)
+    check_scheduler(options, judged)
     base_url = await service_url(stack, composer, base)
     local = None if base_url is None else await Service.reach(base_url)
     asked = set()
@@ -214,9 +228,7 @@ async def preflight(
     tokens = None
     if per_epoch is not None:
         tokens = round(per_epoch * plan.total_steps / len(plan.data)) * options.repeats
-    eval_every = 0
-    if options.scheduler != "none" and not base.eval_every:
-        eval_every = max(1, plan.total_steps // EVALUATIONS)
+    if eval_every:
         said.append(
             f"eval_every=0: trials that pause are evaluated on the way, here every {eval_every} "
             "steps"
@@ -230,4 +242,5 @@ async def preflight(
     if options.budget_usd is not None:
         budgeted.check_known(estimate, "hydra.sweeper.budget_usd", named)
     said = list(dict.fromkeys(said))
-    return Preflight(base_url, facts, tokens, said, eval_every, estimate, hosted)
+    seldom = is_seldom(options, plan)
+    return Preflight(base_url, facts, tokens, said, eval_every, estimate, hosted, seldom)

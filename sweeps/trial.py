@@ -60,6 +60,8 @@ class Common:
     """The day on which the sweep began, for chat templates that write one."""
     eval_every: int = 0
     """Steps between evaluations of trials that pause, if their settings have none."""
+    is_seldom: bool = False
+    """Whether the metric is measured every `evaluators.every` steps, not every `eval_every`."""
 
 
 @dataclass(frozen=True)
@@ -223,14 +225,19 @@ class TrialRun:
 
     def _pause(self, run: Run) -> int | None:
         """The step of the evaluation at which `run` pauses; None: it trains to its end."""
-        if self.until >= 1.0:
+        steps, every = run.facts["steps"], self._every(run)
+        if self.until >= 1.0 or not every:
             return None
-        steps, every = run.facts["steps"], run.config.eval_every
         # A trial pauses once at a step: whoever thaws it means it to go on. By hand it may have
         # gone on since.
         further = max(self._stood_at, run.start_step - 1) // every * every + every
         step = max(evaluation_behind(self.until, steps, every), further)
         return step if step < steps else None
+
+    def _every(self, run: Run) -> int:
+        """Steps between two measurements of the metric."""
+        config = run.config
+        return config.infrequent_eval_every if self.common.is_seldom else config.eval_every
 
     def saved(self, repeat: int, record: CheckpointRecord) -> None:
         """Note a checkpoint, for another machine that may have to go on from it."""

@@ -43,6 +43,9 @@ class Scheduler(Protocol):
     again: a started or thawed trial is in the curves as RUNNING.
     """
 
+    rungs: tuple[float, ...]
+    """Fractions of a trial's schedule at which it pauses, rising to 1."""
+
     def next(self, curves: Sequence[Curve], limits: Limits) -> Start | Thaw | None:
         """What to train on a free place.
 

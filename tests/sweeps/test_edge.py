@@ -281,3 +281,20 @@ def test_on_an_interval_it_first_looks_beyond_the_edge_and_stops_at_twice_the_tr
     assert sweep(*words, "hydra.sweeper.study_name=s", "hydra.sweeper.extend=auto") == 0
     tried = rates()
     assert 3 < len(tried) <= 6 and max(tried) > 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["freeze_thaw", "asha"])
+def test_with_trials_that_pause_it_goes_on_to_its_bound_and_leaves_nothing_waiting(
+    sweep, capsys, scheduler
+):
+    words = ("lr=tag(log, interval(1e-7, 1e-6))", "hydra.sweeper.n_trials=3", "eval_every=1")
+    asked = ("hydra.sweeper.extend=auto", f"hydra.sweeper.scheduler={scheduler}")
+    assert sweep(*words, *asked, "hydra.sweeper.study_name=s") == 0
+    study, said = study_of("s"), capsys.readouterr().out
+    assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len(study.trials) > 3 and max(rates()) > 1e-6
+    assert Results.of(study).is_under_way is False
+    assert "to 6 at most" in said and said.count("to 6 at most") == said.count("at most; lr")
+    if max(t.params["lr"] for t in study.trials) == study.best_trial.params["lr"]:
+        assert "edge: the best trial has the highest lr" in said.rpartition("best trial:")[2]

@@ -111,6 +111,14 @@ def test_a_sweep_too_small_to_halve_still_trains_one_trial_to_its_end():
     assert [c.state for c in curves].count(State.COMPLETE) == 1
 
 
+def test_asha_ends_no_trial_that_nothing_is_ahead_of():
+    # Two have reached the second rung, too few for one in three.
+    done, ahead = curve(0, *[5.0] * 8, state=State.COMPLETE), curve(1, 4.0, 4.0, 4.0)
+    assert Asha().next([done, ahead], Limits(2)) == Thaw(1, 1.0)
+    behind = curve(1, 6.0, 6.0, 6.0)
+    assert Asha().next([done, behind], Limits(2)) is None
+
+
 @pytest.mark.parametrize("arguments", [(0.0, 3), (1.0, 3), (0.1, 1)])
 def test_asha_refuses_rungs_that_are_none(arguments):
     with pytest.raises(ValueError, match="expected"):
