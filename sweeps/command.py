@@ -39,6 +39,7 @@ from sweeps.options import Options, Settled
 from sweeps.parameters import describe_space, stages
 from sweeps.parent import Parent
 from sweeps.samplers.warm_start import WarmStart
+from sweeps.scheduling.base import Limits
 from sweeps.study import storage, wider
 from sweeps.study.ledger import COUNTED, Ledger, spent_usd
 from sweeps.sweeper import Budget, Sweep, closing_words
@@ -155,10 +156,8 @@ async def _run(
             study,
             alive,
             searched.distributions,
-            options.n_trials,
+            Limits(options.n_trials, options.max_tokens, known.new),
             opening.scheduler(options, searched, base, known.facts["steps"]),
-            known.tokens or known.facts["steps"],
-            options.max_tokens,
         )
         stack.callback(ledger.close)
         _enqueue(options, study)
@@ -211,8 +210,8 @@ async def _run(
         shown.close()
         stack.enter_context(signals.told(lambda name: None, this.cancel))  # it ends already
         await _finish(sweep, code, parent, folder)
-        if money.refused:
-            key = f"{money.key}="
+        if sweep.short_of:
+            key = f"{sweep.short_of}="
             again = [*(word for word in again if not word.startswith(key)), f"{key}…"]
         command = f"python -m sft --multirun {shlex.join(again)}"
         print(closing_words(sweep, time.monotonic() - started, command))

@@ -35,6 +35,7 @@ from sweeps.effects import (
 )
 from sweeps.options import Settled
 from sweeps.parameters import ends
+from sweeps.scheduling.curves import Curve, State
 from sweeps.scheduling.expected import share
 from sweeps.study import storage
 
@@ -171,6 +172,8 @@ class Preflight:
             lines.append(f"hydra.sweeper.budget_usd: {dollars(options.budget_usd)} at most")
         return [*lines, f"prices: {self.estimate.prices.source}"]
 
+    new: Curve
+    """A trial that has not begun, as a scheduler sees it."""
     is_hosted: bool = False
     is_seldom: bool = False
     """Whether what is compared is measured every `evaluators.every` steps, not `eval_every`."""
@@ -242,5 +245,7 @@ async def preflight(
     if options.budget_usd is not None:
         budgeted.check_known(estimate, "hydra.sweeper.budget_usd", named)
     said = list(dict.fromkeys(said))
-    seldom = is_seldom(options, plan)
-    return Preflight(base_url, facts, tokens, said, eval_every, estimate, hosted, seldom)
+    seldom, total = is_seldom(options, plan), plan.total_steps
+    every = base.evaluators.every if seldom else config.eval_every
+    new = Curve(0, {}, (), State.PAUSED, tokens or total, total, every)
+    return Preflight(base_url, facts, tokens, said, eval_every, estimate, new, hosted, seldom)

@@ -24,7 +24,7 @@ from sweeps.display import Display
 from sweeps.scheduling.curves import evaluation_behind
 from sweeps.study.endings import Ending, Outcome, judge, value_of
 from sweeps.study.ledger import ERROR, PAUSES, SHORT, USD, Ledger, Turn, saved_as
-from sweeps.study.standing import DIVERGED, STEPS
+from sweeps.study.standing import DIVERGED, EVERY, STEPS
 
 # What is tried once more, by the name that RunResult.error begins with: errors of the service or
 # the network, not of the configuration. The loop has resumed a lost session several times by then.
@@ -212,7 +212,8 @@ class TrialRun:
         self._runs[repeat] = run
         run.pause_at = self._pause(run)
         ledger, steps = self.shared.ledger, run.facts["steps"]
-        noted = ledger.call(ledger.note, self.trial, {STEPS: steps})
+        facts = {STEPS: steps, EVERY: self._every(run)}
+        noted = ledger.call(ledger.note, self.trial, facts)
         self._reports.append(asyncio.ensure_future(noted))
         if self._stop:
             run.stop(*self._stop)
@@ -257,7 +258,10 @@ class TrialRun:
         tokens = int(row.get("tokens/step", 0))
         self.tokens += tokens
         if not self.shared.spend(self.number, self.tokens):
-            self.stop("the sweep's budget of tokens is used up", "PRUNED")
+            # Where trials pause, a larger budget goes on with it.
+            pauses = self.shared.ledger.pauses
+            reason = "the sweep's budget of tokens is used up"
+            self.stop(reason, "KILLED" if pauses else "PRUNED")
 
     def measured(
         self, repeat: int, step: int, row: dict[str, float], *, shown: bool = True

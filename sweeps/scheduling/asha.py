@@ -43,7 +43,7 @@ class Asha:
             for curve in self._promotable(curves, height):
                 if money.pays(curve, self.rungs[height + 1]):
                     return Thaw(curve.number, self.rungs[height + 1])
-        if len(curves) < limits.trials and money.pays(fresh(curves), self.rungs[0]):
+        if len(curves) < limits.trials and money.pays(fresh(curves, limits), self.rungs[0]):
             return Start(self.rungs[0])
         if any(c.state is State.RUNNING for c in curves):
             return None

@@ -7,7 +7,7 @@ several threads. The event loop, which feeds the training service, must not wait
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,9 +64,8 @@ class Ledger:
     """Asks for trials, takes their reports and their ends.
 
     Args:
+        limits: what the sweep may use.
         scheduler: decides who trains next; None: new trials, each to its end.
-        whole: tokens of a trial of which nothing is known yet.
-        tokens: that the sweep may train on in all.
     """
 
     def __init__(
@@ -74,18 +73,15 @@ class Ledger:
         study: optuna.Study,
         liveness: Liveness,
         space: Mapping[str, Distribution],
-        n_trials: int,
+        limits: Limits,
         scheduler: Scheduler | None = None,
-        whole: int = 1,
-        tokens: int | None = None,
     ):
         self.study = study
-        self.is_over = self.waits = False
-        """The scheduler has nothing left to do: at all, or before a trial of another process pauses
-        or ends."""
+        self.is_over = self.waits = self.is_short = False
+        """The scheduler has nothing left to do: at all, before a trial of another process pauses or
+        ends, or with the tokens that are left."""
         self._scheduler = scheduler
-        self._whole = whole
-        self._limits = Limits(n_trials, tokens)
+        self._limits = limits
         self._liveness = liveness
         self._space = dict(space)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sweep-ledger")
@@ -98,6 +94,11 @@ class Ledger:
         """Wait for what is under way; trials without an end may be taken over by others."""
         self._thread.shutdown(wait=True)
         self._liveness.close()
+
+    @property
+    def pauses(self) -> bool:
+        """Whether trials pause and go on."""
+        return self._scheduler is not None
 
     @property
     def worker(self) -> str:
@@ -119,11 +120,14 @@ class Ledger:
         if (turn := self._finished_by_hand()) is not None:
             return turn
         while True:
-            curves = standing.curves(self.study, self._liveness, self._whole)
-            wanted = self._wanted(self._scheduler, curves)
+            curves = standing.curves(self.study, self._liveness, self._limits.new)
+            wanted = self._wanted(self._scheduler, curves, self._limits)
             if wanted is None:
+                endless = replace(self._limits, tokens=None)
+                more = self._wanted(self._scheduler, curves, endless)
                 self.waits = any(curve.state is State.RUNNING for curve in curves)
-                self.is_over = not self.waits
+                self.is_short = not self.waits and more is not None
+                self.is_over = not self.waits and more is None
                 return None
             if isinstance(wanted, Start):
                 return self._ask(wanted)
@@ -132,12 +136,14 @@ class Ledger:
             if (turn := self._thawed(paused, wanted.rung)) is not None:
                 return turn
 
-    def _wanted(self, scheduler: Scheduler, curves: Sequence[Curve]) -> Start | Thaw | None:
+    def _wanted(
+        self, scheduler: Scheduler, curves: Sequence[Curve], limits: Limits
+    ) -> Start | Thaw | None:
         """What to train: the user's own trials first, in their order; then what is worth most."""
-        money, limits = purse(curves, self._limits, scheduler.rungs), self._limits
+        first = scheduler.rungs[0]
         if self._waiting() and len(curves) < limits.trials:
-            if money.pays(fresh(curves), scheduler.rungs[0]):
-                return Start(scheduler.rungs[0])
+            if purse(curves, limits, scheduler.rungs).pays(fresh(curves, limits), first):
+                return Start(first)
         return scheduler.next(curves, limits)
 
     def _waiting(self) -> list[FrozenTrial]:

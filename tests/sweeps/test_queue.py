@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 from sweeps.findings.results import Results
 from sweeps.samplers import tpe
-from sweeps.scheduling.base import Start
+from sweeps.scheduling.base import Limits, Start
 from sweeps.study import liveness, storage
 from sweeps.study.ledger import UNTIL, Ledger
 
@@ -42,7 +42,7 @@ def opened(place, tmp_path):
 
     def ledger(n_trials=8):
         alive = liveness.make(study, tmp_path / "s", place is None)
-        ledgers.append(Ledger(study, alive, SPACE, n_trials, Asks()))
+        ledgers.append(Ledger(study, alive, SPACE, Limits(n_trials), Asks()))
         return ledgers[-1]
 
     yield study, ledger
