@@ -289,6 +289,7 @@ def test_with_trials_that_pause_it_goes_on_to_its_bound_and_leaves_nothing_waiti
     sweep, capsys, scheduler
 ):
     words = ("lr=1e-4,1e-3,1e-2", "max_steps=9", "epochs=2", "eval_every=1")
+    words += ("dataset.eval_size=12", "batch_size=2")  # enough to tell the trials apart
     asked = ("hydra.sweeper.extend=auto", f"hydra.sweeper.scheduler={scheduler}")
     assert sweep(*words, *asked, "hydra.sweeper.study_name=s") == 0
     study, said = study_of("s"), capsys.readouterr().out
