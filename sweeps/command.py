@@ -39,6 +39,7 @@ from sweeps.options import Options, Settled
 from sweeps.parameters import describe_space, stages
 from sweeps.parent import Parent
 from sweeps.samplers.warm_start import WarmStart
+from sweeps.scheduling.base import Limits
 from sweeps.study import storage, wider
 from sweeps.study.ledger import COUNTED, Ledger, spent_usd
 from sweeps.sweeper import Budget, Sweep, closing_words
@@ -78,7 +79,7 @@ def _stages(options: Options, composer: Composer, signals: Signals) -> int:
     settled = options.settle(composer.searched)
     options = replace(options, study_name=settled.study_name, sampler=settled.sampler)
     options, composer = _taken_up(options, composer)
-    code = _stage(options, composer, signals)
+    code = _stage(options, composer, signals, settled.n_trials)
     while not code and options.extends_itself:
         study, _ = storage.load_study(settled.study_name, options.storage)
         began, asked = wider.first_space(study), study.user_attrs[storage.ASKED]
@@ -90,7 +91,7 @@ def _stages(options: Options, composer: Composer, signals: Signals) -> int:
         composer = replace(composer, searched=searched)
         options = replace(options, n_trials=more)
         try:
-            code = _stage(options, composer, signals)
+            code = _stage(options, composer, signals, settled.n_trials)
         except BadInput as error:  # a rank that the model's service does not take, for one
             print(f"the sweep goes on no further: {error}", file=sys.stderr)
             break
@@ -115,15 +116,20 @@ def _taken_up(options: Options, composer: Composer) -> tuple[Options, Composer]:
     return options, replace(composer, searched=searched)
 
 
-def _stage(options: Options, composer: Composer, signals: Signals) -> int:
+def _stage(options: Options, composer: Composer, signals: Signals, first: int) -> int:
+    """Run the trials up to `options.n_trials`, of which `first` were asked for at the beginning."""
     settings = preflight.check_space(composer)
     settled = options.settle(composer.searched).of_runs(settings[0])
     settled.check_curves(composer.searched)
-    return asyncio.run(_run(settled, composer, settings, signals))
+    return asyncio.run(_run(settled, composer, settings, signals, first))
 
 
 async def _run(
-    options: Settled, composer: Composer, settings: list[Settings], signals: Signals
+    options: Settled,
+    composer: Composer,
+    settings: list[Settings],
+    signals: Signals,
+    first: int,
 ) -> int:
     base, searched = settings[0], composer.searched
     folder = storage.ROOT / options.study_name
@@ -150,10 +156,8 @@ async def _run(
             study,
             alive,
             searched.distributions,
-            options.n_trials,
+            Limits(options.n_trials, options.max_tokens, known.new),
             opening.scheduler(options, searched, base, known.facts["steps"]),
-            known.tokens or known.facts["steps"],
-            options.max_tokens,
         )
         stack.callback(ledger.close)
         _enqueue(options, study)
@@ -165,7 +169,7 @@ async def _run(
         shown = _display(options, finished)
         stack.callback(shown.close)
         variables = from_environment(composer.config)
-        for line in _banner(options, searched, base, study, folder, known, variables):
+        for line in _banner(options, searched, base, study, folder, known, variables, first):
             shown.message(line)
         for sentence in known.without_effect:
             shown.message(f"  without effect: {sentence}")
@@ -192,6 +196,7 @@ async def _run(
             parent_run_id=parent_run_id,
             date=day,
             eval_every=known.eval_every,
+            is_seldom=known.is_seldom,
             command=[mask_urls(o) for o in searched.fixed if not o.startswith(("sweep=", "cost."))],
         )
         shared = Shared(common, ledger, shown, budget.spend, money)
@@ -205,8 +210,8 @@ async def _run(
         shown.close()
         stack.enter_context(signals.told(lambda name: None, this.cancel))  # it ends already
         await _finish(sweep, code, parent, folder)
-        if money.refused:
-            key = f"{money.key}="
+        if sweep.short_of:
+            key = f"{sweep.short_of}="
             again = [*(word for word in again if not word.startswith(key)), f"{key}…"]
         command = f"python -m sft --multirun {shlex.join(again)}"
         print(closing_words(sweep, time.monotonic() - started, command))
@@ -225,7 +230,7 @@ def _share_the_interpreter() -> None:
 
 def _enqueue(options: Settled, study: optuna.Study) -> None:
     """The user's own trials first, once; later what lies beyond an edge, if that is asked for."""
-    first = list(options.enqueue)
+    first = list(options.enqueue)[: options.n_trials]
     if study.trials:
         beyond = options.extend and options.sampler != "grid"
         first = edge.first_values(Results.of(study), options.n_trials) if beyond else []
@@ -281,6 +286,7 @@ def _banner(
     folder: Path,
     known: preflight.Preflight,
     variables: dict[str, str],
+    first: int,
 ) -> list[str]:
     """What is about to happen, with each default that was filled in."""
     there = len(study.get_trials(deepcopy=False, states=COUNTED))
@@ -302,7 +308,7 @@ def _banner(
     if options.extends_itself:
         began = searched.began or searched.distributions
         grid = options.sampler == "grid"
-        lines.append(f"  {edge.describe_bounds(began, options.n_trials, grid)}")
+        lines.append(f"  {edge.describe_bounds(began, first, grid)}")
     lines.append(f"  tracking: {describe_tracking(base, variables)}")
     if known.tokens:
         lines.append(f"  about {known.tokens * max(0, options.n_trials - there):,} tokens to train")

@@ -55,21 +55,38 @@ def _check_measured(options: Settled, settings: Settings, plan: Plan, measured: 
 
 
 def judged_at(options: Settled, settings: Settings, plan: Plan) -> list[int]:
-    """The steps on the way at which the pruner is given a trial's metric."""
+    """The steps on the way at which the pruner, or the scheduler, is given a trial's metric."""
     metric = options.metrics[0]
-
-    def measures(evaluators: Sequence[object]) -> bool:
-        return any(metric in getattr(evaluator, "metrics", [metric]) for evaluator in evaluators)
-
     every = int(metric in TRAINING_METRICS)
-    if measures(plan.evaluators):
+    if _measures(plan.evaluators, metric):
         every = settings.eval_every
-    elif measures(plan.infrequent):
+    elif _measures(plan.infrequent, metric):
         every = settings.evaluators.every
-    first = max(1, options.pruner_min_steps or 1)
+    first = (options.pruner != "none" and options.pruner_min_steps) or 1
     return (
         [step for step in range(every, plan.total_steps, every) if step >= first] if every else []
     )
+
+
+def is_seldom(options: Settled, plan: Plan) -> bool:
+    """Whether the metric is measured every `evaluators.every` steps, not every `eval_every`."""
+    metric = options.metrics[0]
+    often = metric in TRAINING_METRICS or _measures(plan.evaluators, metric)
+    return not often and _measures(plan.infrequent, metric)
+
+
+def _measures(evaluators: Sequence[object], metric: str) -> bool:
+    return any(metric in getattr(evaluator, "metrics", [metric]) for evaluator in evaluators)
+
+
+def check_scheduler(options: Settled, judged: bool) -> None:
+    """Refuse a scheduler that can never pause a trial. Raises `BadInput`."""
+    if options.scheduler != "none" and not judged:
+        raise BadInput(
+            f"hydra.sweeper.scheduler={options.scheduler}: {options.metrics[0]} is not measured "
+            "between the first step and the end of a run, so that nothing would ever be paused; "
+            "set eval_every to less (evaluators.every for answers), or use scheduler=none."
+        )
 
 
 def check_pruner(options: Settled, judged: bool) -> None:

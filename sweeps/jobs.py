@@ -30,6 +30,7 @@ from sft.service import child
 from sft.tracking import trackers
 from sweeps.composing import Composer
 from sweeps.display import PlainLines
+from sweeps.scheduling.base import Limits
 from sweeps.study import liveness, storage
 from sweeps.study.endings import Ending
 from sweeps.study.ledger import ERROR, SHORT, Job, Ledger, Turn, checkpoints, spent_usd
@@ -70,13 +71,13 @@ async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
             batch, again = again, []
             while len(batch) < sweep.options.n_jobs:
                 turn = await ledger.call(ledger.next)
-                if turn is None:
+                if turn is None or sweep.interrupted:
                     break
                 batch.append(turn)
             if not batch and ledger.waits:
                 await asyncio.sleep(LOOK_AGAIN)
                 continue
-            if not batch:
+            if not batch or sweep.interrupted:
                 break
             turns = {job + i: (t.trial.number, t.until) for i, t in enumerate(batch)}
             trials = [turn.trial for turn in batch]
@@ -92,7 +93,7 @@ async def run_in_jobs(sweep: Sweep, composer: Composer) -> int:
                     attempts[number] = 0  # it may have a further turn
                 else:
                     again.append(turn)
-    await sweep.end_paused()
+    await sweep.conclude()
     return sweep.exit_code()
 
 
@@ -210,7 +211,7 @@ async def _run(
         pruner=handover.pruner,
     )
     alive = liveness.make(study, common.folder, handover.storage is None)
-    ledger = Ledger(study, alive, {}, n_trials=0)
+    ledger = Ledger(study, alive, {}, Limits(0))
     try:
         number, until = turn
         frozen = next(t for t in study.get_trials(deepcopy=False) if t.number == number)

@@ -26,9 +26,17 @@ from sft.service import child
 from sft.service.habits.server import behind
 from sft.tracking import trackers
 from sweeps.composing import Composer
-from sweeps.effects import check_metrics, check_pruner, judged_at, without_effect
+from sweeps.effects import (
+    check_metrics,
+    check_pruner,
+    check_scheduler,
+    is_seldom,
+    judged_at,
+    without_effect,
+)
 from sweeps.options import Settled
 from sweeps.parameters import ends
+from sweeps.scheduling.curves import Curve, State
 from sweeps.scheduling.expected import share
 from sweeps.study import storage
 
@@ -166,7 +174,11 @@ class Preflight:
             lines.append(f"hydra.sweeper.budget_usd: {dollars(options.budget_usd)} at most")
         return [*lines, f"prices: {self.estimate.prices.source}"]
 
+    new: Curve
+    """A trial that has not begun, as a scheduler sees it."""
     is_hosted: bool = False
+    is_seldom: bool = False
+    """Whether what is compared is measured every `evaluators.every` steps, not `eval_every`."""
 
 
 async def preflight(
@@ -189,9 +201,14 @@ async def preflight(
         plan = await Plan.make(config)
         said += effects.check(config, plan)
         check_metrics(options, other, plan)
-        judged = judged or bool(judged_at(options, other, plan))
+        eval_every = 0
+        if options.scheduler != "none" and not other.eval_every:
+            eval_every = max(1, plan.total_steps // EVALUATIONS)
+        evaluated = replace(other, eval_every=other.eval_every or eval_every)
+        judged = judged or bool(judged_at(options, evaluated, plan))
         questions.append((other, plan.max_length))
     check_pruner(options, judged)
+    check_scheduler(options, judged)
     base_url = await service_url(stack, composer, base)
     local = None if base_url is None else await Service.reach(base_url)
     asked = set()
@@ -216,9 +233,7 @@ async def preflight(
     tokens = None
     if per_epoch is not None:
         tokens = round(per_epoch * plan.total_steps / len(plan.data)) * options.repeats
-    eval_every = 0
-    if options.scheduler != "none" and not base.eval_every:
-        eval_every = max(1, plan.total_steps // EVALUATIONS)
+    if eval_every:
         said.append(
             f"eval_every=0: trials that pause are evaluated on the way, here every {eval_every} "
             "steps"
@@ -232,4 +247,7 @@ async def preflight(
     if options.budget_usd is not None:
         budgeted.check_known(estimate, "hydra.sweeper.budget_usd", named)
     said = list(dict.fromkeys(said))
-    return Preflight(base_url, facts, tokens, said, eval_every, estimate, hosted)
+    seldom, total = is_seldom(options, plan), plan.total_steps
+    every = base.evaluators.every if seldom else config.eval_every
+    new = Curve(0, {}, (), State.PAUSED, tokens or total, total, every)
+    return Preflight(base_url, facts, tokens, said, eval_every, estimate, new, hosted, seldom)

@@ -24,6 +24,7 @@ from sweeps.study.ledger import Turn
 from sweeps.study.liveness import PAUSED, is_paused
 from sweeps.trial import Shared, TrialRun
 
+INTERRUPTED = "interrupted"
 DONE = "every trial is done"
 SETTLED = "no further trial is likely enough to be better"
 """Why a sweep ended that needs no more."""
@@ -76,6 +77,8 @@ class Sweep:
         self.interrupted = False
         self.failures = 0
         self.why_ended = DONE
+        self.short_of: str | None = None
+        """The key of the limit without which the sweep would go on."""
         self._composer = composer
         self._signals = signals
         self._parent = parent
@@ -95,7 +98,7 @@ class Sweep:
                 done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     await self._ended(self._running.pop(task), task)
-        await self.end_paused()
+        await self.conclude()
         return self.exit_code()
 
     def exit_code(self) -> int:
@@ -113,10 +116,18 @@ class Sweep:
                 return
             await self._start(turn)
 
-    async def end_paused(self) -> None:
-        """End the trials that the scheduler did not find worth their tokens, if it is through."""
+    async def conclude(self) -> None:
+        """Say why the sweep ended; if its scheduler is through, end the trials that it did not find
+        worth their tokens.
+
+        What an interruption or a limit leaves is left as it is, for a process that goes on.
+        """
         ledger = self.shared.ledger
-        if not ledger.is_over:
+        if self.interrupted:
+            self.why_ended = INTERRUPTED
+        elif ledger.is_short:
+            self._out_of_tokens("what comes next would pass it")
+        if self.interrupted or not ledger.is_over:
             return
         if len(ledger.study.get_trials(deepcopy=False)) < self.options.n_trials:
             self.why_ended = SETTLED
@@ -131,7 +142,7 @@ class Sweep:
     def may_start(self) -> bool:
         """Whether there may be one more trial; if not, `why_ended` says why."""
         if self.interrupted:
-            self.why_ended = "interrupted"
+            self.why_ended = INTERRUPTED
         elif self._gave_up():
             self.why_ended = (
                 f"hydra.sweeper.max_failures={self.options.max_failures}: as many trials failed"
@@ -143,13 +154,18 @@ class Sweep:
                 f"{money.key}={money.limit:g}: what comes next would pass it, "
                 f"{dollars(money.spent)} spent"
             )
+            self.short_of = money.key
         elif not self._has_tokens():
-            self.why_ended = (
-                f"hydra.sweeper.max_tokens={self.options.max_tokens}: no whole trial fits any more"
-            )
+            pauses = self.options.scheduler != "none"
+            self._out_of_tokens("used up" if pauses else "no whole trial fits any more")
         else:
             return True
         return False
+
+    def _out_of_tokens(self, why: str) -> None:
+        self.short_of = "hydra.sweeper.max_tokens"
+        spent = f"{self.budget.spent:,} tokens spent"
+        self.why_ended = f"{self.short_of}={self.options.max_tokens}: {why}, {spent}"
 
     def _has_tokens(self) -> bool:
         """Whether tokens are left for one more trial: a whole one, unless trials pause."""
@@ -239,7 +255,9 @@ def closing_words(sweep: Sweep, seconds: float, command: str) -> str:
     study = sweep.shared.ledger.study
     counts: dict[str, int] = {}
     for trial in study.get_trials(deepcopy=False):
-        state = "paused" if is_paused(trial) else trial.state.name.lower()
+        # What still runs is another process's, or is left for the next one.
+        state = "unfinished" if trial.state == TrialState.RUNNING else trial.state.name.lower()
+        state = "paused" if is_paused(trial) else state
         counts[state] = counts.get(state, 0) + 1
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     lines = [f"study {study.study_name}: {sweep.why_ended} after {duration(seconds)} ({states})"]

@@ -24,7 +24,7 @@ from sweeps.display import Display
 from sweeps.scheduling.curves import evaluation_behind
 from sweeps.study.endings import Ending, Outcome, judge, value_of
 from sweeps.study.ledger import ERROR, PAUSES, SHORT, USD, Ledger, Turn, saved_as
-from sweeps.study.standing import DIVERGED, STEPS
+from sweeps.study.standing import DIVERGED, EVERY, STEPS
 
 # What is tried once more, by the name that RunResult.error begins with: errors of the service or
 # the network, not of the configuration. The loop has resumed a lost session several times by then.
@@ -60,6 +60,8 @@ class Common:
     """The day on which the sweep began, for chat templates that write one."""
     eval_every: int = 0
     """Steps between evaluations of trials that pause, if their settings have none."""
+    is_seldom: bool = False
+    """Whether the metric is measured every `evaluators.every` steps, not every `eval_every`."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ class TrialRun:
         self._runs[repeat] = run
         run.pause_at = self._pause(run)
         ledger, steps = self.shared.ledger, run.facts["steps"]
-        noted = ledger.call(ledger.note, self.trial, {STEPS: steps})
+        facts = {STEPS: steps, EVERY: self._every(run)}
+        noted = ledger.call(ledger.note, self.trial, facts)
         self._reports.append(asyncio.ensure_future(noted))
         if self._stop:
             run.stop(*self._stop)
@@ -223,14 +226,19 @@ class TrialRun:
 
     def _pause(self, run: Run) -> int | None:
         """The step of the evaluation at which `run` pauses; None: it trains to its end."""
-        if self.until >= 1.0:
+        steps, every = run.facts["steps"], self._every(run)
+        if self.until >= 1.0 or not every:
             return None
-        steps, every = run.facts["steps"], run.config.eval_every
         # A trial pauses once at a step: whoever thaws it means it to go on. By hand it may have
         # gone on since.
         further = max(self._stood_at, run.start_step - 1) // every * every + every
         step = max(evaluation_behind(self.until, steps, every), further)
         return step if step < steps else None
+
+    def _every(self, run: Run) -> int:
+        """Steps between two measurements of the metric."""
+        config = run.config
+        return config.infrequent_eval_every if self.common.is_seldom else config.eval_every
 
     def saved(self, repeat: int, record: CheckpointRecord) -> None:
         """Note a checkpoint, for another machine that may have to go on from it."""
@@ -250,7 +258,10 @@ class TrialRun:
         tokens = int(row.get("tokens/step", 0))
         self.tokens += tokens
         if not self.shared.spend(self.number, self.tokens):
-            self.stop("the sweep's budget of tokens is used up", "PRUNED")
+            # Where trials pause, a larger budget goes on with it.
+            pauses = self.shared.ledger.pauses
+            reason = "the sweep's budget of tokens is used up"
+            self.stop(reason, "KILLED" if pauses else "PRUNED")
 
     def measured(
         self, repeat: int, step: int, row: dict[str, float], *, shown: bool = True

@@ -20,7 +20,7 @@ from sweeps.samplers.base import SURPLUS
 from sweeps.study.ledger import ERROR, PAUSES, USD
 from sweeps.study.liveness import is_paused
 from sweeps.study.standing import DIVERGED, STEPS
-from sweeps.study.storage import ASKED
+from sweeps.study.storage import ASKED, OVER
 from sweeps.study.wider import space_of
 
 
@@ -130,6 +130,8 @@ class Results:
     @property
     def is_under_way(self) -> bool:
         """Whether trials are left to run, as far as the study knows how many it is to have."""
+        if self.asked.get(OVER):
+            return False
         ended = [t for t in self.trials if t.state not in ("running", "paused", "waiting")]
         return len(ended) < max(len(self.trials), self.asked.get("trials", 0))
 

@@ -12,7 +12,7 @@ first to reach a rung always goes on.
 import math
 from collections.abc import Sequence
 
-from sweeps.scheduling.base import Limits, Start, Thaw, fresh, purse
+from sweeps.scheduling.base import Limits, Purse, Start, Thaw, fresh, purse
 from sweeps.scheduling.curves import Curve, State
 
 
@@ -43,18 +43,26 @@ class Asha:
             for curve in self._promotable(curves, height):
                 if money.pays(curve, self.rungs[height + 1]):
                     return Thaw(curve.number, self.rungs[height + 1])
-        if len(curves) < limits.trials and money.pays(fresh(curves), self.rungs[0]):
+        if len(curves) < limits.trials and money.pays(fresh(curves, limits), self.rungs[0]):
             return Start(self.rungs[0])
-        if any(c.state in (State.RUNNING, State.COMPLETE) for c in curves):
+        if any(c.state is State.RUNNING for c in curves):
             return None
-        return self._one_at_least(curves)
+        return self._leader(curves, money)
 
     def _promotable(self, curves: Sequence[Curve], height: int) -> list[Curve]:
         """Paused trials of a rung that are among its best, best first."""
+        reached = sum(self._value(curve, height) is not None for curve in curves)
+        best = self._best(curves, height, reached // self._reduction)
+        return [curve for curve in best if self._waits(curve, height)]
+
+    def _best(self, curves: Sequence[Curve], height: int, many: int) -> list[Curve]:
+        """The best so many of those that have reached a rung."""
         reached = [(self._value(curve, height), curve.number, curve) for curve in curves]
         ranked = sorted((value, number, c) for value, number, c in reached if value is not None)
-        best = [curve for _, _, curve in ranked[: len(ranked) // self._reduction]]
-        return [c for c in best if c.state is State.PAUSED and self._height(c) == height]
+        return [curve for _, _, curve in ranked[:many]]
+
+    def _waits(self, curve: Curve, height: int) -> bool:
+        return curve.state is State.PAUSED and self._height(curve) == height
 
     def _value(self, curve: Curve, height: int) -> float | None:
         """At a rung; a diverged trial counts as the worst of the first rung."""
@@ -65,12 +73,13 @@ class Asha:
         """The last rung that it has reached, -1 before the first."""
         return sum(curve.has_reached(rung) for rung in self.rungs) - 1
 
-    def _one_at_least(self, curves: Sequence[Curve]) -> Thaw | None:
-        """The leader of a sweep that is too small for the rule to bring a trial to the end."""
-        paused = [c for c in curves if c.state is State.PAUSED]
-        if not paused:
-            return None
-        top = max(self._height(c) for c in paused)
-        leaders = [(self._value(c, top) or 0.0, c) for c in paused if self._height(c) == top]
-        leader = min(leaders, key=lambda pair: (pair[0], pair[1].number))[1]
-        return Thaw(leader.number, self.rungs[min(top + 1, len(self.rungs) - 1)])
+    def _leader(self, curves: Sequence[Curve], money: Purse) -> Thaw | None:
+        """The best trial of a rung, if too few have reached it for the rule to promote one.
+
+        So a small sweep brings a trial to its end, and ends none that nothing is ahead of.
+        """
+        for height in reversed(range(len(self.rungs) - 1)):
+            for curve in self._best(curves, height, 1):
+                if self._waits(curve, height) and money.pays(curve, self.rungs[height + 1]):
+                    return Thaw(curve.number, self.rungs[height + 1])
+        return None

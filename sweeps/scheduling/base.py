@@ -1,7 +1,7 @@
 """What a scheduler is to a sweep."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sweeps.scheduling.curves import Curve, State, next_rung, spent
@@ -15,6 +15,8 @@ class Limits:
     """That it may start in all."""
     tokens: float | None = None
     """That it may train in all; None for as many as it takes."""
+    new: Curve = Curve(0, {}, (), State.PAUSED, 1)
+    """A trial of which nothing is known yet."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Scheduler(Protocol):
     again: a started or thawed trial is in the curves as RUNNING.
     """
 
+    rungs: tuple[float, ...]
+    """Fractions of a trial's schedule at which it pauses, rising to 1."""
+
     def next(self, curves: Sequence[Curve], limits: Limits) -> Start | Thaw | None:
         """What to train on a free place.
 
@@ -64,7 +69,7 @@ class Purse:
     kept: float
 
     def pays(self, curve: Curve, rung: float) -> bool:
-        """Whether `curve` may train until `rung`, out of what is kept back if need be."""
+        """Whether `curve` may train for `rung`, out of what is kept back if need be."""
         cost = tokens_to(curve, rung)
         rest = tokens_to(curve, 1.0) - cost
         return cost + min(rest, self.kept) <= self.left + 1e-6
@@ -76,18 +81,21 @@ def purse(curves: Sequence[Curve], limits: Limits, rungs: Sequence[float]) -> Pu
         return Purse(float("inf"), 0.0)
     alive = [c for c in curves if c.state in (State.PAUSED, State.RUNNING)]
     ended = any(c.state is State.COMPLETE for c in curves)
-    needs = [
-        (1 - max(c.fraction, next_rung(c, rungs) if c.state is State.RUNNING else 0.0)) * c.whole
-        for c in alive
-    ]
+
+    def reaches(curve: Curve) -> float:
+        running = curve.state is State.RUNNING
+        return max(curve.fraction, curve.pauses_at(next_rung(curve, rungs)) if running else 0.0)
+
+    needs = [(1 - reaches(c)) * c.whole for c in alive]
     return Purse(limits.tokens - spent(curves, rungs), 0.0 if ended or not needs else min(needs))
 
 
 def tokens_to(curve: Curve, rung: float) -> float:
-    """Tokens that a curve still trains until `rung`."""
-    return max(0.0, rung - curve.fraction) * curve.whole
+    """Tokens that a curve still trains for `rung`, until it pauses."""
+    return max(0.0, curve.pauses_at(rung) - curve.fraction) * curve.whole
 
 
-def fresh(curves: Sequence[Curve]) -> Curve:
+def fresh(curves: Sequence[Curve], limits: Limits) -> Curve:
     """A trial that is not started yet, as long as the longest of the others."""
-    return Curve(len(curves), {}, (), State.PAUSED, max((c.whole for c in curves), default=1))
+    longest = max((limits.new, *curves), key=lambda curve: curve.whole)
+    return replace(limits.new, whole=longest.whole, steps=longest.steps, every=longest.every)

@@ -51,6 +51,10 @@ class Curve:
     state: State
     whole: int
     """Tokens of the whole trial, of all its repeats."""
+    steps: int = 0
+    """Of the whole trial."""
+    every: int = 0
+    """Steps between two evaluations; 0: it is evaluated wherever a rung is."""
 
     @property
     def fraction(self) -> float:
@@ -69,6 +73,13 @@ class Curve:
         if self.state is State.COMPLETE:
             return True
         return bool(self.points) and self.points[-1].tokens >= rung * self.whole - ROUNDING
+
+    def pauses_at(self, rung: float) -> float:
+        """The fraction of its schedule until which it trains for a rung: to the evaluation there or
+        behind it."""
+        if not self.every:
+            return rung
+        return evaluation_behind(rung, self.steps, self.every) / self.steps
 
     def at(self, fraction: float) -> float | None:
         """Its value at a fraction of its schedule, on the line between two evaluations.
@@ -111,12 +122,12 @@ def evaluation_behind(rung: float, steps: int, every: int) -> int:
 
 
 def spent(curves: Iterable[Curve], rungs: Sequence[float]) -> float:
-    """Tokens trained, with those that running trials still train until their next rung."""
+    """Tokens trained, with those that running trials still train before they pause."""
     total = 0.0
     for curve in curves:
         reached: float = curve.points[-1].tokens if curve.points else 0
         if curve.state is State.RUNNING:
-            reached = max(reached, next_rung(curve, rungs) * curve.whole)
+            reached = max(reached, curve.pauses_at(next_rung(curve, rungs)) * curve.whole)
         total += reached
     return total
 

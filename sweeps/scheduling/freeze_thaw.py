@@ -69,7 +69,7 @@ class FreezeThaw:
 
     def next(self, curves: Sequence[Curve], limits: Limits) -> Start | Thaw | None:
         money = purse(curves, limits, self.rungs)
-        new = fresh(curves)
+        new = fresh(curves, limits)
         may_start = len(curves) < limits.trials and money.pays(new, self.rungs[0])
         trials = notable([c for c in curves if c.state is not State.FAILED], self.rungs[0])
         # Whole numbers that change with every trial and evaluation.

@@ -7,22 +7,23 @@ several threads. The event loop, which feeds the training service, must not wait
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from sft.cost.meter import spent
 from sweeps.parameters import Distribution
 from sweeps.samplers.base import SURPLUS, place
-from sweeps.scheduling.base import Limits, Scheduler, Start
-from sweeps.scheduling.curves import State
+from sweeps.scheduling.base import Limits, Scheduler, Start, Thaw, fresh, purse
+from sweeps.scheduling.curves import Curve, State
 from sweeps.study import by_hand, standing
 from sweeps.study.liveness import PAUSED, WORKER, Liveness, is_paused
+from sweeps.study.storage import ASKED, OVER
 
 T = TypeVar("T")
 
@@ -63,9 +64,8 @@ class Ledger:
     """Asks for trials, takes their reports and their ends.
 
     Args:
+        limits: what the sweep may use.
         scheduler: decides who trains next; None: new trials, each to its end.
-        whole: tokens of a trial of which nothing is known yet.
-        tokens: that the sweep may train on in all.
     """
 
     def __init__(
@@ -73,18 +73,15 @@ class Ledger:
         study: optuna.Study,
         liveness: Liveness,
         space: Mapping[str, Distribution],
-        n_trials: int,
+        limits: Limits,
         scheduler: Scheduler | None = None,
-        whole: int = 1,
-        tokens: int | None = None,
     ):
         self.study = study
-        self.is_over = self.waits = False
-        """The scheduler has nothing left to do: at all, or before a trial of another process pauses
-        or ends."""
+        self.is_over = self.waits = self.is_short = False
+        """The scheduler has nothing left to do: at all, before a trial of another process pauses or
+        ends, or with the tokens that are left."""
         self._scheduler = scheduler
-        self._whole = whole
-        self._limits = Limits(n_trials, tokens)
+        self._limits = limits
         self._liveness = liveness
         self._space = dict(space)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sweep-ledger")
@@ -99,6 +96,11 @@ class Ledger:
         self._liveness.close()
 
     @property
+    def pauses(self) -> bool:
+        """Whether trials pause and go on."""
+        return self._scheduler is not None
+
+    @property
     def worker(self) -> str:
         """The name of this process in the study."""
         return self._liveness.token
@@ -110,18 +112,22 @@ class Ledger:
         be a paused one; without a scheduler a new one. None if there is nothing to train now."""
         orphan = self._liveness.take_over(self.study)
         if orphan is not None:
-            until, saved = orphan.user_attrs.get(UNTIL, 1.0), checkpoints(orphan)
+            first = 1.0 if self._scheduler is None else self._scheduler.rungs[0]
+            until, saved = orphan.user_attrs.get(UNTIL, first), checkpoints(orphan)
             return Turn(self.opened(orphan), until, saved)
         if self._scheduler is None:
             return self._ask(Start(1.0))
         if (turn := self._finished_by_hand()) is not None:
             return turn
         while True:
-            curves = standing.curves(self.study, self._liveness, self._whole)
-            wanted = self._scheduler.next(curves, self._limits)
+            curves = standing.curves(self.study, self._liveness, self._limits.new)
+            wanted = self._wanted(self._scheduler, curves, self._limits)
             if wanted is None:
+                endless = replace(self._limits, tokens=None)
+                more = self._wanted(self._scheduler, curves, endless)
                 self.waits = any(curve.state is State.RUNNING for curve in curves)
-                self.is_over = not self.waits
+                self.is_short = not self.waits and more is not None
+                self.is_over = not self.waits and more is None
                 return None
             if isinstance(wanted, Start):
                 return self._ask(wanted)
@@ -129,6 +135,19 @@ class Ledger:
             paused = next(trial for trial in trials if trial.number == wanted.number)
             if (turn := self._thawed(paused, wanted.rung)) is not None:
                 return turn
+
+    def _wanted(
+        self, scheduler: Scheduler, curves: Sequence[Curve], limits: Limits
+    ) -> Start | Thaw | None:
+        """What to train: the user's own trials first, in their order; then what is worth most."""
+        first = scheduler.rungs[0]
+        if self._waiting() and len(curves) < limits.trials:
+            if purse(curves, limits, scheduler.rungs).pays(fresh(curves, limits), first):
+                return Start(first)
+        return scheduler.next(curves, limits)
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
     def _finished_by_hand(self) -> Turn | None:
         """A paused trial that the user has trained to its end: the study has to hear of it."""
@@ -147,14 +166,14 @@ class Ledger:
         return Turn(trial, until, checkpoints(paused))
 
     def _ask(self, wanted: Start) -> Turn | None:
-        """A new trial; None if the study is full."""
+        """A new trial, the first one that waits if there is one; None if the study is full."""
         counted = self.study.get_trials(deepcopy=False, states=COUNTED)
         if sum(SURPLUS not in trial.user_attrs for trial in counted) >= self._limits.trials:
             return None
 
         def ask() -> Trial:
-            if wanted.parameters:
-                self.study.enqueue_trial(dict(wanted.parameters))
+            if wanted.parameters and not self._waiting():
+                return self._made(wanted)
             trial = self.study.ask(dict(self._space))
             trial.set_user_attr(UNTIL, wanted.rung)
             return trial
@@ -167,12 +186,27 @@ class Ledger:
             return None
         return Turn(trial, wanted.rung)
 
+    def _made(self, wanted: Start) -> Trial:
+        """A trial with the scheduler's values, all at once.
+
+        Enqueued, they would be whoever's who asks next, and nobody's if this process were killed.
+        """
+        made = create_trial(
+            state=TrialState.RUNNING,
+            system_attrs={"fixed_params": dict(wanted.parameters)},
+            user_attrs={UNTIL: wanted.rung},
+        )
+        return self._drawn(self.study._storage.create_new_trial(self.study._study_id, made))
+
     def opened(self, frozen: FrozenTrial) -> Trial:
         """The trial under its own number, with its parameters.
 
         They are drawn now if the process that asked for it was killed before that.
         """
-        trial = Trial(self.study, frozen._trial_id)
+        return self._drawn(frozen._trial_id)
+
+    def _drawn(self, trial_id: int) -> Trial:
+        trial = Trial(self.study, trial_id)
         for name, distribution in self._space.items():
             suggest(trial, name, distribution)
         return trial
@@ -225,12 +259,22 @@ class Ledger:
         self._liveness.put_down(trial)
 
     def end_paused(self) -> list[FrozenTrial]:
-        """End the trials that stay paused, with their last reports; those that were ended."""
+        """End the trials that stay paused, with their last reports; those that were ended.
+
+        The study is over then, even if it has fewer trials than it was to have.
+        """
         ended = []
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if is_paused(frozen) and self._liveness.claim(self.study, frozen):
                 self.finish(Trial(self.study, frozen._trial_id), TrialState.PRUNED)
                 ended.append(frozen)
+        for frozen in self._waiting():  # more than the study was to have
+            self.study._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
+            trial = Trial(self.study, frozen._trial_id)
+            trial.set_user_attr(SURPLUS, True)
+            self.finish(trial, TrialState.FAIL)
+        asked = self.study.user_attrs.get(ASKED, {})
+        self.study.set_user_attr(ASKED, asked | {OVER: True})
         return ended
 
     def finish(

@@ -14,18 +14,20 @@ from sweeps.study.liveness import Liveness, is_paused
 
 STEPS = "steps_in_all"
 """The steps of a whole trial, known once its data was read."""
+EVERY = "steps_between"
+"""Steps between two evaluations at which a trial may pause."""
 DIVERGED = "diverged"
 
 
-def curves(study: optuna.Study, liveness: Liveness, whole: int) -> Sequence[Curve]:
-    """The curve of each trial that has begun; `whole` are the tokens of one that has no step yet.
+def curves(study: optuna.Study, liveness: Liveness, new: Curve) -> Sequence[Curve]:
+    """The curve of each trial that has begun; one that has no step yet is as long as `new`.
 
     A metric that is to be more comes with its sign changed.
     """
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
     trials = study.get_trials(deepcopy=False)
     return [
-        _curve(trial, _state(trial, liveness), sign, whole)
+        _curve(trial, _state(trial, liveness), sign, new)
         for trial in trials
         if trial.state != TrialState.WAITING and SURPLUS not in trial.user_attrs
     ]
@@ -44,15 +46,21 @@ def _state(trial: FrozenTrial, liveness: Liveness) -> State:
     return State.PAUSED
 
 
-def _curve(trial: FrozenTrial, state: State, sign: float, whole: int) -> Curve:
-    """Tokens are counted by steps: those of one trial train on about as many each."""
-    steps = trial.user_attrs.get(STEPS)
+def _curve(trial: FrozenTrial, state: State, sign: float, new: Curve) -> Curve:
+    """Tokens are counted by steps: those of one trial train on about as many each.
+
+    One that is not complete counts with no fewer than its data promises: its budget must last.
+    """
+    steps = trial.user_attrs.get(STEPS, new.steps)
+    every = trial.user_attrs.get(EVERY, new.every)
     done, tokens = trial.user_attrs.get("steps"), trial.user_attrs.get("tokens")
+    whole = new.whole
     if steps and done and tokens:
-        whole = round(tokens / done * steps)
+        least = new.whole if steps == new.steps and done < steps else 0
+        whole = max(least, round(tokens / done * steps))
     points = tuple(
         Point(round(step / steps * whole), sign * value)
         for step, value in sorted(trial.intermediate_values.items())
         if steps and math.isfinite(value)
     )
-    return Curve(trial.number, trial.params, points, state, whole)
+    return Curve(trial.number, trial.params, points, state, whole, steps, every)

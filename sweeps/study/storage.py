@@ -29,7 +29,8 @@ JOURNAL = "study.journal"
 FACTS = "sweep"  # the study's user attribute that holds what it remembers
 ASKED = "asked"
 """The study's user attribute that says how it goes on: `words` of the command, `trials` that it is
-to have, whether these are all of a `grid`."""
+to have, whether these are all of a `grid`; and `OVER`, once its scheduler is through."""
+OVER = "over"
 ATTEMPTS = 20  # at a database in which another process makes the same tables
 
 

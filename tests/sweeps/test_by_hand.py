@@ -11,12 +11,14 @@ from sft.files import locked
 from sft.record.rundir import read_facts
 from sft.service.child import api_key
 from sweeps import report
-from sweeps.scheduling.curves import State
+from sweeps.scheduling.curves import Curve, State
 from sweeps.study import liveness, standing, storage
 from sweeps.sweeper import Sweep
 
 from .conftest import rows_of, study_of
 from .test_pausing import ONE_AT_A_TIME, STEPS, folder_of
+
+NEW = Curve(0, {}, (), State.PAUSED, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +83,7 @@ def test_a_paused_trial_that_is_trained_by_hand_right_now_is_left_alone(stopped)
     alive = liveness.LockedFiles(storage.ROOT / "s" / "workers")
 
     def state() -> State:
-        return next(c.state for c in standing.curves(stopped, alive, 1) if c.number == number)
+        return next(c.state for c in standing.curves(stopped, alive, NEW) if c.number == number)
 
     assert state() is State.PAUSED
     with locked(folder_of(number) / "run.lock"):

@@ -283,3 +283,24 @@ def test_on_an_interval_it_first_looks_beyond_the_edge_and_stops_at_twice_the_tr
     assert sweep(*words, "hydra.sweeper.study_name=s", "hydra.sweeper.extend=auto") == 0
     tried = rates()
     assert 3 < len(tried) <= 6 and max(tried) > 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["freeze_thaw", "asha"])
+def test_with_trials_that_pause_it_goes_on_to_its_bound_and_leaves_nothing_waiting(
+    sweep, capsys, scheduler
+):
+    words = ("lr=1e-4,1e-3,1e-2", "max_steps=9", "epochs=2", "eval_every=1")
+    words += ("dataset.eval_size=12", "batch_size=2")  # enough to tell the trials apart
+    asked = ("hydra.sweeper.extend=auto", f"hydra.sweeper.scheduler={scheduler}")
+    assert sweep(*words, *asked, "hydra.sweeper.study_name=s") == 0
+    study, said = study_of("s"), capsys.readouterr().out
+    assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert max(rates()) > 1e-2 and len(set(rates())) == len(rates()) <= 6
+    assert not Results.of(study).is_under_way
+    stages = said.count("goes on by itself beyond an edge, ")
+    assert stages > 1
+    if scheduler == "freeze_thaw":  # asha runs a grid, whose bound is the space's
+        assert said.count("to 6 at most") == stages
+    if max(rates()) == study.best_trial.params["lr"]:
+        assert "edge: the best trial has the highest lr" in said.rpartition("best trial:")[2]

@@ -31,6 +31,14 @@ from sweeps import preflight
             "hydra.sweeper.pruner=hyperband hydra.sweeper.metric=lora.rank",
             "pruner=hyperband: lora.rank is not measured",
         ),
+        (
+            "hydra.sweeper.scheduler=asha eval_every=4",
+            "scheduler=asha: eval/nll is not measured between the first step and the end",
+        ),
+        (
+            "hydra.sweeper.scheduler=freeze_thaw hydra.sweeper.metric=lora.rank",
+            "scheduler=freeze_thaw: lora.rank is not measured",
+        ),
         ("hydra.sweeper.pruner=median", "pruner=median: compares with 4 or more other trials"),
         ("schedule.warmup_steps=0,5", "schedule.warmup_steps: 5 is more than"),
         ("max_length=128,2000", "max_length: 2000 tokens do not fit 'tiny'"),

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from .conftest import study_of
+
 
 @pytest.fixture
 def questions(tmp_path):
@@ -29,3 +31,26 @@ def test_a_metric_that_no_evaluator_has_is_refused_before_the_first_trial(
     assert sweep(*questions, "hydra.sweeper.metric=eval/choice/acuracy") == 2
     assert "did you mean 'eval/choice/accuracy'?" in capsys.readouterr().err
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+PAUSING = (
+    "hydra.sweeper.metric=eval/choice/accuracy", "hydra.sweeper.scheduler=asha", "eval_every=1",
+    "max_steps=9", "epochs=2", "hydra.sweeper.n_jobs=1", "hydra.sweeper.study_name=s",
+)  # fmt: skip
+
+
+def test_trials_pause_where_their_metric_is_measured_and_nowhere_else(sweep, questions, capsys):
+    assert sweep(*questions, *PAUSING, "evaluators.every=2") == 0
+    said = capsys.readouterr().out
+    paused = [step for trial in study_of("s").trials for step in trial.user_attrs["pauses"]]
+    assert paused and not [step for step in paused if step % 2]
+    assert said.count("resuming from checkpoint") <= len(paused)
+
+
+def test_a_metric_that_is_measured_at_both_ends_alone_pauses_no_trial_and_is_refused(
+    sweep, questions, capsys
+):
+    assert sweep(*questions, *PAUSING) == 2
+    said = capsys.readouterr().err
+    assert "scheduler=asha: eval/choice/accuracy is not measured between" in said
+    assert "evaluators.every" in said

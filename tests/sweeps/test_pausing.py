@@ -1,6 +1,8 @@
 """Trials that pause at a rung, their entry in the study open, and are thawed or ended."""
 
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from optuna.trial import TrialState
 from sft.record.checkpoints import read
 from sft.record.rundir import read_facts
 from sweeps.study import storage
+from sweeps.study.ledger import Ledger
+from sweeps.study.liveness import is_paused
 
 from .conftest import rows_of, study_of
 
@@ -106,15 +110,46 @@ def test_without_an_eval_every_trials_are_evaluated_at_their_rungs(sweep, capsys
 
 
 @pytest.mark.slow
-def test_a_budget_of_tokens_ends_the_sweep_and_a_larger_one_goes_on_with_what_paused(sweep):
+def test_a_budget_of_tokens_ends_the_sweep_and_a_larger_one_goes_on_with_what_paused(sweep, capsys):
     assert sweep(*ONE_AT_A_TIME) == 0
     whole = sum(t.user_attrs["tokens"] for t in study_of("s").trials)
     named = ("hydra.sweeper.study_name=s2",)
+    capsys.readouterr()
     assert sweep(*ONE_AT_A_TIME, *named, f"hydra.sweeper.max_tokens={whole // 2}") in (0, 1)
+    said = capsys.readouterr().out
+    assert "what comes next would pass it" in said and "no whole trial fits" not in said
+    assert "hydra.sweeper.max_tokens=…" in said.partition("to go on:")[2]
     spent = sum(t.user_attrs["tokens"] for t in study_of("s2").trials)
     assert spent <= whole // 2
-    states = {t.state for t in study_of("s2").trials}
-    assert states <= {TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED}
+    begun = study_of("s2").trials
+    assert all(t.user_attrs.get("paused") or t.state.is_finished() for t in begun)  # none was cut
+    assert not [t for t in begun if t.state == TrialState.PRUNED]
+    assert sweep(*ONE_AT_A_TIME, *named, f"hydra.sweeper.max_tokens={2 * whole}") == 0
+    ended = study_of("s2").trials
+    assert {t.state for t in ended} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_a_sweep_interrupted_between_two_turns_says_what_is_left_and_how_to_go_on(
+    sweep, capsys, monkeypatch
+):
+    next_turn = Ledger.next
+
+    def interrupted(ledger):
+        turn = next_turn(ledger)
+        if any(map(is_paused, ledger.study.get_trials(deepcopy=False))):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # until it has been heard
+        return turn
+
+    words = (*ONE_AT_A_TIME, "lr=1e-4,3e-3")
+    with monkeypatch.context() as context:
+        context.setattr(Ledger, "next", interrupted)
+        assert sweep(*words) == 130
+    said = capsys.readouterr().out
+    assert "study s: interrupted after" in said and "(1 paused, 1 unfinished)" in said
+    assert "to go on: python -m sft --multirun" in said
+    assert sweep(*words) == 0
+    assert all(t.state.is_finished() for t in study_of("s").trials)
 
 
 REFUSED = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sweeps.scheduling.asha import Asha
-from sweeps.scheduling.base import Limits, Start, Thaw
+from sweeps.scheduling.base import Limits, Start, Thaw, purse
 from sweeps.scheduling.curves import Curve, Point, State, evaluation_behind, named, spent
 from sweeps.scheduling.freeze_thaw import FreezeThaw, chances
 from sweeps.scheduling.observations import observe
@@ -52,7 +52,8 @@ def sweep(scheduler, limits, jobs=1, diverges=(), cells=CELLS):
                 wanted = (choice.parameters.get("lr"), choice.parameters.get("lora.rank"))
                 left = [cell for cell in cells if cell not in tried]
                 cell = wanted if wanted in left else left[0]
-                curves.append(curve(len(curves), state=State.RUNNING, cell=cell))
+                new = curve(len(curves), state=State.RUNNING, cell=cell)
+                curves.append(replace(new, steps=limits.new.steps, every=limits.new.every))
                 running.append((len(curves) - 1, choice.rung))
             else:
                 assert curves[choice.number].state is State.PAUSED
@@ -64,7 +65,9 @@ def sweep(scheduler, limits, jobs=1, diverges=(), cells=CELLS):
         before = curves[number]
         cell = before.parameters["lr"], before.parameters["lora.rank"]
         points = list(before.points)
-        while not points or points[-1].tokens < rung * WHOLE - 1:
+        while (
+            not points or points[-1].tokens < rung * WHOLE - 1 or len(points) % (before.every or 1)
+        ):
             tokens = (len(points) + 1) * EVERY
             points.append(Point(tokens, value(cell, tokens / WHOLE)))
         state = State.COMPLETE if points[-1].tokens == WHOLE else State.PAUSED
@@ -111,6 +114,14 @@ def test_a_sweep_too_small_to_halve_still_trains_one_trial_to_its_end():
     assert [c.state for c in curves].count(State.COMPLETE) == 1
 
 
+def test_asha_ends_no_trial_that_nothing_is_ahead_of():
+    # Two have reached the second rung, too few for one in three.
+    done, ahead = curve(0, *[5.0] * 8, state=State.COMPLETE), curve(1, 4.0, 4.0, 4.0)
+    assert Asha().next([done, ahead], Limits(2)) == Thaw(1, 1.0)
+    behind = curve(1, 6.0, 6.0, 6.0)
+    assert Asha().next([done, behind], Limits(2)) is None
+
+
 @pytest.mark.parametrize("arguments", [(0.0, 3), (1.0, 3), (0.1, 1)])
 def test_asha_refuses_rungs_that_are_none(arguments):
     with pytest.raises(ValueError, match="expected"):
@@ -143,6 +154,29 @@ def test_a_sweep_keeps_within_its_tokens_and_spends_them_so_that_a_trial_gets_to
     _, curves = sweep(scheduler, Limits(8, tokens), jobs=2)
     assert spent(curves, ()) <= tokens + EVERY * len(curves)
     assert any(c.state is State.COMPLETE for c in curves)
+
+
+@BOTH
+@pytest.mark.parametrize("every", [1, 2, 4])
+@pytest.mark.parametrize("tokens", [WHOLE, 1.5 * WHOLE, 3 * WHOLE])
+def test_nothing_is_begun_or_thawed_that_a_budget_cuts_short_of_its_pause(make, tokens, every):
+    new = Curve(0, {}, (), State.PAUSED, WHOLE, WHOLE // EVERY, every)
+    _, curves = sweep(make(), Limits(8, tokens, new), jobs=2)
+    assert spent(curves, ()) <= tokens
+    assert any(c.state is State.COMPLETE for c in curves)
+
+
+def test_a_thaw_costs_the_tokens_to_the_evaluation_behind_its_rung():
+    done = curve(0, *[2.0] * 8, state=State.COMPLETE)
+    paused = Curve(1, {}, (Point(200, 2.1),), State.PAUSED, WHOLE, 40, 10)
+    for tokens, is_paid in ((WHOLE + 399, False), (WHOLE + 400, True)):
+        assert purse([done, paused], Limits(2, tokens), (0.2, 0.4, 1)).pays(paused, 0.4) == is_paid
+
+
+@BOTH
+def test_a_first_trial_that_a_budget_cannot_bring_to_its_pause_is_not_begun(make):
+    new = Curve(0, {}, (), State.PAUSED, WHOLE, WHOLE // EVERY, 4)
+    assert make().next([], Limits(8, WHOLE / 2 - 1, new)) is None
 
 
 @BOTH
