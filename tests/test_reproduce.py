@@ -379,7 +379,9 @@ def test_two_runs_agree_within_the_tolerance_at_every_step(then, now, tolerance,
 
 
 def test_a_word_that_names_no_run_says_what_would(place):
-    with pytest.raises(BadInput, match="a run directory, the beginning of its name, last, an MLflow run id"):
+    with pytest.raises(
+        BadInput, match="a run directory, the beginning of its name, last, an MLflow run id"
+    ):
         find("nothing")
     with pytest.raises(BadInput, match="no such trial"):
         find("study/7")
