@@ -30,7 +30,7 @@ class Faulty(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = urlsplit(url)
         self.faults = faults
-        self.passing = dict.fromkeys(faults, passing)
+        self.passing = Counter(dict.fromkeys(faults, passing))
         self.seen: Counter[str] = Counter()
 
     @property

@@ -81,6 +81,7 @@ def test_a_server_without_an_end_of_sessions_costs_no_word_and_no_answer(place):
         exported = do("sft.export", "run", "adapter")
         assert exported.returncode == 0 and exported.stderr == "", exported.stderr
         faulty.faults["POST /api/v1/save_weights_external"] = 422
+        faulty.faults["GET .*/archive"] = 404
         refused = do("sft.export", "run", "other")
         assert refused.returncode == 2
         assert "the service does not hand out tinker://" in refused.stderr, refused.stderr

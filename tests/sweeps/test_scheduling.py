@@ -9,7 +9,7 @@ import pytest
 from sweeps.scheduling.asha import Asha
 from sweeps.scheduling.base import Limits, Start, Thaw, purse
 from sweeps.scheduling.curves import Curve, Point, State, evaluation_behind, named, spent
-from sweeps.scheduling.freeze_thaw import FreezeThaw, chances
+from sweeps.scheduling.freeze_thaw import RUNGS, FreezeThaw, chances
 from sweeps.scheduling.observations import observe
 
 RATES, RANKS = (1e-4, 3e-4, 1e-3, 3e-3), (4, 32)
@@ -226,7 +226,7 @@ def test_a_thaw_takes_a_trial_to_a_later_evaluation_wherever_tokens_are_rounded(
 
 
 def test_the_first_trial_is_the_samplers():
-    assert freeze_thaw().next([], Limits(8)) == Start(0.2)
+    assert freeze_thaw().next([], Limits(8)) == Start(RUNGS[0])
 
 
 def test_freeze_thaw_finds_the_best_cell_without_training_the_grid():
@@ -248,13 +248,16 @@ def test_a_trial_far_behind_is_not_thawed():
 def test_a_trial_ahead_of_the_complete_one_at_its_fraction_is_thawed():
     first = curve(0, *np.linspace(2.5, 2.0, 8), state=State.COMPLETE)
     ahead = curve(1, 2.3, cell=(1e-3, 32))
-    assert freeze_thaw().next([first, ahead], Limits(2)) == Thaw(1, 0.2)
+    assert freeze_thaw().next([first, ahead], Limits(2)) == Thaw(1, RUNGS[0])
 
 
 def test_a_new_trial_that_cannot_settle_anything_is_not_started():
-    _, curves = sweep(freeze_thaw(), Limits(len(CELLS)))
-    assert len(curves) < len(CELLS)
-    assert freeze_thaw().next(curves, Limits(len(CELLS))) is None
+    far = (1e-4, 4)
+    complete = [
+        curve(n, *(value(cell, k / 8) for k in range(1, 9)), state=State.COMPLETE, cell=cell)
+        for n, cell in enumerate(cell for cell in CELLS if cell != far)
+    ]
+    assert freeze_thaw().next(complete, Limits(len(CELLS))) is None
 
 
 def test_without_candidates_every_trial_is_the_samplers():
@@ -273,7 +276,7 @@ def test_what_runs_already_is_not_bought_twice():
 def test_other_parameters_than_rate_and_rank_may_tell_trials_apart():
     done = curve(0, *np.linspace(2.5, 2.0, 8), state=State.COMPLETE, batch_size=8)
     paused = curve(1, 2.3, batch_size=64)
-    assert freeze_thaw().next([done, paused], Limits(2)) == Thaw(1, 0.2)
+    assert freeze_thaw().next([done, paused], Limits(2)) == Thaw(1, RUNGS[0])
 
 
 # Curves.
