@@ -1,6 +1,6 @@
 """One real sweep of 16 trials, with pauses and without: tokens, time, best.
 
-    python benchmarks/real_sweep.py            # SmolLM2-135M on this machine; about half an hour
+    python benchmarks/real_sweep.py            # SmolLM2-135M on this machine; a quarter of an hour
 
 Learning rate and rank of SmolLM2 on the first data set of `benchmarks/curves/make.py`, with the
 space, sampler and first guess of `sweep=lr_rank`: once each trial to its end
@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from curves.make import BATCH, DATA, EVERY, HELD_OUT, STEPS  # noqa: E402
+from curves.make import BATCH, DATA, HELD_OUT  # noqa: E402
 
-TRIALS = 16
+TRIALS, STEPS, EVERY = 16, 30, 3
 
 
 def write_data(path: Path) -> Path:

@@ -60,6 +60,7 @@ def test_a_failed_evaluation_is_a_sentence_and_no_traceback(place):
     assert "Traceback" not in output and "never retrieved" not in output
 
 
+@pytest.mark.slow
 def test_a_server_without_an_end_of_sessions_costs_no_word_and_no_answer(place):
     folder, overrides, url = place
     faults = {"POST /api/v1/sessions/.*/finish": 404}
