@@ -38,8 +38,36 @@ class Faulty(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Forwarding(BaseHTTPRequestHandler):
+    """Sends requests on to the service that `server.behind` names."""
+
     protocol_version = "HTTP/1.1"
+
+    def forwarded(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and content of the service's answer to this request with `body`."""
+        behind = http.client.HTTPConnection(self.server.behind.hostname, self.server.behind.port)
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP}
+        behind.request(self.command, self.path, body, headers)
+        reply = behind.getresponse()
+        content = reply.read()
+        behind.close()
+        return reply.status, dict(reply.getheaders()), content
+
+    def answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in HOP_BY_HOP:
+                    self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class _Handler(Forwarding):
     server: Faulty
 
     def _any(self) -> None:
@@ -52,29 +80,11 @@ class _Handler(BaseHTTPRequestHandler):
                     break
                 self.server.seen[pattern] += 1
                 content = b'{"detail": "for the test"}'
-                self._answer(status, {"content-type": "application/json"}, content)
+                self.answer(status, {"content-type": "application/json"}, content)
                 return
-        behind = http.client.HTTPConnection(self.server.behind.hostname, self.server.behind.port)
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP}
-        behind.request(self.command, self.path, body, headers)
-        reply = behind.getresponse()
-        self._answer(reply.status, dict(reply.getheaders()), reply.read())
-        behind.close()
-
-    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
-        with contextlib.suppress(ConnectionError):
-            self.send_response(status)
-            for name, value in headers.items():
-                if name.lower() not in HOP_BY_HOP:
-                    self.send_header(name, value)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+        self.answer(*self.forwarded(body))
 
     do_GET = do_POST = do_PUT = do_DELETE = _any
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @contextlib.contextmanager

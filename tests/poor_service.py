@@ -8,19 +8,19 @@ Each name takes one thing away. What is left is computed by the real service.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import numpy
 from tinker.proto import tinker_public_pb2 as pb
 
-HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "host")
+from tests.faulty_service import Forwarding
+
 OPTIONAL = (
     r"POST /api/v1/(client/config|client/dynamic_config|telemetry|cancel_future)",
     r"POST /api/v1/sessions/[^/]+/finish",
@@ -109,8 +109,7 @@ class Poor(ThreadingHTTPServer):
         return message.SerializeToString()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Forwarding):
     server: Poor
 
     def _any(self) -> None:
@@ -120,33 +119,15 @@ class _Handler(BaseHTTPRequestHandler):
         poor.asked[wanted] += 1
         if (refused := poor.refusal(wanted, body)) is not None:
             status, value = refused
-            self._answer(status, {"content-type": "application/json"}, json.dumps(value).encode())
+            self.answer(status, {"content-type": "application/json"}, json.dumps(value).encode())
             return
-        sent = poor.changed_request(wanted, body)
-        behind = http.client.HTTPConnection(poor.behind.hostname, poor.behind.port)
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP}
-        behind.request(self.command, self.path, sent, headers)
-        reply = behind.getresponse()
-        content, kind = reply.read(), reply.headers.get("content-type", "")
-        if reply.status < 400:
+        status, headers, content = self.forwarded(poor.changed_request(wanted, body))
+        if status < 400:
+            kind = {name.lower(): value for name, value in headers.items()}.get("content-type", "")
             content = poor.changed_answer(wanted, body, content, kind)
-        self._answer(reply.status, dict(reply.getheaders()), content)
-        behind.close()
-
-    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
-        with contextlib.suppress(ConnectionError):
-            self.send_response(status)
-            for name, value in headers.items():
-                if name.lower() not in HOP_BY_HOP:
-                    self.send_header(name, value)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+        self.answer(status, headers, content)
 
     do_GET = do_POST = do_PUT = do_DELETE = _any
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @contextlib.contextmanager

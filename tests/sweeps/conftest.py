@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sft.record.checkpoints import CheckpointRecord, read
+from sft.record.rundir import read_facts
 
 WORDS = "red green blue black white one two three four five six seven eight nine ten".split()
 PROJECT = Path(__file__).resolve().parents[2]
@@ -112,3 +114,26 @@ def checkpoints(directory: Path) -> list[CheckpointRecord]:
     """Those of a run directory so far."""
     file = directory / "checkpoints.jsonl"
     return read(file) if file.exists() else []
+
+
+LONG = ("lr=choice(1e-3)", "epochs=40", "max_steps=120", "eval_every=10", "save_every=10")
+"""A sweep of one trial that is long enough to be killed in the middle."""
+
+
+def assert_goes_on_from_its_checkpoint(process, folder: Path, kill: Callable[[], object]) -> None:
+    """`kill` what trains the one trial of sweep s (`LONG`): it ends, and no step that was saved
+    is trained again."""
+    directory = folder / "outputs" / "sweeps" / "s" / "0"
+    deadline = time.monotonic() + 120
+    while len(checkpoints(directory)) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.02)
+    kill()
+    killed = time.time()
+    saved = checkpoints(directory)[-1].step
+    assert process.wait(400) == 0, (folder / "sweep.log").read_text()
+    assert read_facts(directory)["status"] == "FINISHED"
+    rows = rows_of("s", 0, folder)
+    assert [row["step"] for row in rows] == list(range(121))
+    before = [row["step"] for row in rows if row["timestamp"] / 1000 < killed]
+    assert saved - 1 <= before[-1] < 120

@@ -13,11 +13,10 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from sft.record.rundir import read_facts
 from sft.service.child import api_key
 from sweeps.study import storage
 
-from .conftest import PROJECT, checkpoints, rows_of
+from .conftest import LONG, PROJECT, assert_goes_on_from_its_checkpoint, rows_of
 from .test_postgresql import database  # noqa: F401 - a fixture
 
 pytest.importorskip(
@@ -93,25 +92,5 @@ def worker_of_the_trial() -> psutil.Process:
 
 
 def test_a_trial_whose_task_is_killed_goes_on_from_its_checkpoint(start_sweep, arguments, tmp_path):
-    process = start_sweep(
-        *arguments,
-        "lr=choice(1e-3)",
-        "epochs=40",
-        "max_steps=120",
-        "eval_every=10",
-        "save_every=10",
-    )
-    directory = tmp_path / storage.ROOT / "s" / "0"
-    deadline = time.monotonic() + 120
-    while len(checkpoints(directory)) < 2:
-        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint"
-        time.sleep(0.02)
-    worker_of_the_trial().kill()
-    killed = time.time()
-    saved = checkpoints(directory)[-1].step
-    assert process.wait(400) == 0, (tmp_path / "sweep.log").read_text()
-    assert read_facts(directory)["status"] == "FINISHED"
-    rows = rows_of("s", 0, tmp_path)
-    assert [row["step"] for row in rows] == list(range(121))
-    before = [row["step"] for row in rows if row["timestamp"] / 1000 < killed]
-    assert saved - 1 <= before[-1] < 120
+    process = start_sweep(*arguments, *LONG)
+    assert_goes_on_from_its_checkpoint(process, tmp_path, lambda: worker_of_the_trial().kill())

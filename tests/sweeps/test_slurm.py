@@ -11,10 +11,9 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from sft.record.rundir import read_facts
 from sweeps.study import storage
 
-from .conftest import checkpoints, rows_of
+from .conftest import LONG, assert_goes_on_from_its_checkpoint, rows_of
 from .test_postgresql import database  # noqa: F401 - a fixture
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "sinfo")
@@ -131,27 +130,15 @@ def test_trials_pause_and_go_on_in_jobs_of_a_cluster(slurm, start_sweep, argumen
     assert [row["step"] for row in rows_of("s", best.number, tmp_path)] == list(range(10))
 
 
+def kill_jobs() -> None:
+    for job in [p for p in psutil.process_iter() if "submitit.core._submit" in p.cmdline()]:
+        job.kill()
+
+
 @pytest.mark.slow
 def test_a_trial_whose_job_is_lost_goes_on_from_its_checkpoint_in_another(
     slurm, start_sweep, arguments, tmp_path
 ):
     """Slurm keeps no accounts here: submitit is never told that the job is gone."""
-    process = start_sweep(
-        *arguments, "lr=choice(1e-3)", "epochs=40", "max_steps=120", "eval_every=10",
-        "save_every=10",
-    )  # fmt: skip
-    directory = tmp_path / storage.ROOT / "s" / "0"
-    deadline = time.monotonic() + 120
-    while len(checkpoints(directory)) < 2:
-        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint"
-        time.sleep(0.02)
-    for job in [p for p in psutil.process_iter() if "submitit.core._submit" in p.cmdline()]:
-        job.kill()
-    killed = time.time()
-    saved = checkpoints(directory)[-1].step
-    assert process.wait(400) == 0, (tmp_path / "sweep.log").read_text()
-    assert read_facts(directory)["status"] == "FINISHED"
-    rows = rows_of("s", 0, tmp_path)
-    assert [row["step"] for row in rows] == list(range(121))
-    before = [row["step"] for row in rows if row["timestamp"] / 1000 < killed]
-    assert saved - 1 <= before[-1] < 120
+    process = start_sweep(*arguments, *LONG)
+    assert_goes_on_from_its_checkpoint(process, tmp_path, kill_jobs)
