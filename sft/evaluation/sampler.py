@@ -79,7 +79,7 @@ class SamplerProcess:
         self._lock = threading.Lock()
         self._under_way = 0
         self._messages: queue.SimpleQueue[tuple[Any, ...]] | None = None  # once it is started
-        self._lost = False
+        self._lost = self._stopped = False
         self._waiting: dict[int, Question] = {}
         self._numbers = itertools.count()
         self.child: subprocess.Popen[bytes] | None = None
@@ -138,7 +138,7 @@ class SamplerProcess:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            atexit.register(_end, child)
+            atexit.register(self._stop, child)
             threading.Thread(target=self._listen, args=[child], daemon=True).start()
             assert child.stdin is not None
             while True:
@@ -168,14 +168,17 @@ class SamplerProcess:
         with self._lock:
             self._lost, waiting = True, list(self._waiting.values())
             self._waiting.clear()
+        if self._stopped:
+            return
         logger.warning("the process that asks for evaluations is gone (%s)", why)
         for question in waiting:
             question.ask_here()
 
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
-    child.wait()
+    def _stop(self, child: subprocess.Popen[bytes]) -> None:
+        """This process ends: nobody waits for an answer any more."""
+        self._stopped = True
+        child.kill()
+        child.wait()
 
 
 _process = SamplerProcess()
