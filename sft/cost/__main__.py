@@ -165,7 +165,7 @@ def _beside(bill: Bill, usage: Usage, costs: Sequence[float | None]) -> list[str
     lines = [f"the provider's bill: {kinds} tokens"]
     if bill.usd is not None:
         ours = None if None in costs else sum(filter(None, costs))
-        apart = f", {bill.usd / ours - 1:+.1%} against what was counted" if ours else ""
+        apart = f", {bill.usd / ours - 1:+z.1%} against what was counted" if ours else ""
         part = f"; {bill.unpriced} entries are not priced yet" if bill.unpriced else ""
         lines.append(f"  {dollars(bill.usd)}{apart}{part}")
     return lines
