@@ -52,8 +52,8 @@ def sweep(name: str, scheduler: str, data: Path) -> float:
 
 
 def main() -> None:
-    from sweeps.findings.results import Results
-    from sweeps.study import storage
+    from sft.sweeps.findings.results import Results
+    from sft.sweeps.study import storage
 
     data = write_data(Path("outputs/real_sweep/docs.jsonl"))
     rows = []

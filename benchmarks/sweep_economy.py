@@ -38,13 +38,13 @@ from optuna.trial import TrialState
 from sft.prior.prior import published
 from sft.prior.published import Cell
 from sft.prior.setting import Setting
-from sweeps.parameters import RANK, RATE, Space
-from sweeps.samplers import random, tpe
-from sweeps.samplers.warm_start import WarmStart
-from sweeps.scheduling.asha import Asha
-from sweeps.scheduling.base import Limits, Scheduler, Thaw
-from sweeps.scheduling.curves import Curve, Point, State, named
-from sweeps.scheduling.freeze_thaw import FreezeThaw
+from sft.sweeps.parameters import RANK, RATE, Space
+from sft.sweeps.samplers import random, tpe
+from sft.sweeps.samplers.warm_start import WarmStart
+from sft.sweeps.scheduling.asha import Asha
+from sft.sweeps.scheduling.base import Limits, Scheduler, Thaw
+from sft.sweeps.scheduling.curves import Curve, Point, State, named
+from sft.sweeps.scheduling.freeze_thaw import FreezeThaw
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("lr", "rank", "seed", "step", "steps", "tokens", "nll", "diverged")

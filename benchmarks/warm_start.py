@@ -29,8 +29,8 @@ from sft.prior.names import FAMILIES, family_of
 from sft.prior.prior import Prior
 from sft.prior.published import Cell, Table, load
 from sft.prior.setting import PUBLISHED
-from sweeps.samplers.ordered import Ordered
-from sweeps.samplers.warm_start import WarmStart
+from sft.sweeps.samplers.ordered import Ordered
+from sft.sweeps.samplers.warm_start import WarmStart
 
 LIMIT = 60  # trials after which a replay gives up and counts as that many
 Make = Callable[[Table, dict, int], BaseSampler]

@@ -11,7 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from sweeps.keys import SweeperKeys
+from sft.sweeps.keys import SweeperKeys
 
 
 @dataclass
@@ -41,7 +41,7 @@ class SftSweeper(Sweeper):
         self.config = config
 
     def sweep(self, arguments: list[str]) -> None:
-        from sweeps.command import run  # imports optuna
+        from sft.sweeps.command import run  # imports optuna
 
         assert self.hydra_context is not None and self.config is not None  # Hydra has called setup
         code = run(self.hydra_context, self.config, arguments)

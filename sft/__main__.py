@@ -25,6 +25,7 @@ COMMANDS = {
     "fork": "take another way from a checkpoint of a run",
     "reproduce": "train a run again; do the numbers agree?",
     "cost": "what a run or a sweep costs, beside the provider's bill",
+    "sweeps.report": "what a sweep has found: the answer, tables, figures, a page",
     "models": "what a service offers, and what it costs",
     "export": "the trained adapter as a PEFT folder, or the whole model",
     "promote": "give a checkpoint a name in MLflow's model registry",

@@ -29,21 +29,21 @@ from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
 from sft.record.metrics import contrary
 from sft.secrets import mask_urls
+from sft.sweeps import display, opening, preflight, report, space
+from sft.sweeps.composing import Composer
+from sft.sweeps.findings import edge
+from sft.sweeps.findings.results import Results
+from sft.sweeps.jobs import run_in_jobs
+from sft.sweeps.options import Options, Settled
+from sft.sweeps.parameters import describe_space, stages
+from sft.sweeps.parent import Parent
+from sft.sweeps.samplers.warm_start import WarmStart
+from sft.sweeps.scheduling.base import Limits
+from sft.sweeps.study import storage, wider
+from sft.sweeps.study.ledger import COUNTED, Ledger, spent_usd
+from sft.sweeps.sweeper import Budget, Sweep, closing_words
+from sft.sweeps.trial import Common, Shared
 from sft.tracking import trackers
-from sweeps import display, opening, preflight, report, space
-from sweeps.composing import Composer
-from sweeps.findings import edge
-from sweeps.findings.results import Results
-from sweeps.jobs import run_in_jobs
-from sweeps.options import Options, Settled
-from sweeps.parameters import describe_space, stages
-from sweeps.parent import Parent
-from sweeps.samplers.warm_start import WarmStart
-from sweeps.scheduling.base import Limits
-from sweeps.study import storage, wider
-from sweeps.study.ledger import COUNTED, Ledger, spent_usd
-from sweeps.sweeper import Budget, Sweep, closing_words
-from sweeps.trial import Common, Shared
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, open_dict
 
 from sft.config.compose import admitted, check_overrides, settings_of, translate
 from sft.config.schema import Settings
-from sweeps.parameters import ends
-from sweeps.space import SearchSpace
+from sft.sweeps.parameters import ends
+from sft.sweeps.space import SearchSpace
 
 
 @dataclass(frozen=True)

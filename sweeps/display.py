@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 
 from sft.record.durations import duration
-from sweeps.parameters import shown, shown_value
-from sweeps.study.endings import Ending
+from sft.sweeps.parameters import shown, shown_value
+from sft.sweeps.study.endings import Ending
 
 KEEP_ENDED = 12  # rows of ended trials that the table keeps
 

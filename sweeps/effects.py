@@ -11,11 +11,11 @@ from sft.config.schema import Settings
 from sft.errors import BadInput, nearest
 from sft.record.metrics import TRAINING_METRICS
 from sft.run.plan import Plan
-from sweeps.keys import SweeperKeys
-from sweeps.options import Settled
-from sweeps.parameters import RATE
-from sweeps.scheduling.pruners import FINISHED_BEFORE_MEDIAN
-from sweeps.space import SearchSpace
+from sft.sweeps.keys import SweeperKeys
+from sft.sweeps.options import Settled
+from sft.sweeps.parameters import RATE
+from sft.sweeps.scheduling.pruners import FINISHED_BEFORE_MEDIAN
+from sft.sweeps.space import SearchSpace
 
 Row = tuple[object, str, str]
 """Whether it is so (as `bool` has it), the key under hydra.sweeper, why it has no effect."""

@@ -27,17 +27,17 @@ from sft.config.schema import Settings
 from sft.config.secrets import hand_down
 from sft.cost.budget import Budget as Money
 from sft.service import child
+from sft.sweeps.composing import Composer
+from sft.sweeps.display import PlainLines
+from sft.sweeps.scheduling.base import Limits
+from sft.sweeps.study import liveness, storage
+from sft.sweeps.study.endings import Ending
+from sft.sweeps.study.ledger import ERROR, SHORT, Job, Ledger, Turn, checkpoints, spent_usd
+from sft.sweeps.study.liveness import PAUSED, is_paused
+from sft.sweeps.study.standing import DIVERGED
+from sft.sweeps.sweeper import LOOK_AGAIN, Sweep
+from sft.sweeps.trial import Common, Shared, TrialRun
 from sft.tracking import trackers
-from sweeps.composing import Composer
-from sweeps.display import PlainLines
-from sweeps.scheduling.base import Limits
-from sweeps.study import liveness, storage
-from sweeps.study.endings import Ending
-from sweeps.study.ledger import ERROR, SHORT, Job, Ledger, Turn, checkpoints, spent_usd
-from sweeps.study.liveness import PAUSED, is_paused
-from sweeps.study.standing import DIVERGED
-from sweeps.sweeper import LOOK_AGAIN, Sweep
-from sweeps.trial import Common, Shared, TrialRun
 
 ATTEMPTS = 2  # for a job that ended without a word
 LOOK = 5.0

@@ -13,17 +13,17 @@ from sft.prior import published
 from sft.prior.first_guess import first_guess
 from sft.prior.prior import Prior
 from sft.prior.setting import PUBLISHED, Setting
-from sweeps import samplers
-from sweeps.options import Settled
-from sweeps.parameters import RANK, RATE, ends
-from sweeps.preflight import NOT_OF_THE_DATA
-from sweeps.samplers.warm_start import WarmStart, cells
-from sweeps.scheduling import pruners
-from sweeps.scheduling.asha import Asha
-from sweeps.scheduling.base import Scheduler
-from sweeps.scheduling.freeze_thaw import FreezeThaw
-from sweeps.space import SearchSpace
-from sweeps.study import liveness, storage, wider
+from sft.sweeps import samplers
+from sft.sweeps.options import Settled
+from sft.sweeps.parameters import RANK, RATE, ends
+from sft.sweeps.preflight import NOT_OF_THE_DATA
+from sft.sweeps.samplers.warm_start import WarmStart, cells
+from sft.sweeps.scheduling import pruners
+from sft.sweeps.scheduling.asha import Asha
+from sft.sweeps.scheduling.base import Scheduler
+from sft.sweeps.scheduling.freeze_thaw import FreezeThaw
+from sft.sweeps.space import SearchSpace
+from sft.sweeps.study import liveness, storage, wider
 
 
 def study(

@@ -11,11 +11,11 @@ from sft.errors import BadInput, nearest, not_one_of
 from sft.prior.published import PACKAGED
 from sft.record.checkpoints import DIRECTIONS
 from sft.record.metrics import known_direction
-from sweeps import samplers
-from sweeps.keys import SweeperKeys
-from sweeps.parameters import MOST_POINTS, RANK, RATE, is_endless
-from sweeps.scheduling import NAMES, pruners
-from sweeps.space import SearchSpace
+from sft.sweeps import samplers
+from sft.sweeps.keys import SweeperKeys
+from sft.sweeps.parameters import MOST_POINTS, RANK, RATE, is_endless
+from sft.sweeps.scheduling import NAMES, pruners
+from sft.sweeps.space import SearchSpace
 
 EXTEND = (False, True, "auto")
 

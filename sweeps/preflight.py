@@ -24,9 +24,8 @@ from sft.run.plan import Plan
 from sft.secrets import mask_urls
 from sft.service import child
 from sft.service.habits.server import behind
-from sft.tracking import trackers
-from sweeps.composing import Composer
-from sweeps.effects import (
+from sft.sweeps.composing import Composer
+from sft.sweeps.effects import (
     check_metrics,
     check_pruner,
     check_scheduler,
@@ -34,11 +33,12 @@ from sweeps.effects import (
     judged_at,
     without_effect,
 )
-from sweeps.options import Settled
-from sweeps.parameters import ends
-from sweeps.scheduling.curves import Curve, State
-from sweeps.scheduling.expected import share
-from sweeps.study import storage
+from sft.sweeps.options import Settled
+from sft.sweeps.parameters import ends
+from sft.sweeps.scheduling.curves import Curve, State
+from sft.sweeps.scheduling.expected import share
+from sft.sweeps.study import storage
+from sft.tracking import trackers
 
 MOST_CHOICES = 20
 """Of a parameter that are tried before the sweep begins."""

@@ -1,4 +1,4 @@
-"""`python -m sweeps.report STUDY`: what a sweep found, as text, figures and one HTML page."""
+"""`python -m sft.sweeps.report STUDY`: what a sweep found, as text, figures and one HTML page."""
 
 import base64
 import html
@@ -12,11 +12,11 @@ from sft.command.main import command, new_parser
 from sft.cost.prices import dollars
 from sft.display.tables import aligned
 from sft.record.durations import duration
-from sweeps.findings.answer import answer
-from sweeps.findings.importance import importance
-from sweeps.findings.results import Compared, Result, Results
-from sweeps.parameters import RATE, shown_value
-from sweeps.study import storage
+from sft.sweeps.findings.answer import answer
+from sft.sweeps.findings.importance import importance
+from sft.sweeps.findings.results import Compared, Result, Results
+from sft.sweeps.parameters import RATE, shown_value
+from sft.sweeps.study import storage
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -94,7 +94,7 @@ def write(study: optuna.Study, folder: Path) -> tuple[list[Path], list[str]]:
 
     Returns that folder in a list, and the study's answer in a few lines.
     """
-    from sweeps.findings import figures  # imports matplotlib
+    from sft.sweeps.findings import figures  # imports matplotlib
 
     results = Results.of(study)
     found = importance(results)
@@ -150,10 +150,10 @@ def text(results: Results) -> str:
     return "\n".join(aligned([header, *rows], right=True))
 
 
-@command("sweeps.report")
+@command("sft.sweeps.report")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = new_parser("sweeps.report", __doc__)
+    parser = new_parser("sft.sweeps.report", __doc__)
     parser.add_argument("study", metavar="STUDY", help="name of a study, or its folder")
     parser.add_argument("--storage", help="Optuna URL, where the study is not in a journal")
     arguments = parser.parse_args(argv)

@@ -30,7 +30,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from sft.config.checking import dotted_values
 from sft.config.schema import AUTO
 from sft.errors import BadInput
-from sweeps.parameters import RATE, Distribution, Space, combinations, describe_space
+from sft.sweeps.parameters import RATE, Distribution, Space, combinations, describe_space
 
 GRAMMAR = (
     "expected choices (1e-4,3e-4 or choice(4,16)), range(START,STOP,STEP), interval(LOW,HIGH) or "

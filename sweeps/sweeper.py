@@ -15,14 +15,14 @@ from sft.errors import BadInput
 from sft.record.durations import duration
 from sft.record.rundir import end
 from sft.secrets import mask_urls
+from sft.sweeps.composing import Composer
+from sft.sweeps.options import Settled
+from sft.sweeps.parent import Parent
+from sft.sweeps.study.endings import Ending
+from sft.sweeps.study.ledger import Turn
+from sft.sweeps.study.liveness import PAUSED, is_paused
+from sft.sweeps.trial import Shared, TrialRun
 from sft.tracking import sync
-from sweeps.composing import Composer
-from sweeps.options import Settled
-from sweeps.parent import Parent
-from sweeps.study.endings import Ending
-from sweeps.study.ledger import Turn
-from sweeps.study.liveness import PAUSED, is_paused
-from sweeps.trial import Shared, TrialRun
 
 INTERRUPTED = "interrupted"
 DONE = "every trial is done"
@@ -265,5 +265,5 @@ def closing_words(sweep: Sweep, seconds: float, command: str) -> str:
         lines.append(f"to go on: {command}")
     storage = sweep.options.storage
     where = f" --storage {shlex.quote(mask_urls(storage))}" if storage else ""
-    lines.append(f"report:   python -m sweeps.report {study.study_name}{where}")
+    lines.append(f"report:   python -m sft.sweeps.report {study.study_name}{where}")
     return "\n".join(lines)

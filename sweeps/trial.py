@@ -18,13 +18,13 @@ from sft.files import read_yaml
 from sft.hooks import BaseHook, Hook, Run, RunResult, Status
 from sft.record import metrics
 from sft.record.checkpoints import CheckpointRecord
+from sft.sweeps.display import Display
+from sft.sweeps.scheduling.curves import evaluation_behind
+from sft.sweeps.study.endings import Ending, Outcome, judge, value_of
+from sft.sweeps.study.ledger import ERROR, PAUSES, SHORT, USD, Ledger, Turn, saved_as
+from sft.sweeps.study.standing import DIVERGED, EVERY, STEPS
 from sft.tracking import trackers
 from sft.tracking.hook import PARENT_RUN
-from sweeps.display import Display
-from sweeps.scheduling.curves import evaluation_behind
-from sweeps.study.endings import Ending, Outcome, judge, value_of
-from sweeps.study.ledger import ERROR, PAUSES, SHORT, USD, Ledger, Turn, saved_as
-from sweeps.study.standing import DIVERGED, EVERY, STEPS
 
 # What is tried once more, by the name that RunResult.error begins with: errors of the service or
 # the network, not of the configuration. The loop has resumed a lost session several times by then.

@@ -8,7 +8,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OURS = ("sft", "sweeps", "hydra_plugins")
+OURS = ("sft", "hydra_plugins")
 # evaluators=NAME and tracking=NAME import them, and say how to install them.
 EXTRAS = ("inspect", "lm-eval", "tensorboard", "trackio", "wandb")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,7 +30,7 @@ def imported(file):
 
 
 def test_every_package_that_is_imported_is_declared():
-    files = [file for folder in OURS for file in (ROOT / folder).rglob("*.py")]
+    files = [file for folder in (*OURS, "sweeps") for file in (ROOT / folder).rglob("*.py")]
     found = {name for file in files for name in imported(file)}
     packages = packages_distributions()
     extras = [line for name in EXTRAS for line in PROJECT["optional-dependencies"][name]]

@@ -23,7 +23,7 @@ from sft.errors import BadInput, nearest
 from sft.secrets import VARIABLES, mask_urls
 
 PARAMS = "hydra.sweeper.params"
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = (Path(__file__).parents[1] / "conf").resolve()
 
 
 def compose(overrides: list[str]) -> Settings:

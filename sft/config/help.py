@@ -47,7 +47,7 @@ def help_text(commands: Mapping[str, str]) -> str:
         for name, made in BUILDERS.items()
     }
     return HELP.format(
-        commands="\n".join(f"  {name:<12} {what}" for name, what in commands.items()),
+        commands="\n".join(f"  {name:<14} {what}" for name, what in commands.items()),
         groups="\n".join(
             f"  {name:<12} {', '.join(options)}" for name, options in groups().items()
         ),

@@ -12,7 +12,7 @@ from sft.cost.usage import KINDS, Usage
 from sft.errors import BadInput
 from sft.files import read_yaml
 
-FILE = Path(__file__).resolve().parents[2] / "conf" / "prices.yaml"
+FILE = (Path(__file__).parents[1] / "conf" / "prices.yaml").resolve()
 MODELS_URL = "https://tinker-docs.thinkingmachines.ai/tinker/models.json"
 """Where the provider publishes its models with their prices, as one JSON list."""
 SECONDS = 5.0

@@ -4,10 +4,10 @@ import shlex
 
 from sft.cost.prices import dollars
 from sft.record.durations import duration
-from sweeps.findings import by_hand, edge
-from sweeps.findings.importance import Importance
-from sweeps.findings.results import Compared, Result, Results
-from sweeps.parameters import RANK, shown
+from sft.sweeps.findings import by_hand, edge
+from sft.sweeps.findings.importance import Importance
+from sft.sweeps.findings.results import Compared, Result, Results
+from sft.sweeps.parameters import RANK, shown
 
 
 def answer(results: Results, found: Importance | str | None = None) -> list[str]:

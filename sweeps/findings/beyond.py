@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sft.config.schema import Settings
-from sweeps.parameters import RANK, RATE, Distribution, ends, is_ordered
+from sft.sweeps.parameters import RANK, RATE, Distribution, ends, is_ordered
 
 NEAR = 0.1
 """The part of an interval that counts as its end."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sft.record import checkpoints, metrics
 from sft.record.rundir import read_facts
-from sweeps.findings.results import Result, Results
-from sweeps.parameters import RATE
+from sft.sweeps.findings.results import Result, Results
+from sft.sweeps.parameters import RATE
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sweeps.findings.drawing import BLACK, GREY, named, new_figure, shades
-from sweeps.findings.results import Result, Results
-from sweeps.parameters import RATE
+from sft.sweeps.findings.drawing import BLACK, GREY, named, new_figure, shades
+from sft.sweeps.findings.results import Result, Results
+from sft.sweeps.parameters import RATE
 
 
 def curves(results: Results) -> Figure | None:

@@ -4,9 +4,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sft.record.metrics import unit_of
-from sweeps.findings.drawing import BLUE, GREY, RED, new_figure
-from sweeps.findings.results import Results
-from sweeps.parameters import shown
+from sft.sweeps.findings.drawing import BLUE, GREY, RED, new_figure
+from sft.sweeps.findings.results import Results
+from sft.sweeps.parameters import shown
 
 NEAREST = 20
 """Trials whose difference from the best is drawn."""

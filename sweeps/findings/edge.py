@@ -10,7 +10,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.findings.beyond import (
+from sft.sweeps.findings.beyond import (
     bounds,
     is_allowed,
     is_at_end,
@@ -19,8 +19,8 @@ from sweeps.findings.beyond import (
     until,
     untried,
 )
-from sweeps.findings.results import Compared, Result, Results
-from sweeps.parameters import Distribution, Space, describe, shown_value
+from sft.sweeps.findings.results import Compared, Result, Results
+from sft.sweeps.parameters import Distribution, Space, describe, shown_value
 
 JUDGED = ("complete", "pruned", "diverged")
 """States that say something of a trial's parameters."""

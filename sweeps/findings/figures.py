@@ -9,12 +9,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sweeps.findings.curve_figure import curves
-from sweeps.findings.difference_figure import differences
-from sweeps.findings.drawing import BLUE, GREY, RED, named, new_figure, shades
-from sweeps.findings.importance import Importance
-from sweeps.findings.results import Result, Results
-from sweeps.parameters import RANK, RATE
+from sft.sweeps.findings.curve_figure import curves
+from sft.sweeps.findings.difference_figure import differences
+from sft.sweeps.findings.drawing import BLUE, GREY, RED, named, new_figure, shades
+from sft.sweeps.findings.importance import Importance
+from sft.sweeps.findings.results import Result, Results
+from sft.sweeps.parameters import RANK, RATE
 
 MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
 

@@ -8,8 +8,8 @@ values in shuffled order, with as few trials as sweeps have, and never tells of 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweeps.findings.results import Result, Results
-from sweeps.findings.variation import Shares, cells_of, of_grid
+from sft.sweeps.findings.results import Result, Results
+from sft.sweeps.findings.variation import Shares, cells_of, of_grid
 
 MOST_BARS = 8
 

@@ -15,13 +15,13 @@ from sft.past.differences import Measured, why_not
 from sft.past.uncertainty import Interval, of_difference, of_mean
 from sft.record.examples import last_examples
 from sft.record.rundir import read_facts
-from sweeps.parameters import RANK, RATE, Space
-from sweeps.samplers.base import SURPLUS
-from sweeps.study.ledger import ERROR, PAUSES, USD
-from sweeps.study.liveness import is_paused
-from sweeps.study.standing import DIVERGED, STEPS
-from sweeps.study.storage import ASKED, OVER
-from sweeps.study.wider import space_of
+from sft.sweeps.parameters import RANK, RATE, Space
+from sft.sweeps.samplers.base import SURPLUS
+from sft.sweeps.study.ledger import ERROR, PAUSES, USD
+from sft.sweeps.study.liveness import is_paused
+from sft.sweeps.study.standing import DIVERGED, STEPS
+from sft.sweeps.study.storage import ASKED, OVER
+from sft.sweeps.study.wider import space_of
 
 
 @dataclass

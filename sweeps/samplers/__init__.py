@@ -3,9 +3,9 @@
 from optuna.samplers import BaseSampler
 
 from sft.errors import BadInput, nearest
-from sweeps.parameters import Space
-from sweeps.samplers import cmaes, gp, grid, random, tpe
-from sweeps.samplers.base import Make
+from sft.sweeps.parameters import Space
+from sft.sweeps.samplers import cmaes, gp, grid, random, tpe
+from sft.sweeps.samplers.base import Make
 
 SAMPLERS: dict[str, Make] = {
     "tpe": tpe.make,

@@ -7,7 +7,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from sweeps.parameters import Space
+from sft.sweeps.parameters import Space
 
 SURPLUS = "surplus"
 """The user attribute of a trial too many: two processes asked for the last one at once."""

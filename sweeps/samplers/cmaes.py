@@ -4,8 +4,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler
 
 from sft.errors import BadInput
-from sweeps.parameters import Space, is_ordered
-from sweeps.samplers.ordered import Ordered
+from sft.sweeps.parameters import Space, is_ordered
+from sft.sweeps.samplers.ordered import Ordered
 
 
 def make(space: Space, seed: int) -> BaseSampler:

@@ -8,8 +8,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from sft.errors import BadInput
-from sweeps.parameters import Space, combinations, stages
-from sweeps.samplers.base import place
+from sft.sweeps.parameters import Space, combinations, stages
+from sft.sweeps.samplers.base import place
 
 
 def make(space: Space, seed: int) -> BaseSampler:

@@ -10,8 +10,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from sweeps.parameters import Space, combinations, is_ordered
-from sweeps.samplers.base import other_trials
+from sft.sweeps.parameters import Space, combinations, is_ordered
+from sft.sweeps.samplers.base import other_trials
 
 ATTEMPTS = 20
 """Draws for one trial, if each gives what was tried before."""

@@ -2,8 +2,8 @@
 
 from optuna.samplers import BaseSampler, TPESampler
 
-from sweeps.parameters import Space
-from sweeps.samplers.ordered import Ordered
+from sft.sweeps.parameters import Space
+from sft.sweeps.samplers.ordered import Ordered
 
 
 def make(space: Space, seed: int) -> BaseSampler:

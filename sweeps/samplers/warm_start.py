@@ -26,8 +26,8 @@ from sft.prior.names import size_of
 from sft.prior.prior import Prior
 from sft.prior.published import Cell
 from sft.prior.setting import Setting
-from sweeps.parameters import RANK, RATE
-from sweeps.samplers.base import other_trials
+from sft.sweeps.parameters import RANK, RATE
+from sft.sweeps.samplers.base import other_trials
 
 TOLERANCE = 0.005  # log NLL: as good as the best
 PROPOSALS = 10  # TPE, which goes on, starts from as many trials

@@ -12,8 +12,8 @@ first to reach a rung always goes on.
 import math
 from collections.abc import Sequence
 
-from sweeps.scheduling.base import Limits, Purse, Start, Thaw, fresh, purse
-from sweeps.scheduling.curves import Curve, State
+from sft.sweeps.scheduling.base import Limits, Purse, Start, Thaw, fresh, purse
+from sft.sweeps.scheduling.curves import Curve, State
 
 
 class Asha:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from sweeps.scheduling.curves import Curve, State, next_rung, spent
+from sft.sweeps.scheduling.curves import Curve, State, next_rung, spent
 
 
 @dataclass(frozen=True)

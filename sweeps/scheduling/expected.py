@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from sweeps.scheduling.asha import Asha
-from sweeps.scheduling.freeze_thaw import RUNGS
+from sft.sweeps.scheduling.asha import Asha
+from sft.sweeps.scheduling.freeze_thaw import RUNGS
 
 
 def share(scheduler: str, pruner: str, reduction: int, first: float | None, trials: int) -> float:

@@ -26,8 +26,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sft.prior.published import Cell
-from sweeps.scheduling.curves import Curve, State
-from sweeps.scheduling.observations import observe, unlike
+from sft.sweeps.scheduling.curves import Curve, State
+from sft.sweeps.scheduling.observations import observe, unlike
 
 SHIFTS = np.arange(-1.5, 1.501, 0.25)
 """Decades by which the surface may be moved along the learning rate."""

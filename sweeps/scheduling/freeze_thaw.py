@@ -19,10 +19,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from sft.prior.published import Cell
-from sweeps.parameters import RANK, RATE
-from sweeps.scheduling.base import Limits, Start, Thaw, fresh, purse, tokens_to
-from sweeps.scheduling.curves import Curve, State, next_rung
-from sweeps.scheduling.extrapolation import Extrapolation, Surface
+from sft.sweeps.parameters import RANK, RATE
+from sft.sweeps.scheduling.base import Limits, Start, Thaw, fresh, purse, tokens_to
+from sft.sweeps.scheduling.curves import Curve, State, next_rung
+from sft.sweeps.scheduling.extrapolation import Extrapolation, Surface
 
 RUNGS = (0.15, 0.4, 0.7, 1.0)
 TOLERANCE = 0.003

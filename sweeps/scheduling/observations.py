@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeps.scheduling.curves import WHOLE, Curve, State
+from sft.sweeps.scheduling.curves import WHOLE, Curve, State
 
 CAP = 0.10
 """Log excess up to which cells are told apart, as in the published prior."""

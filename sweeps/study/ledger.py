@@ -17,13 +17,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from sft.cost.meter import spent
-from sweeps.parameters import Distribution
-from sweeps.samplers.base import SURPLUS, place
-from sweeps.scheduling.base import Limits, Scheduler, Start, Thaw, fresh, purse
-from sweeps.scheduling.curves import Curve, State
-from sweeps.study import by_hand, standing
-from sweeps.study.liveness import PAUSED, WORKER, Liveness, is_paused
-from sweeps.study.storage import ASKED, OVER
+from sft.sweeps.parameters import Distribution
+from sft.sweeps.samplers.base import SURPLUS, place
+from sft.sweeps.scheduling.base import Limits, Scheduler, Start, Thaw, fresh, purse
+from sft.sweeps.scheduling.curves import Curve, State
+from sft.sweeps.study import by_hand, standing
+from sft.sweeps.study.liveness import PAUSED, WORKER, Liveness, is_paused
+from sft.sweeps.study.storage import ASKED, OVER
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.samplers.base import SURPLUS
-from sweeps.scheduling.curves import Curve, Point, State
-from sweeps.study import by_hand
-from sweeps.study.liveness import Liveness, is_paused
+from sft.sweeps.samplers.base import SURPLUS
+from sft.sweeps.scheduling.curves import Curve, Point, State
+from sft.sweeps.study import by_hand
+from sft.sweeps.study.liveness import Liveness, is_paused
 
 STEPS = "steps_in_all"
 """The steps of a whole trial, known once its data was read."""

@@ -19,9 +19,9 @@ from optuna.storages.journal import BaseJournalBackend
 
 from sft.errors import BadInput
 from sft.files import replace_durably
-from sweeps.parameters import STAGES, Space, describe, holds, stages, to_json
-from sweeps.study import liveness
-from sweeps.study.storage import FACTS, JOURNAL, FileLock
+from sft.sweeps.parameters import STAGES, Space, describe, holds, stages, to_json
+from sft.sweeps.study import liveness
+from sft.sweeps.study.storage import FACTS, JOURNAL, FileLock
 
 
 def widen(study: optuna.Study, facts: dict[str, Any], space: Space, folder: Path) -> bool:

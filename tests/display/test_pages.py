@@ -10,8 +10,8 @@ import pytest
 from docs import make_pictures as pictures
 from sft import compare
 from sft.past.find import find
+from sft.sweeps import report
 from sft.tracking.store import open_client
-from sweeps import report
 from tests.browser import skip_without
 from tests.finished_run import finished_run, overrides
 

@@ -97,7 +97,7 @@ def start_sweep(tmp_path, overrides, on_service, local_service) -> Callable[...,
 
 def study_of(name: str, folder: Path = Path()):
     """A study in outputs/sweeps of a folder, as it stands."""
-    from sweeps.study import storage
+    from sft.sweeps.study import storage
 
     return storage.load_study(name, root=folder / storage.ROOT)[0]
 
@@ -105,7 +105,7 @@ def study_of(name: str, folder: Path = Path()):
 def rows_of(name: str, number: int | str, folder: Path = Path()) -> list[dict]:
     """The rows of a trial's metrics.jsonl."""
     from sft.record import metrics
-    from sweeps.study import storage
+    from sft.sweeps.study import storage
 
     return metrics.read(folder / storage.ROOT / name / str(number) / "metrics.jsonl")
 

@@ -5,8 +5,8 @@ import pytest
 from sft.cost import meter
 from sft.record import checkpoints
 from sft.service.child import api_key
-from sweeps.scheduling.expected import share
-from sweeps.study import storage
+from sft.sweeps.scheduling.expected import share
+from sft.sweeps.study import storage
 
 from .conftest import study_of
 
@@ -53,7 +53,7 @@ def test_a_budget_ends_a_sweep_before_it_is_passed_and_a_larger_one_goes_on(swee
 
 
 def test_the_report_sets_value_against_money(sweep, capsys):
-    from sweeps import report
+    from sft.sweeps import report
 
     assert sweep("lr=1e-3,1e-2", "hydra.sweeper.study_name=m", *RATES, "--yes") == 0
     capsys.readouterr()

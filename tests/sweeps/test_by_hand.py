@@ -10,10 +10,10 @@ from sft.cost.prices import dollars
 from sft.files import locked
 from sft.record.rundir import read_facts
 from sft.service.child import api_key
-from sweeps import report
-from sweeps.scheduling.curves import Curve, State
-from sweeps.study import liveness, standing, storage
-from sweeps.sweeper import Sweep
+from sft.sweeps import report
+from sft.sweeps.scheduling.curves import Curve, State
+from sft.sweeps.study import liveness, standing, storage
+from sft.sweeps.sweeper import Sweep
 
 from .conftest import rows_of, study_of
 from .test_pausing import ONE_AT_A_TIME, STEPS, folder_of

@@ -10,8 +10,8 @@ import urllib.request
 
 import pytest
 
-from sweeps.space import parse
-from sweeps.study import storage, wider
+from sft.sweeps.space import parse
+from sft.sweeps.study import storage, wider
 
 PROGRAM = shutil.which("optuna-dashboard")
 SPACE, WIDER = parse(["lr=1e-4,1e-3"]), parse(["lr=1e-4,1e-3,3e-3"])

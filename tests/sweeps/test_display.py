@@ -4,8 +4,8 @@ import io
 
 from optuna.trial import TrialState
 
-from sweeps.display import LiveTable, PlainLines
-from sweeps.study.endings import Ending
+from sft.sweeps.display import LiveTable, PlainLines
+from sft.sweeps.study.endings import Ending
 
 
 def follow(display):

@@ -11,13 +11,13 @@ from optuna.trial import TrialState
 
 from sft.errors import BadInput
 from sft.record.examples import Examples, ExamplesFolder
-from sweeps import report
-from sweeps.findings import edge
-from sweeps.findings.results import Results
-from sweeps.options import Options
-from sweeps.parameters import describe_space
-from sweeps.space import parse
-from sweeps.study import storage
+from sft.sweeps import report
+from sft.sweeps.findings import edge
+from sft.sweeps.findings.results import Results
+from sft.sweeps.options import Options
+from sft.sweeps.parameters import describe_space
+from sft.sweeps.space import parse
+from sft.sweeps.study import storage
 
 from .conftest import study_of
 

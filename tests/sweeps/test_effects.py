@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sft.command import launch
-from sweeps import preflight
+from sft.sweeps import preflight
 
 # The run of conftest.py: four steps with an evaluation after two, 21 rows to train on.
 
@@ -72,7 +72,7 @@ def sentences(sweep, monkeypatch):
             found.extend((await real(*given)).without_effect)
             raise Enough
 
-        monkeypatch.setattr("sweeps.command.preflight.preflight", observed)
+        monkeypatch.setattr("sft.sweeps.command.preflight.preflight", observed)
         with pytest.raises(Enough):
             sweep(*arguments)
         return found

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from sft.record.checkpoints import read
 from sft.record.rundir import read_facts
 from sft.service.child import api_key
-from sweeps.study import storage
+from sft.sweeps.study import storage
 
 from .conftest import rows_of, study_of
 

@@ -3,8 +3,8 @@
 import pytest
 
 from sft.config.compose import compose
-from sweeps.options import Options
-from sweeps.space import parse
+from sft.sweeps.options import Options
+from sft.sweeps.space import parse
 
 ACCURACY = "eval/choice/accuracy"
 

@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 
 from sft.record.checkpoints import read
 from sft.record.rundir import read_facts
+from sft.sweeps.study import storage
+from sft.sweeps.study.ledger import Ledger
+from sft.sweeps.study.liveness import is_paused
 from sft.tracking.tracked_run import read_state
-from sweeps.study import storage
-from sweeps.study.ledger import Ledger
-from sweeps.study.liveness import is_paused
 
 from .conftest import rows_of, study_of
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.space import parse
-from sweeps.study import storage, wider
+from sft.sweeps.space import parse
+from sft.sweeps.study import storage, wider
 
 from .conftest import rows_of
 

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from sft.errors import BadInput
-from sweeps.scheduling import pruners
+from sft.sweeps.scheduling import pruners
 
 
 def replay(pruner, reports):

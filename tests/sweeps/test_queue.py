@@ -4,11 +4,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from sweeps.findings.results import Results
-from sweeps.samplers import tpe
-from sweeps.scheduling.base import Limits, Start
-from sweeps.study import liveness, storage
-from sweeps.study.ledger import UNTIL, Ledger
+from sft.sweeps.findings.results import Results
+from sft.sweeps.samplers import tpe
+from sft.sweeps.scheduling.base import Limits, Start
+from sft.sweeps.study import liveness, storage
+from sft.sweeps.study.ledger import UNTIL, Ledger
 
 SPACE = {
     "lr": CategoricalDistribution((1e-4, 3e-4, 1e-3, 3e-3)),

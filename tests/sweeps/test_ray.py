@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sft.service.child import api_key
-from sweeps.study import storage
+from sft.sweeps.study import storage
 
 from .conftest import LONG, PROJECT, assert_goes_on_from_its_checkpoint, rows_of
 from .test_postgresql import database  # noqa: F401 - a fixture

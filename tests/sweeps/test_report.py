@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 from sft.errors import BadInput
 from sft.record.checkpoints import CheckpointRecord
 from sft.record.examples import Examples, ExamplesFolder
-from sweeps import report
-from sweeps.findings.results import Results
-from sweeps.space import parse
-from sweeps.study import storage
+from sft.sweeps import report
+from sft.sweeps.findings.results import Results
+from sft.sweeps.space import parse
+from sft.sweeps.study import storage
 
 SPACE = parse(["lr=1e-4,1e-3,3e-3", "lora.rank=4,16,64"])
 # (lr, rank) -> final NLL

@@ -11,11 +11,11 @@ from sft.errors import BadInput
 from sft.prior.prior import Prior
 from sft.prior.published import load
 from sft.prior.setting import PUBLISHED
-from sweeps import samplers
-from sweeps.parameters import combinations
-from sweeps.samplers.ordered import Ordered
-from sweeps.samplers.warm_start import WarmStart
-from sweeps.scheduling import pruners
+from sft.sweeps import samplers
+from sft.sweeps.parameters import combinations
+from sft.sweeps.samplers.ordered import Ordered
+from sft.sweeps.samplers.warm_start import WarmStart
+from sft.sweeps.scheduling import pruners
 
 SPACE = {
     "lr": FloatDistribution(1e-5, 3e-3, log=True),

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sweeps.scheduling.asha import Asha
-from sweeps.scheduling.base import Limits, Start, Thaw, purse
-from sweeps.scheduling.curves import Curve, Point, State, evaluation_behind, named, spent
-from sweeps.scheduling.freeze_thaw import RUNGS, FreezeThaw, chances
-from sweeps.scheduling.observations import observe
+from sft.sweeps.scheduling.asha import Asha
+from sft.sweeps.scheduling.base import Limits, Start, Thaw, purse
+from sft.sweeps.scheduling.curves import Curve, Point, State, evaluation_behind, named, spent
+from sft.sweeps.scheduling.freeze_thaw import RUNGS, FreezeThaw, chances
+from sft.sweeps.scheduling.observations import observe
 
 RATES, RANKS = (1e-4, 3e-4, 1e-3, 3e-3), (4, 32)
 CELLS = [(rate, rank) for rate in RATES for rank in RANKS]

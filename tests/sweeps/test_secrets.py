@@ -46,11 +46,11 @@ def test_the_password_of_a_studys_storage_is_shown_nowhere_and_asked_of_the_envi
     one = command("sft", *options, f'hydra.sweeper.storage="{whole}"', "hydra.sweeper.n_trials=1")
     assert one.returncode == 0, one.stderr
     masked = "sqlite:///file:studies.db?uri=true&token=***"
-    assert f"python -m sweeps.report s --storage '{masked}'" in one.stdout
+    assert f"python -m sft.sweeps.report s --storage '{masked}'" in one.stdout
 
-    without = command("sweeps.report", "s", "--storage", masked)
+    without = command("sft.sweeps.report", "s", "--storage", masked)
     assert without.returncode == 2 and "OPTUNA_STORAGE" in without.stderr
-    report = command("sweeps.report", "s", "--storage", masked, OPTUNA_STORAGE=whole)
+    report = command("sft.sweeps.report", "s", "--storage", masked, OPTUNA_STORAGE=whole)
     assert report.returncode == 0, report.stderr
     again = command("sft", *options, f'hydra.sweeper.storage="{masked}"', OPTUNA_STORAGE=whole)
     assert again.returncode == 0, again.stderr
@@ -101,8 +101,8 @@ def test_jobs_of_another_launcher_open_storage_and_tracking_with_what_they_inher
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
+    from sft.sweeps.study import storage
     from sft.tracking.store import open_client
-    from sweeps.study import storage
 
     study, _ = storage.load_study("s", database, root=tmp_path / storage.ROOT)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.study import storage
+from sft.sweeps.study import storage
 
 from .conftest import LONG, assert_goes_on_from_its_checkpoint, rows_of
 from .test_postgresql import database  # noqa: F401 - a fixture

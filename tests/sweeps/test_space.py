@@ -4,9 +4,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sft.errors import BadInput
-from sweeps.options import Options
-from sweeps.parameters import describe
-from sweeps.space import parse
+from sft.sweeps.options import Options
+from sft.sweeps.parameters import describe
+from sft.sweeps.space import parse
 
 READ = [
     ("lr=1e-4,3e-4", CategoricalDistribution([1e-4, 3e-4])),

@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from sft.errors import BadInput
-from sweeps.study import liveness, storage
+from sft.sweeps.study import liveness, storage
 
 SPACE = {"lr": FloatDistribution(1e-5, 1e-2, log=True)}
 FACTS = {"metric": "eval/nll", "digest": "abc", "steps": 20, "space": {"lr": "interval(0, 1)"}}

@@ -19,9 +19,9 @@ from sft.config.saved import to_saved, to_train
 from sft.files import read_yaml
 from sft.record import checkpoints, metrics
 from sft.run.failures import ServiceLost
-from sweeps import report
-from sweeps.findings.results import Results
-from sweeps.study import storage
+from sft.sweeps import report
+from sft.sweeps.findings.results import Results
+from sft.sweeps.study import storage
 
 from .conftest import rows_of, study_of
 
@@ -108,7 +108,7 @@ def test_a_study_gone_on_with_on_another_day_reads_the_data_of_its_own(
     monkeypatch.setenv("SFT_CACHE", str(tmp_path / "cache"))
     for day, n_trials in (("2026-03-01", 1), ("2026-03-09", 2)):
         on_that_day = SimpleNamespace(today=lambda day=day: datetime.date.fromisoformat(day))
-        monkeypatch.setattr("sweeps.command.date", on_that_day)
+        monkeypatch.setattr("sft.sweeps.command.date", on_that_day)
         assert sweep(
             "lr=1e-3,1e-2", f"model.tokenizer={dated}", "hydra.sweeper.study_name=dated",
             f"hydra.sweeper.n_trials={n_trials}", f"hydra.sweeper.storage={storage_url}",

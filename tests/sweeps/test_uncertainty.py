@@ -6,12 +6,12 @@ import optuna
 import pytest
 
 from sft.past import uncertainty
-from sweeps import report
-from sweeps.findings import figures
-from sweeps.findings.importance import Importance, importance
-from sweeps.findings.results import Results
-from sweeps.findings.variation import of_grid
-from sweeps.space import parse
+from sft.sweeps import report
+from sft.sweeps.findings import figures
+from sft.sweeps.findings.importance import Importance, importance
+from sft.sweeps.findings.results import Results
+from sft.sweeps.findings.variation import of_grid
+from sft.sweeps.space import parse
 
 
 def study_with(space, values, *, seeds=None, direction="minimize", metric="eval/nll"):

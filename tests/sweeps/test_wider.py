@@ -10,12 +10,12 @@ import pytest
 from optuna.trial import TrialState
 
 from sft.errors import BadInput
-from sweeps import samplers
-from sweeps.parameters import stages
-from sweeps.samplers.base import SURPLUS
-from sweeps.space import parse
-from sweeps.study import liveness, storage, wider
-from sweeps.study.liveness import PAUSED
+from sft.sweeps import samplers
+from sft.sweeps.parameters import stages
+from sft.sweeps.samplers.base import SURPLUS
+from sft.sweeps.space import parse
+from sft.sweeps.study import liveness, storage, wider
+from sft.sweeps.study.liveness import PAUSED
 
 SPACE = parse(["lr=1e-4,1e-3", "lora.rank=4,16", "schedule=linear,cosine"])
 WIDER = parse(["lr=1e-4,1e-3,3e-3", "lora.rank=2,4,16,64", "schedule=linear,cosine,wsd"])
