@@ -73,6 +73,7 @@ def test_several_follow_it(run, here):  # noqa: F811
     assert Path("run/mine.jsonl").exists() and Path("run/second").read_text() == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_reproduction_has_it_again_and_compares_its_code(run, here, capsys):  # noqa: F811
     assert run("tracking=none", "max_steps=1", "hooks=my_hooks:Second") == 0
     (here / "my_hooks.py").write_text(MY_HOOKS + "\nMORE = 1\n")
@@ -82,6 +83,7 @@ def test_a_reproduction_has_it_again_and_compares_its_code(run, here, capsys):  
     assert len(list(here.glob("outputs/*/*/second"))) == 1
 
 
+@pytest.mark.slow
 def test_each_trial_of_a_sweep_has_hooks_of_its_own(sweep, here):  # noqa: F811
     arguments = ("lr=1e-3,1e-2", "max_steps=2", "hydra.sweeper.study_name=s")
     assert sweep(*arguments, "hooks=my_hooks:Mine") == 0

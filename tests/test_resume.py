@@ -107,7 +107,7 @@ def whole(place):
     return directory
 
 
-@pytest.mark.parametrize("ahead", [0, 1, 4])
+@pytest.mark.parametrize("ahead", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1)), 4])
 @pytest.mark.parametrize(
     "kills", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["once", "ten-times"]
 )
@@ -136,6 +136,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_run_can_be_resumed(place):
     assert f"python -m sft.resume {directory}" in output
 
 
+@pytest.mark.slow
 def test_a_terminated_run_ends_with_143(place):
     folder, overrides = place
     directory = folder / "terminated"
@@ -148,6 +149,7 @@ def test_a_terminated_run_ends_with_143(place):
     assert rundir.read_facts(directory)["status"] == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_second_process_cannot_train_in_a_directory_that_one_trains_in(place):
     folder, overrides = place
     directory = folder / "taken"
@@ -162,6 +164,7 @@ def test_a_second_process_cannot_train_in_a_directory_that_one_trains_in(place):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_run_whose_last_checkpoint_is_gone_resumes_from_the_one_before(place):
     folder, overrides = place
     directory = folder / "gone"

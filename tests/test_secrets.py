@@ -76,6 +76,7 @@ def test_a_run_with_a_password_in_its_tracking_uri_shows_it_nowhere_and_is_repro
     assert f'"uri": "http://me:***@127.0.0.1:{server.port}"' in state.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_refuses_connections_shows_the_password_nowhere(tmp_path, tiny_model):
     """What the libraries say of their errors holds the URL."""
     given = f"http://me:{WORD}@127.0.0.1:9/?token={WORD}"

@@ -16,6 +16,7 @@ def unused_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_the_ui_serves_the_store_of_runs_and_says_where(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     # Another test's may be at the usual port.

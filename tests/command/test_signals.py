@@ -62,10 +62,12 @@ def assert_saved(directory, reason):
     assert last.kind == "interrupted" and last.step == facts["steps"] > 0
 
 
-SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("SIGTERM", "SIGXCPU", "SIGUSR2")]
+SLOW = [
+    pytest.param(n, marks=pytest.mark.slow) for n in ("SIGHUP", "SIGTERM", "SIGXCPU", "SIGUSR2")
+]
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", *SLOW])
+@pytest.mark.parametrize("name", ["SIGUSR1", *SLOW])
 def test_a_signal_saves_a_checkpoint_and_is_the_reason_of_the_end(place, name):
     number = signal.Signals[name]
     process, directory = begun(place, name)
@@ -76,6 +78,7 @@ def test_a_signal_saves_a_checkpoint_and_is_the_reason_of_the_end(place, name):
     assert output.count(f"{name}: saving a checkpoint") == 1
 
 
+@pytest.mark.slow
 def test_a_signal_to_every_process_of_a_job_leaves_the_service_to_save(place):
     process, directory = begun(place, "job")
     service = json.loads((place[0] / "outputs" / "service" / "service.json").read_text())
@@ -89,6 +92,7 @@ def test_a_signal_to_every_process_of_a_job_leaves_the_service_to_save(place):
     wait_until(lambda: not Path(f"/proc/{service['pid']}").exists())
 
 
+@pytest.mark.slow
 def test_a_second_signal_of_another_kind_does_not_cut_the_saving_short(place):
     process, directory = begun(place, "two-kinds")
     process.send_signal(signal.SIGUSR1)
@@ -112,6 +116,7 @@ def test_what_comes_twice_by_itself_does_not_cut_the_saving_short(place):
     assert_saved(directory, "interrupted by SIGHUP")
 
 
+@pytest.mark.slow
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(place):
     def as_nohup():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -220,6 +225,7 @@ def test_a_run_that_ignores_the_hangup_trains_on_without_its_terminal(place):
     assert rundir.read_facts(directory)["status"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_pipe_that_nobody_reads_any_more_does_not_end_a_run(place):
     process, directory = begun(place, "pipe", "max_steps=60")
     process.stdout.close()

@@ -53,6 +53,7 @@ def test_an_mlflow_that_cannot_be_imported_is_told_in_its_own_words(tmp_path, ti
 
 
 @pytest.mark.parametrize("data", ["chats.jsonl", "chats.json"])  # the second by `datasets`
+@pytest.mark.slow
 def test_a_run_needs_no_home_folder_that_can_be_written(tmp_path, tiny_model, data):
     places = {"HOME": "/dev/null/x", "TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
@@ -65,6 +66,7 @@ def test_a_run_needs_no_home_folder_that_can_be_written(tmp_path, tiny_model, da
     assert private.stat().st_mode & 0o777 == 0o700 and list(private.glob("tokens/*"))
 
 
+@pytest.mark.slow
 def test_a_cache_that_was_asked_for_and_cannot_be_written_is_an_error(tmp_path, tiny_model):
     said = train(tiny_model, tmp_path, SFT_CACHE="/dev/null/mine")
     assert said.returncode == 2

@@ -212,6 +212,7 @@ def test_a_run_is_not_resumed_on_another_set(run, tmp_path):
         run("run", "dataset.eval_size=4", "max_steps=1")
 
 
+@pytest.mark.slow
 def test_a_reproduction_compares_each_set(tmp_path_factory, tiny_model, monkeypatch, capsys):
     folder = tmp_path_factory.mktemp("sets")
     write_set(folder / "easy.jsonl", 3)

@@ -86,6 +86,7 @@ def test_a_product_that_is_refused_or_wrong_is_as_good_as_no_reordering(monkeypa
         assert not products.reorders.__wrapped__()
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_on_a_processor_without_it_trains_and_says_what_is_faster(
     tmp_path, tiny_model
 ):

@@ -50,6 +50,7 @@ def test_a_name_that_the_offline_hub_cannot_give_is_one_sentence():
         load_tokenizer("no/such-model")
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_given_up_on():
     """Port 9 of this machine refuses; the Hub's own client would try again and again."""
     code = "from sft.models.tokenizers import load_tokenizer; load_tokenizer('no/such-model')"

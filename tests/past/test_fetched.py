@@ -120,6 +120,7 @@ def test_a_record_from_elsewhere_that_leads_out_of_its_folder_is_not_followed(
     assert needed(found, facts, trust=True) == []
 
 
+@pytest.mark.slow
 def test_shards_parts_and_held_out_sets_are_kept_each_under_its_key(
     tmp_path, tiny_model, monkeypatch, capsys
 ):

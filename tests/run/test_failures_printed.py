@@ -54,6 +54,7 @@ def test_a_diverging_run_ends_with_a_sentence_and_no_traceback(place, ahead):
     assert "Traceback" not in output and "never retrieved" not in output
 
 
+@pytest.mark.slow
 def test_a_failed_evaluation_is_a_sentence_and_no_traceback(place):
     code, output = command("sft", {"POST /api/v1/asample": 400}, place)
     assert code == 0 and "the evaluation 'nll' at step 0 failed" in output

@@ -34,6 +34,7 @@ def test_the_saved_config_holds_the_number_and_run_json_where_it_comes_from(plac
     assert max(row["lr"] for row in rows if "lr" in row) == lr
 
 
+@pytest.mark.slow
 def test_a_reproduction_takes_the_number_and_agrees(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert reproduce.main(["run"]) == 0

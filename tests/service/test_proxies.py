@@ -94,6 +94,7 @@ def forwarding(target, host="127.0.0.1"):
     ],
     ids=["upper case", "lower case, SOCKS"],
 )
+@pytest.mark.slow
 def test_a_run_on_the_local_service_needs_no_proxy(variables, tmp_path, tiny_model, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -186,6 +187,7 @@ def answering(content):
         yield port, asked
 
 
+@pytest.mark.slow
 def test_the_ui_finds_its_own_server(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     environment = os.environ | {"HTTP_PROXY": NOBODY, "ALL_PROXY": NOBODY}

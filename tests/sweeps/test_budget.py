@@ -52,6 +52,7 @@ def test_a_budget_ends_a_sweep_before_it_is_passed_and_a_larger_one_goes_on(swee
     assert values_of("m") == free
 
 
+@pytest.mark.slow
 def test_the_report_sets_value_against_money(sweep, capsys):
     from sft.sweeps import report
 

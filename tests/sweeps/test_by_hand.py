@@ -62,6 +62,7 @@ def test_the_report_of_a_stopped_sweep_says_what_pausing_saved_and_gives_command
     assert word in page and (storage.ROOT / "s/report/learning_curves.png").exists()
 
 
+@pytest.mark.slow
 def test_a_paused_trial_that_was_finished_by_hand_counts_once_its_sweep_goes_on(
     stopped, sweep, capsys
 ):
@@ -78,6 +79,7 @@ def test_a_paused_trial_that_was_finished_by_hand_counts_once_its_sweep_goes_on(
     assert read_facts(folder_of(number))["status"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_paused_trial_that_is_trained_by_hand_right_now_is_left_alone(stopped):
     number = paused(stopped)[0]
     alive = liveness.LockedFiles(storage.ROOT / "s" / "workers")

@@ -230,6 +230,7 @@ def rates(name="s"):
     return [trial.params["lr"] for trial in study_of(name).trials]
 
 
+@pytest.mark.slow
 def test_a_sweep_says_that_its_best_lies_on_an_edge_and_its_command_goes_on(sweep, capsys):
     assert sweep(*EDGE) == 0
     text = capsys.readouterr().out

@@ -39,6 +39,7 @@ PAUSING = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_trials_pause_where_their_metric_is_measured_and_nowhere_else(sweep, questions, capsys):
     assert sweep(*questions, *PAUSING, "evaluators.every=2") == 0
     said = capsys.readouterr().out

@@ -117,6 +117,7 @@ def kill_and_go_on(start_sweep, tmp_path, kills: int, seed: int) -> None:
     assert process.wait(180) == 0, log.read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_interrupted_by_ctrl_c_and_then_killed_goes_on_where_it_was(
     start_sweep, tmp_path, check
 ):

@@ -80,6 +80,7 @@ def test_the_best_go_on_under_their_own_number_and_the_others_end_pruned(study):
         assert runs[str(trial.number)] == ("KILLED", "PRUNED")
 
 
+@pytest.mark.slow
 def test_a_trial_that_paused_measures_what_it_would_have_measured_without(study, sweep):
     whole = ("hydra.sweeper.scheduler=none", "hydra.sweeper.study_name=whole")
     assert sweep(*ONE_AT_A_TIME, *whole) == 0
@@ -103,6 +104,7 @@ def test_with_repeats_a_trial_pauses_as_a_whole(sweep):
         assert steps == [max(trial.intermediate_values)] * 2
 
 
+@pytest.mark.slow
 def test_without_an_eval_every_trials_are_evaluated_at_their_rungs(sweep, capsys):
     assert sweep(*ONE_AT_A_TIME, "eval_every=0", "lr=1e-4,1e-2,1e-1", "max_steps=18") == 0
     said = capsys.readouterr().out
@@ -130,6 +132,7 @@ def test_a_budget_of_tokens_ends_the_sweep_and_a_larger_one_goes_on_with_what_pa
     assert {t.state for t in ended} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
+@pytest.mark.slow
 def test_a_sweep_interrupted_between_two_turns_says_what_is_left_and_how_to_go_on(
     sweep, capsys, monkeypatch
 ):

@@ -139,6 +139,7 @@ def test_a_divergence_moves_the_search_to_lower_rates():
     assert study.ask(GRID).params["lr"] < first.params["lr"]
 
 
+@pytest.mark.slow
 def test_an_interval_is_proposed_in_round_numbers():
     study = optuna.create_study(sampler=warm(space=SPACE))
     rate = study.ask(SPACE).params["lr"]
@@ -146,6 +147,7 @@ def test_an_interval_is_proposed_in_round_numbers():
     assert rate == float(f"{rate:.2g}")
 
 
+@pytest.mark.slow
 def test_only_learning_rate_in_the_space_is_enough():
     space = {"lr": SPACE["lr"]}
     study = optuna.create_study(sampler=warm(space=space))
@@ -160,6 +162,7 @@ def test_the_base_sampler_goes_on_after_ten_trials():
     assert trial.params
 
 
+@pytest.mark.slow
 def test_brackets_of_hyperband_do_not_repeat_each_others_trials():
     study = optuna.create_study(sampler=warm(), pruner=pruners.make("hyperband", max_steps=20))
     proposals = []

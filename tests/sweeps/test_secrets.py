@@ -38,6 +38,7 @@ def command(overrides, on_service, local_service, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_password_of_a_studys_storage_is_shown_nowhere_and_asked_of_the_environment(
     command, tmp_path
 ):
@@ -58,6 +59,7 @@ def test_the_password_of_a_studys_storage_is_shown_nowhere_and_asked_of_the_envi
     assert shown_by(tmp_path, *sum(outputs, ())) == []
 
 
+@pytest.mark.slow
 def test_the_trials_and_the_sweep_log_where_mlflows_variable_says(command, tmp_path):
     uri = f"sqlite:///{tmp_path / 'team.db'}?password={WORD}"
     done = command(

@@ -84,6 +84,7 @@ def test_choices_alone_are_a_full_grid_and_a_second_start_adds_nothing(sweep, ca
     assert "4 complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_study_refuses_to_go_on_with_other_data(sweep, tmp_path, chats, capsys):
     assert sweep("lr=1e-3,1e-2", "hydra.sweeper.study_name=s") == 0
     other = tmp_path / "other.jsonl"
@@ -96,6 +97,7 @@ def test_a_study_refuses_to_go_on_with_other_data(sweep, tmp_path, chats, capsys
 
 
 @pytest.mark.parametrize("storage_url", ["null", "sqlite:///studies.db"])
+@pytest.mark.slow
 def test_a_study_gone_on_with_on_another_day_reads_the_data_of_its_own(
     sweep, tmp_path, monkeypatch, tiny_model, storage_url
 ):

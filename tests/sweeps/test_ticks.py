@@ -1,10 +1,13 @@
 """Side by side on a service that ticks, trials leave no tick unused."""
 
+import pytest
+
 from tests import tick_service
 
 TRIALS, STEPS = 8, 20
 
 
+@pytest.mark.slow
 def test_eight_trials_side_by_side_use_every_tick(sweep, monkeypatch):
     with tick_service.running(steps=STEPS, model="tick") as service:
         monkeypatch.setenv("TINKER_API_KEY", service.key)

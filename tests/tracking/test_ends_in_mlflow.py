@@ -156,6 +156,7 @@ def test_a_locked_database_is_waited_for_without_holding_up_the_run(uri, tmp_pat
     assert found.data.metrics["train/nll"] == 1.0 and found.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_several_processes_open_a_fresh_store_together(tmp_path):
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     code = (

@@ -105,6 +105,7 @@ def test_a_run_that_does_not_name_it_is_not_told(run, file):
     assert json_lines(file) == []
 
 
+@pytest.mark.slow
 def test_each_trial_of_a_sweep_is_told_with_its_number_and_the_sweep_flushes(sweep, file):  # noqa: F811
     arguments = ("lr=1e-3,1e-2", "max_steps=2", "hydra.sweeper.study_name=s")
     assert sweep(*arguments, "tracking.also={jsonl: {}}") == 0

@@ -101,6 +101,7 @@ def test_a_server_that_is_down_dies_and_comes_back_has_every_point_once(server, 
     assert len(client.search_runs([experiment.experiment_id])) == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_promoted_in_the_registry_of_a_server(server, tmp_path):
     server.kill()
     server.start()

@@ -67,6 +67,7 @@ def test_cfg_job_shows_the_store_that_would_be_used_without_its_password(tmp_pat
     assert (shown["uri"], shown["experiment"]) == ("http://me:***@h:5", "sft")
 
 
+@pytest.mark.slow
 def test_a_run_logs_where_the_variable_says_and_its_reproduction_where_the_run_says(
     tmp_path, tiny_model, monkeypatch
 ):
