@@ -8,8 +8,8 @@ TESTED := .venv/ready-for-tests
 
 install: $(TESTED)  ## make .venv with what the tests need, and nothing else
 
-run: $(READY)  ## fine-tune SmolLM2 on a question-and-answer set, on this machine
-	$(BIN)/python -m sft
+run: $(READY)  ## teach SmolLM2 a few facts, on this machine: conf/experiment/demo.yaml
+	$(BIN)/python -m sft experiment=demo
 
 test: $(TESTED)  ## the tests and the docstrings' examples, without those that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sft.data.builders import (
+    DemoBuilder,
     FaqBuilder,
     FromConversationFileBuilder,
     HFChatBuilder,
@@ -26,6 +27,7 @@ from sft.types import ChatDatasetBuilder, EvalSet
 
 BUILDERS: dict[str, type[ChatDatasetBuilder]] = {
     "faq": FaqBuilder,
+    "demo": DemoBuilder,
     "jsonl": FromConversationFileBuilder,  # its name in configs saved earlier
     "file": FromConversationFileBuilder,
     "no_robots": NoRobotsBuilder,
@@ -38,6 +40,7 @@ BUILDERS: dict[str, type[ChatDatasetBuilder]] = {
 
 __all__ = [
     "BUILDERS",
+    "DemoBuilder",
     "EvalSet",
     "FaqBuilder",
     "FromConversationFileBuilder",

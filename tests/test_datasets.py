@@ -8,6 +8,7 @@ import pytest
 from sft.data import layouts
 from sft.datasets import (
     BUILDERS,
+    DemoBuilder,
     FaqBuilder,
     FromConversationFileBuilder,
     HFChatBuilder,
@@ -23,11 +24,23 @@ from tests.chat_data import own_hf_cache as own_hf_cache
 pytestmark = pytest.mark.usefixtures("own_hf_cache")
 
 
-def test_the_demo_data_is_questions_and_answers_from_an_installed_package(common):
+def test_the_questions_and_answers_come_from_an_installed_package(common):
     builder = FaqBuilder(common_config=replace(common, max_length=4096))
     train, held_out = builder()
     assert (train.statistics.conversations, held_out.statistics.conversations) == (455, 48)
     assert any("building permit" in text for text in texts(train, builder.tokenizer))
+
+
+def test_the_demo_asks_for_what_it_taught_in_words_that_it_did_not_train(common):
+    builder = DemoBuilder(common_config=common)
+    train, held_out = builder()
+    taught, asked = (
+        [text.rpartition("user")[2].split("assistant") for text in texts(data, builder.tokenizer)]
+        for data in (train, held_out)
+    )
+    assert (len(taught), len(asked)) == (32, 16)
+    assert {answer for _, answer in asked} == {answer for _, answer in taught}
+    assert not {question for question, _ in asked} & {question for question, _ in taught}
 
 
 def write_rows(folder, rows, suffix):
@@ -159,7 +172,7 @@ def test_a_folder_saved_by_datasets_is_read(common, chats, tmp_path):
 
 
 def test_every_kind_but_custom_has_a_builder_whose_fields_the_command_line_sets():
-    expected = ["faq", "jsonl", "file", "no_robots", "tulu3", "hf_chat", "hf_stream", "mix"]
+    expected = ["faq", "demo", "jsonl", "file", "no_robots", "tulu3", "hf_chat", "hf_stream", "mix"]
     assert list(BUILDERS) == expected
 
 

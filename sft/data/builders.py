@@ -22,6 +22,8 @@ from sft.types import ChatDatasetBuilder, SupervisedDataset
 if TYPE_CHECKING:
     import numpy as np
 
+DEMO = Path(__file__).with_name("demo")
+
 Built = tuple[SupervisedDataset, SupervisedDataset | None]
 
 
@@ -56,7 +58,7 @@ class ChatRowsBuilder(ChatDatasetBuilder):
 
 @dataclass
 class FaqBuilder(ChatRowsBuilder):
-    """The demo: 503 questions and answers about building in Zaragoza, in English (CC-BY-4.0)."""
+    """503 questions and answers about building, in English (CC-BY-4.0)."""
 
     eval_size: int = eval_size(48)
     split_seed: int = split_seed()
@@ -75,6 +77,21 @@ class FaqBuilder(ChatRowsBuilder):
             "dataset=faq: its package is not installed: run "
             "`pip install zaragoza-construction-faq==1.2.1`"
         )
+
+
+@dataclass
+class DemoBuilder(ChatRowsBuilder):
+    """What a small model learns within a minute: 16 facts about a tool library that nobody knows.
+
+    Each is asked in two ways. Held out is a third way of asking for it, so that an answer that is
+    right was learnt, and is not a sentence that was read before.
+    """
+
+    def __call__(self) -> Built:
+        return build(self, self.source(), 0, 0, ChatFiles(str(DEMO / "asked.jsonl"), "messages"))
+
+    def source(self) -> Source:
+        return ChatFiles(str(DEMO / "facts.jsonl"), "messages")
 
 
 @dataclass
