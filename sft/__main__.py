@@ -33,6 +33,8 @@ COMMANDS = {
     "doctor": "what a service can do, and what is done about the rest",
 }
 """Modules and packages of `sft` with a `main(argv)`; one is imported only when it is called."""
+ASK_COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
+"""Hydra's words by which a shell asks."""
 NEVER_ASK = "cost.confirm_above_usd=null"
 """What `--yes` means."""
 
@@ -54,6 +56,11 @@ def main(argv: list[str] | None = None) -> int:
             from sft.config.help import help_text
 
             print(help_text(COMMANDS), end="")
+            return 0
+        if not ASK_COMPLETION.isdisjoint(argv):
+            from sft.command.completion import complete
+
+            complete(argv, [TRAIN, *COMMANDS])
             return 0
         from sft.config.shadows import check_working_folder
 

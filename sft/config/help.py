@@ -37,6 +37,7 @@ Fields of the evaluators that come with the product, with the choices of evaluat
   --cfg job        print the composed config and stop
   --multirun, -m   run a sweep
   --config-dir     a folder of config files of your own
+  -sc install=bash   lets Tab complete, by eval "$(sft -sc install=bash)"
 """
 
 
