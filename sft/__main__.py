@@ -17,6 +17,7 @@ from sft.secrets import mask_urls
 
 TRAIN = "train"
 COMMANDS = {
+    "init": "a config folder of your own to start from",
     "preview": "what becomes of the data: text, tokens, what of it is trained",
     "sample": "ask what a run has trained",
     "runs": "every run, and how it stands",
@@ -104,7 +105,7 @@ def _with_hydra(argv: list[str]) -> int:
     )
     from sft.errors import BadInput
 
-    argv = masked_arguments(argv)
+    argv = masked_arguments(_options_first(argv))
     given = _read(argv)[0]
     argv = with_kind_of_data(argv)
     overrides, config_dir, multirun, only_shown = _read(argv)
@@ -143,6 +144,14 @@ def _with_hydra(argv: list[str]) -> int:
         print(mask_urls(shown.getvalue()) if shown else "", end="")
     # Outside Hydra, which would announce an error in its own words first.
     return launch(composed[0]) if composed else 0
+
+
+def _options_first(argv: list[str]) -> list[str]:
+    """The words with the overrides last: Hydra reads none behind `lr=1,2 --multirun`."""
+    from hydra._internal.utils import get_args_parser
+
+    overrides = get_args_parser().parse_intermixed_args(argv).overrides
+    return [word for word in argv if word not in overrides] + overrides
 
 
 def _only_shows(argv: list[str]) -> bool:
