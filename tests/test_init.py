@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from sft import preview
 from sft.init.__main__ import main
 from sft.record.rundir import read_facts
 
@@ -28,6 +29,15 @@ def sft(project, *words):
 def test_its_experiment_composes_with_its_data(project):
     shown = sft(project, "--config-dir", "conf", "experiment=first", "--cfg", "job")
     assert "path: chats.jsonl" in shown and "kind: cosine" in shown
+
+
+def test_the_other_commands_know_its_config_folder(project, tiny_model, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    own = ["--config-dir", "conf", "experiment=first", "model=folder", f"model.name={tiny_model}"]
+    assert preview.main(own) == 0
+    assert "When does the library" in capsys.readouterr().out
+    assert preview.main(["--config-dir", "con", "lr=1e-4"]) == 2
+    assert "sft.preview: --config-dir: there is no folder con" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_empty_is_left_as_it_is(project, capsys):

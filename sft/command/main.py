@@ -28,6 +28,11 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def add_config_dir(parser: argparse.ArgumentParser) -> None:
+    """Give a command that takes the keys of a run the option `--config-dir`, as training has it."""
+    parser.add_argument("--config-dir", metavar="FOLDER", help="config files of your own")
+
+
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     """Give a command that lists or compares the option `--json`; `what` it prints then."""
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON instead")

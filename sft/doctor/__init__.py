@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from sft.command.main import add_json, command, new_parser, print_json
+from sft.command.main import add_config_dir, add_json, command, new_parser, print_json
 from sft.config.compose import compose
 from sft.config.schema import Settings
 from sft.config.secrets import fill
@@ -30,10 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.doctor", __doc__)
     parser.add_argument("overrides", nargs="*", help="service=… model=… lora.rank=…, as for a run")
+    add_config_dir(parser)
     add_json(parser, "the lines")
     arguments = parser.parse_intermixed_args(argv)  # --json between overrides, too
     check_working_folder()
-    settings = compose(arguments.overrides)
+    settings = compose(arguments.overrides, arguments.config_dir)
     rows = examine(settings)
     if arguments.json:
         print_json([row.to_json() for row in rows])

@@ -4,8 +4,8 @@
     cd my-project
     python -m sft --config-dir conf experiment=first
 
-It writes a few small files with comments: an experiment, a data set, a sweep. An option of a group
-that the product has (model, schedule, …) becomes yours by a file of that name in conf/GROUP/.
+It writes a few small files with comments: an experiment, a data set, a sweep. Any other file
+conf/GROUP/NAME.yaml is the option GROUP=NAME of a group that the product has (model, schedule, …).
 """
 
 from __future__ import annotations

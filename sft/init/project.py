@@ -26,7 +26,7 @@ lora:
 
 DATASET = """\
 # The data. A file, a folder or a pattern such as data/*.jsonl; what it is, its content says.
-#   python -m sft.preview dataset.path=chats.jsonl    # as the model sees it
+#   python -m sft.preview --config-dir conf dataset=chats    # as the model sees it
 defaults:
   - keys@_here_: file
 

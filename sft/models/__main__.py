@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sft.command.main import add_json, command, new_parser, print_json
+from sft.command.main import add_config_dir, add_json, command, new_parser, print_json
 from sft.command.service import service_of
 from sft.config.compose import CONF, compose
 from sft.config.schema import Settings
@@ -51,9 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.models", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="service=…", help="whose models")
+    add_config_dir(parser)
     add_json(parser, "the models")
     options = parser.parse_intermixed_args(argv)
-    found = offered(compose(options.overrides))
+    found = offered(compose(options.overrides, options.config_dir))
     if options.json:
         print_json([asdict(one) for one in found])
     else:
