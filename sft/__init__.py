@@ -5,7 +5,7 @@ What is typed or imported lies here at the top:
     train, types, datasets, renderers, evaluators, hooks    the Python API
     __main__, sample, resume, reproduce, runs,
     compare, preview, export, promote, ui, doctor           the commands
-    cost, models                                            the same, in folders of their parts
+    cost, models, init                                      the same, in folders of their parts
     errors, files, keys, secrets                            what every folder may use
 
 Everything else has a folder, and folders import downwards only:

@@ -17,6 +17,7 @@ from sft.secrets import mask_urls
 
 TRAIN = "train"
 COMMANDS = {
+    "init": "a config folder of your own to start from",
     "preview": "what becomes of the data: text, tokens, what of it is trained",
     "sample": "ask what a run has trained",
     "runs": "every run, and how it stands",
@@ -33,6 +34,8 @@ COMMANDS = {
     "doctor": "what a service can do, and what is done about the rest",
 }
 """Modules and packages of `sft` with a `main(argv)`; one is imported only when it is called."""
+ASK_COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
+"""Hydra's words by which a shell asks."""
 NEVER_ASK = "cost.confirm_above_usd=null"
 """What `--yes` means."""
 
@@ -54,6 +57,11 @@ def main(argv: list[str] | None = None) -> int:
             from sft.config.help import help_text
 
             print(help_text(COMMANDS), end="")
+            return 0
+        if not ASK_COMPLETION.isdisjoint(argv):
+            from sft.command.completion import complete
+
+            complete(argv, [TRAIN, *COMMANDS])
             return 0
         from sft.config.shadows import check_working_folder
 
@@ -97,7 +105,7 @@ def _with_hydra(argv: list[str]) -> int:
     )
     from sft.errors import BadInput
 
-    argv = masked_arguments(argv)
+    argv = masked_arguments(_options_first(argv))
     given = _read(argv)[0]
     argv = with_kind_of_data(argv)
     overrides, config_dir, multirun, only_shown = _read(argv)
@@ -136,6 +144,14 @@ def _with_hydra(argv: list[str]) -> int:
         print(mask_urls(shown.getvalue()) if shown else "", end="")
     # Outside Hydra, which would announce an error in its own words first.
     return launch(composed[0]) if composed else 0
+
+
+def _options_first(argv: list[str]) -> list[str]:
+    """The words with the overrides last: Hydra reads none behind `lr=1,2 --multirun`."""
+    from hydra._internal.utils import get_args_parser
+
+    overrides = get_args_parser().parse_intermixed_args(argv).overrides
+    return [word for word in argv if word not in overrides] + overrides
 
 
 def _only_shows(argv: list[str]) -> bool:

@@ -9,14 +9,13 @@ python -m sft.compare --last 5 --html page.html   # with interactive curves, ope
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sft.command.main import command, new_parser
+from sft.command.main import add_json, command, new_parser, print_json
 from sft.display.comparison_page import page
 from sft.display.tables import aligned
 from sft.display.text_chart import chart
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint", metavar="NAME", help="compare the runs up to it: best, last or a name"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    add_json(parser, "the comparison")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves")
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     options = parser.parse_args(argv)
@@ -53,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.html and not options.html.parent.is_dir():
         raise BadInput(f"--html: there is no folder {options.html.parent}")
     if options.json:
-        print(json.dumps(as_json(runs), indent=2))
+        print_json(as_json(runs))
     else:
         print_comparison(runs)
     if options.html:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.command.main import command, new_parser
+from sft.command.main import add_config_dir, command, new_parser
 from sft.config.compose import compose
 from sft.config.saved import dataset_builder
 from sft.config.shadows import check_working_folder
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.preview", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="those of a run")
+    add_config_dir(parser)
     parser.add_argument("--n", type=int, help="examples (3), or with --json rows (all)")
     parser.add_argument(
         "--json",
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     check_working_folder()
     if arguments.n is not None and arguments.n < 1:
         raise BadInput(f"--n: {arguments.n} is below 1")
-    settings = compose(arguments.overrides)
+    settings = compose(arguments.overrides, arguments.config_dir)
     if arguments.json:
         return print_rows(settings, arguments.n)
     shown = preview(settings, arguments.n or 3)

@@ -5,10 +5,11 @@ import html
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 
-from sft.command.main import command, new_parser
+from sft.command.main import add_json, command, new_parser, print_json
 from sft.cost.prices import dollars
 from sft.display.tables import aligned
 from sft.record.durations import duration
@@ -150,16 +151,48 @@ def text(results: Results) -> str:
     return "\n".join(aligned([header, *rows], right=True))
 
 
+def as_json(results: Results, lines: list[str], page: Path) -> dict[str, Any]:
+    """The study as plain data: its answer and its trials, by number."""
+    best = results.best()
+    return {
+        "study": results.name,
+        "metrics": dict(zip(results.metrics, results.directions, strict=True)),
+        "space": results.space,
+        "best": best and best.number,
+        "answer": lines,
+        "page": str(page),
+        "trials": [
+            {
+                "trial": trial.number,
+                "status": trial.state,
+                **trial.trained_with,
+                **dict(zip(results.metrics, trial.values, strict=False)),
+                "steps": trial.steps,
+                "tokens": trial.tokens,
+                "usd": trial.usd,
+                "seconds": trial.seconds,
+                "error": trial.error,
+                "paths": trial.directories,
+            }
+            for trial in results.trials
+        ],
+    }
+
+
 @command("sft.sweeps.report")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.sweeps.report", __doc__)
     parser.add_argument("study", metavar="STUDY", help="name of a study, or its folder")
     parser.add_argument("--storage", help="Optuna URL, where the study is not in a journal")
+    add_json(parser, "the answer and the trials")
     arguments = parser.parse_args(argv)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study, folder = storage.load_study(arguments.study, arguments.storage)
     written, lines = write(study, folder)
+    if arguments.json:
+        print_json(as_json(Results.of(study), lines, written[0] / "report.html"))
+        return 0
     print(text(Results.of(study)))
     print("\n".join(["", *lines]))
     print(f"figures and page: {written[0]}/report.html")

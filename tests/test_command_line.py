@@ -176,6 +176,17 @@ def test_cfg_job_prints_the_config_and_runs_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_options_may_stand_between_keys(tmp_path):
+    done = run("lr=3e-4", "--cfg", "job", "lora.rank=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "lr: 0.0003" in done.stdout and "rank: 2" in done.stdout
+
+
+def test_the_helps_groups_fit_80_columns():
+    lines = help_text(COMMANDS).split("Groups")[1].split("Keys")[0].splitlines()
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_models_yaml_names_its_service_and_the_command_line_still_wins():
     assert compose(["model=qwen3"]).service.kind == "tinker"
     assert compose(["model=qwen3", "service=local"]).service.kind == "local"

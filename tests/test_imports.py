@@ -29,7 +29,7 @@ LAYERS = (
     "sft.command",
     "sft.sample sft.runs sft.ui sft.preview",
     "sft.resume sft.fork sft.reproduce sft.compare sft.export sft.promote sft.doctor",
-    "sft.cost.__main__ sft.models.__main__",
+    "sft.cost.__main__ sft.models.__main__ sft.init",
     "sft.__main__",
     "sft.sweeps.keys sft.sweeps.parameters",
     "sft.sweeps.samplers sft.sweeps.scheduling",

@@ -6,9 +6,11 @@ import sys
 import pytest
 
 from sft import runs
+from sft.files import dump_yaml
 from sft.record import rundir
+from sft.record.metrics import MetricsFile
 from sft.tracking.store import open_client
-from tests.tracking.tracked_run import TrackedRun
+from tests.tracking.tracked_run import SETTINGS, TrackedRun
 
 
 @pytest.fixture
@@ -65,6 +67,72 @@ def test_the_list_shows_model_rate_rank_and_last_values(place, capsys):
     assert header.split() == list(runs.COLUMNS)
     assert row.split()[:8] == ["FINISHED", "tiny", "faq", "0.0001", "8", "1", "1.5000", "3.0000"]
     assert row.endswith("outputs/a")
+
+
+@pytest.fixture
+def three(place):
+    """Runs of two learning rates and two ends; the last has measured nothing on held-out data."""
+    for name, rate, nll, status in (
+        ("faq-a", 1e-4, 2.5, "FINISHED"),
+        ("faq-b", 1e-3, 1.5, "FINISHED"),
+        ("maths", 1e-3, None, "FAILED"),
+    ):
+        directory = place / f"outputs/2026-01-31/10-00-00-{name}-of-a-name-that-says-very-much"
+        directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text(dump_yaml(SETTINGS | {"lr": rate}))
+        (directory / "run.json").write_text(json.dumps({"status": status, "started": 1.0}))
+        measured = {"train/nll": 3.0} | ({"eval/nll": nll} if nll else {})
+        MetricsFile(directory / "metrics.jsonl").merge(0, measured)
+
+
+def listed_names(capsys, *words):
+    assert runs.main([*words, "--json"]) == 0
+    return [run["name"].partition("-of")[0] for run in json.loads(capsys.readouterr().out)]
+
+
+@pytest.mark.parametrize(
+    "words, names",
+    [
+        (["--sort", "eval/nll"], ["faq-b", "faq-a", "maths"]),
+        (["--sort", "eval/nll", "--reverse"], ["faq-a", "faq-b", "maths"]),
+        (["--where", "status=FINISHED", "--sort", "name"], ["faq-a", "faq-b"]),
+        (["--where", "status!=FINISHED"], ["maths"]),
+        (["--where", "name=faq*", "--where", "lr=1e-3"], ["faq-b"]),
+        (["--where", "eval/nll<=1.5"], ["faq-b"]),
+        (["--where", "lora.rank>8"], []),
+    ],
+)
+def test_runs_are_sorted_and_chosen_by_columns_settings_and_metrics(capsys, three, words, names):
+    assert listed_names(capsys, *words) == names
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--sort", "eval/nl"], "--sort eval/nl: no run has it; expected a column, a setting"),
+        (["--where", "stat=FINISHED"], "did you mean 'status'?"),
+        (["--where", "FINISHED"], "--where FINISHED: expected KEY=VALUE"),
+        (["--where", "lr<fast"], "--where lr<fast: 'fast' is not a number"),
+    ],
+)
+def test_a_key_that_no_run_has_and_a_bad_condition_are_one_sentence(capsys, three, words, said):
+    assert runs.main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_the_list_as_json_is_numbers_with_null_for_what_is_not_known(capsys, three):
+    assert runs.main(["--json", "--where", "name=maths*"]) == 0
+    [run] = json.loads(capsys.readouterr().out)
+    assert run["lr"] == 1e-3 and run["train/nll"] == 3.0 and run["eval/nll"] is None
+
+
+def test_on_80_columns_no_line_is_longer_and_no_path_is_cut(three):
+    listed = [runs.listed(directory) for directory in runs.find_runs([runs.FOLDER])]
+    lines = runs.table(listed, 80)
+    assert max(map(len, lines)) <= 80
+    assert all(any(run.columns["path"] in line.split() for line in lines) for run in listed)
+    assert len(runs.table(listed)) == 1 + len(listed)  # in a pipe: a line each
 
 
 def test_without_runs_it_says_how_to_make_one(place, capsys):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
+import math
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from sft.errors import BadInput
 
@@ -24,6 +26,32 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_config_dir(parser: argparse.ArgumentParser) -> None:
+    """Give a command that takes the keys of a run the option `--config-dir`, as training has it."""
+    parser.add_argument("--config-dir", metavar="FOLDER", help="config files of your own")
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Give a command that lists or compares the option `--json`; `what` it prints then."""
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON instead")
+
+
+def print_json(value: Any) -> None:
+    """What `--json` prints: a list of objects, or one object of what is one thing.
+
+    Numbers are numbers, times are seconds, and what is not known or not finite is null.
+    """
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def command(name: str) -> Callable[[Main], Main]:

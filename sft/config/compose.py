@@ -26,17 +26,26 @@ PARAMS = "hydra.sweeper.params"
 CONF = (Path(__file__).parents[1] / "conf").resolve()
 
 
-def compose(overrides: list[str]) -> Settings:
-    """The settings that `python -m sft OVERRIDES` would run with. Raises `BadInput`."""
+def compose(overrides: list[str], config_dir: str | None = None) -> Settings:
+    """The settings that `python -m sft OVERRIDES` would run with. Raises `BadInput`.
+
+    `config_dir` is a folder of config files of the user's own.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
     overrides = with_kind_of_data(overrides)
-    check_overrides(overrides)
+    check_overrides(overrides, config_dir)
+    where = []
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise BadInput(f"--config-dir: there is no folder {config_dir}")
+        path = str(Path(config_dir).absolute()).replace("'", "\\'")
+        where = [f"hydra.searchpath=['file://{path}']"]
     register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return settings_of(hydra_compose("config", admitted(overrides)))
+            return settings_of(hydra_compose("config", [*admitted(overrides), *where]))
     except Exception as error:
         raise translate(error) from error
 

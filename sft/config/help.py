@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ HELP = """Fine-tune a language model with LoRA through the Tinker API.
   python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
 
 Commands (sft COMMAND, or python -m sft.COMMAND; COMMAND --help says more):
+  train          the default: one run, or a sweep with --multirun
 {commands}
 
 Groups, one option each (GROUP=OPTION):
@@ -37,6 +39,7 @@ Fields of the evaluators that come with the product, with the choices of evaluat
   --cfg job        print the composed config and stop
   --multirun, -m   run a sweep
   --config-dir     a folder of config files of your own
+  -sc install=bash   lets Tab complete, by eval "$(sft -sc install=bash)"
 """
 
 
@@ -49,7 +52,14 @@ def help_text(commands: Mapping[str, str]) -> str:
     return HELP.format(
         commands="\n".join(f"  {name:<14} {what}" for name, what in commands.items()),
         groups="\n".join(
-            f"  {name:<12} {', '.join(options)}" for name, options in groups().items()
+            textwrap.fill(
+                ", ".join(options),
+                80,
+                initial_indent=f"  {name:<12} ",
+                subsequent_indent=" " * 15,
+                break_long_words=False,
+            )
+            for name, options in groups().items()
         ),
         keys="\n".join(_keys(Settings(), "")),
         kinds="\n".join(_keys_of_kinds()),

@@ -21,7 +21,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from sft.command.main import command, new_parser
+from sft.command.main import add_json, command, new_parser, print_json
 from sft.config.saved import from_saved
 from sft.cost import meter
 from sft.cost.bill import Bill, of_sessions
@@ -76,15 +76,48 @@ def main(argv: list[str] | None = None) -> int:
         default=True,
         help="ask the provider what it has billed",
     )
+    add_json(parser, "the sum, each run and the bill")
     options = parser.parse_args(argv)
     runs = [Spent.of(directory) for directory in _directories(options.run, options.uri)]
+    away = [run for run in runs if run.kind != "local" and run.facts.get("sessions")]
+    bill = _bill(away) if options.bill and away else None
+    if options.json:
+        print_json(as_json(runs, bill))
+        return 0
     if len(runs) > 1:
         print("\n".join(_each(runs)), end="\n\n")
     print("\n".join(_sum(runs)))
-    away = [run for run in runs if run.kind != "local" and run.facts.get("sessions")]
-    if options.bill and away:
-        print("\n".join(_billed(away)))
+    if isinstance(bill, Bill):
+        used = reduce(add, (run.usage for run in away))
+        print("\n".join(_beside(bill, used, [run.usd for run in away])))
+    elif bill:
+        print(bill)
     return 0
+
+
+def as_json(runs: Sequence[Spent], bill: Bill | str | None) -> dict[str, Any]:
+    """What is shown, as plain data; `bill` is the provider's, or why there is none."""
+    known = [run.usd for run in runs if run.usd is not None]
+    return {
+        "usd": sum(known) if known else None,
+        "tokens": reduce(add, (run.usage for run in runs), Usage()).to_json(),
+        "seconds": sum(run.facts.get("seconds") or 0.0 for run in runs),
+        "runs": [
+            {
+                "path": str(run.directory),
+                "status": run.facts.get("status"),
+                "usd": run.usd,
+                "estimated_usd": (run.facts.get("estimate") or {}).get("usd"),
+                "tokens": run.usage.to_json(),
+                "seconds": run.facts.get("seconds"),
+            }
+            for run in runs
+        ],
+        "bill": {"tokens": bill.usage.to_json(), "usd": bill.usd, "unpriced": bill.unpriced}
+        if isinstance(bill, Bill)
+        else None,
+        "no_bill": bill if isinstance(bill, str) else None,
+    }
 
 
 def _directories(word: str, uri: str | None) -> list[Path]:
@@ -132,8 +165,8 @@ def _sum(runs: Sequence[Spent]) -> list[str]:
     return [*lines, *(f"prices: {source}" for source in sources)]
 
 
-def _billed(runs: Sequence[Spent]) -> list[str]:
-    """The provider's own words; why there are none is a sentence as well."""
+def _bill(runs: Sequence[Spent]) -> Bill | str:
+    """The provider's own of what these runs did; why there is none is a sentence."""
     import tinker
 
     sessions = [session for run in runs for session in run.facts["sessions"]]
@@ -148,10 +181,9 @@ def _billed(runs: Sequence[Spent]) -> list[str]:
     try:
         asyncio.run(Service.reach(base_url))
         client = tinker.AdminClient(base_url=base_url, api_key=api_key(base_url))
-        bill = of_sessions(ask, sessions, since, until)
+        return of_sessions(ask, sessions, since, until)
     except (BadInput, tinker.TinkerError) as error:
-        return [f"the provider's bill: not to be had ({error})"]
-    return _beside(bill, reduce(add, (run.usage for run in runs)), [run.usd for run in runs])
+        return f"the provider's bill: not to be had ({error})"
 
 
 def _beside(bill: Bill, usage: Usage, costs: Sequence[float | None]) -> list[str]:

@@ -12,10 +12,9 @@ code is 1 if a run could not train there.
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 
-from sft.command.main import command, new_parser
+from sft.command.main import add_config_dir, add_json, command, new_parser, print_json
 from sft.config.compose import compose
 from sft.config.schema import Settings
 from sft.config.secrets import fill
@@ -31,13 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.doctor", __doc__)
     parser.add_argument("overrides", nargs="*", help="service=… model=… lora.rank=…, as for a run")
-    parser.add_argument("--json", action="store_true", help="an object for each line, as JSON")
+    add_config_dir(parser)
+    add_json(parser, "the lines")
     arguments = parser.parse_intermixed_args(argv)  # --json between overrides, too
     check_working_folder()
-    settings = compose(arguments.overrides)
+    settings = compose(arguments.overrides, arguments.config_dir)
     rows = examine(settings)
     if arguments.json:
-        print(json.dumps([row.to_json() for row in rows], indent=2))
+        print_json([row.to_json() for row in rows])
     else:
         print("\n".join(lines(rows)))
     return int(any(row.ends_a_run for row in rows))

@@ -10,14 +10,13 @@ Prices are USD per million tokens. A model without a config of its own is traine
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sft.command.main import command, new_parser
+from sft.command.main import add_config_dir, add_json, command, new_parser, print_json
 from sft.command.service import service_of
 from sft.config.compose import CONF, compose
 from sft.config.schema import Settings
@@ -52,11 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.models", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="service=…", help="whose models")
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    add_config_dir(parser)
+    add_json(parser, "the models")
     options = parser.parse_intermixed_args(argv)
-    found = offered(compose(options.overrides))
+    found = offered(compose(options.overrides, options.config_dir))
     if options.json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
+        print_json([asdict(one) for one in found])
     else:
         print("\n".join(_table(found)))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,23 +18,35 @@ from sft.files import read_yaml
 from sft.record.durations import age
 from sft.record.metrics import read
 from sft.record.rundir import end, is_running, read_facts
+from sft.tracking.values import flatten
 
 FOLDER = Path("outputs")
 COLUMNS = (
-    *("state", "model", "data", "lr", "rank", "steps", "train/nll", "eval/nll", "usd", "age"),
+    *("status", "model", "data", "lr", "rank", "steps", "train/nll", "eval/nll", "usd", "age"),
     "path",
 )
+TIME = re.compile(r"^\d\d-\d\d-\d\d-")
+"""Before the name of a run, in that of its directory."""
 
 
 @dataclass
 class Listed:
-    """One run as the list shows it."""
+    """One run of the list."""
 
     directory: Path
-    state: str
-    started: float
-    """Seconds since 1970."""
-    cells: dict[str, str]
+    columns: dict[str, Any]
+    """What the list shows: numbers as numbers, None for what is not known."""
+    keys: dict[str, Any]
+    """What else it is chosen and sorted by: its settings and the last value of each metric."""
+
+    def get(self, key: str) -> Any:
+        """The value of a column, a setting or a metric; None if the run has none."""
+        return self.columns[key] if key in self.columns else self.keys.get(key)
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """The columns as text, in the order in which they are shown."""
+        return {name: _shown(name, self.columns[name]) for name in COLUMNS}
 
 
 def find_runs(folders: Sequence[Path]) -> Iterator[Path]:
@@ -65,7 +78,6 @@ def close(directory: Path) -> bool:
 
 def listed(directory: Path) -> Listed:
     """What the list says of the run in `directory`."""
-
     facts = read_facts(directory)
     try:
         saved = read_yaml(directory / "config.yaml")
@@ -74,23 +86,31 @@ def listed(directory: Path) -> Listed:
     last: dict[str, Any] = {}
     for row in read(directory / "metrics.jsonl"):
         last |= row
+    settings = dict(flatten(saved))
     started = facts.get("started") or (directory / "config.yaml").stat().st_mtime
-    model = saved.get("model") or {}
-    cells = {
-        "state": facts.get("status", "?"),
-        "model": str(model.get("name", "?")).rsplit("/", 1)[-1],
+    model = settings.get("model.name")
+    columns = {
+        "name": TIME.sub("", directory.name),
+        "status": facts.get("status"),
+        "model": model and str(model).rsplit("/", 1)[-1],
         "data": data_name(saved.get("dataset") or {"kind": "?"}),
-        "lr": f"{saved['lr']:g}" if isinstance(saved.get("lr"), float) else "?",
-        "rank": str((saved.get("lora") or {}).get("rank", "?")),
-        "steps": str(facts.get("steps") or last.get("step", 0)),
-        "train/nll": _number(last.get("train/nll")),
-        "eval/nll": _number(last.get("eval/nll")),
-        "usd": "-" if (usd := spent(directory)) is None else dollars(usd),
-        "age": age(time.time() - started),
+        "lr": settings.get("lr"),
+        "rank": settings.get("lora.rank"),
+        "steps": facts.get("steps") or last.get("step", 0),
+        "train/nll": last.get("train/nll"),
+        "eval/nll": last.get("eval/nll"),
+        "usd": spent(directory),
+        "age": time.time() - started,
         "path": str(directory),
     }
-    return Listed(directory, cells["state"], started, cells)
+    return Listed(directory, columns, settings | last)
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "-"
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "-" if name in ("train/nll", "eval/nll", "usd") else "?"
+    if name in ("train/nll", "eval/nll"):
+        return f"{value:.4f}"
+    if name == "lr" and isinstance(value, float):
+        return f"{value:g}"
+    return {"usd": dollars, "age": age}.get(name, str)(value)

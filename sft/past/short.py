@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from sft.errors import BadInput
-from sft.past.listing import FOLDER, find_runs
+from sft.past.listing import FOLDER, TIME, find_runs
 from sft.record.rundir import read_facts
 
 LAST = "last"
-TIME = re.compile(r"^\d\d-\d\d-\d\d-")
 NAMED = 5
 """So many runs are named where a beginning fits several."""
 

@@ -1,5 +1,6 @@
 """Money on the command line: the estimate, the question, the budget, and `sft.cost`."""
 
+import json
 import os
 import pty
 import subprocess
@@ -93,6 +94,13 @@ def test_cost_shows_tokens_and_money_by_kind_beside_the_estimate(place, resumed)
     assert f"{usage['train']:,}" in " ".join(lines) and "estimated before" in "\n".join(lines)
     assert any(line.split()[:1] == ["train"] and line.split()[2] == "1000" for line in lines), rows
     assert "bill" not in "\n".join(lines)  # nobody bills on this machine
+
+
+def test_cost_as_json_has_the_sum_the_runs_and_no_bill_of_this_machine(place, resumed):
+    said = json.loads(run(place, "sft.cost", "ended", "--json").stdout)
+    assert said["usd"] == meter.spent(place[0] / "ended") == said["runs"][0]["usd"]
+    assert said["tokens"]["train"] == meter.last(place[0] / "ended")["train"]
+    assert said["bill"] is said["no_bill"] is None
 
 
 def test_cost_sets_the_providers_bill_of_the_runs_sessions_beside_it(place, resumed, monkeypatch):

@@ -277,3 +277,12 @@ def test_the_command_line_prints_table_and_answer(study, tmp_path, monkeypatch, 
     assert "no study of that name" in capsys.readouterr().err
     with pytest.raises(BadInput):
         storage.load_study("absent")
+
+
+def test_the_report_as_json_has_the_answer_and_every_trial(study, tmp_path, capsys):
+    assert report.main([str(tmp_path / "s"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["metrics"] == {"eval/nll": "minimize"} and Path(said["page"]).is_file()
+    best = said["trials"][said["best"]]
+    assert (best["lr"], best["lora.rank"], best["eval/nll"]) == (1e-3, 64, 0.5)
+    assert [trial["status"] for trial in said["trials"]].count("complete") == len(VALUES)

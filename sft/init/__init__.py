@@ -1,0 +1,1 @@
+"""A config folder of one's own to start from: `python -m sft.init`."""
