@@ -67,9 +67,10 @@ def test_nothing_is_written_once_it_was_stopped_or_before_the_first_interval(tmp
 def test_the_service_is_measured_as_long_as_it_lives(often, tmp_path):
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        last = sampled(tmp_path, 8, busy.pid)[-1][2]
-        assert last["system/service/cpu_utilization_percentage"] > 0
-        assert last["system/service/memory_usage_megabytes"] > 1
+        rows = [values for _, _, values in sampled(tmp_path, 8, busy.pid)]
+        # On a busy machine it may get no time between two samples, but not between all.
+        assert max(row["system/service/cpu_utilization_percentage"] for row in rows) > 0
+        assert rows[-1]["system/service/memory_usage_megabytes"] > 1
     finally:
         busy.kill()
         busy.wait()
