@@ -19,6 +19,7 @@ TRAIN = "train"
 COMMANDS = {
     "preview": "what becomes of the data: text, tokens, what of it is trained",
     "sample": "ask what a run has trained",
+    "chat": "talk to it in several turns, two runs side by side",
     "runs": "every run, and how it stands",
     "compare": "what differs between runs, and how sure that is",
     "resume": "go on from a run's last checkpoint",
@@ -27,6 +28,7 @@ COMMANDS = {
     "cost": "what a run or a sweep costs, beside the provider's bill",
     "models": "what a service offers, and what it costs",
     "export": "the trained adapter as a PEFT folder, or the whole model",
+    "publish": "the same on the Hugging Face Hub, with a model card",
     "promote": "give a checkpoint a name in MLflow's model registry",
     "ui": "MLflow's pages of the runs",
     "doctor": "what a service can do, and what is done about the rest",
