@@ -53,12 +53,15 @@ class Speaker:
         prompt = self.renderer.generation_prompt([*system, *asked])
         stop = self.renderer.stop_sequences()
         tokens: list[int] = []
+        said = ""
         try:
             while await self._sample(prompt, tokens, stop):
-                yield settled(without_end(tokens, self.tokenizer, stop), stop).lstrip()
-            yield answer_text(tokens, self.tokenizer, stop)
+                said = settled(without_end(tokens, self.tokenizer, stop), stop).lstrip()
+                yield said
+            said = answer_text(tokens, self.tokenizer, stop)
+            yield said
         finally:
-            if said := answer_text(tokens, self.tokenizer, stop):
+            if said:
                 self.history = [*asked, {"role": "assistant", "content": said}]
 
     async def _sample(
