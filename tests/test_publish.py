@@ -63,6 +63,7 @@ def test_the_next_commands_and_the_card_name_the_model_on_the_hub(published, hub
     assert b'path = "me/faq"' in hub.files["me/faq"]["README.md"]
 
 
+@pytest.mark.slow
 def test_a_merged_model_takes_the_place_of_an_adapter(published, place, hub):
     hub.files["me/faq"]["notes.txt"] = b"mine"
     done = publish(place, hub, "me/faq", "--merge")

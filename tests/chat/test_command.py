@@ -95,6 +95,7 @@ def terminal(place):
         os.close(one.master)
 
 
+@pytest.mark.slow
 def test_a_wide_terminal_has_two_answers_beside_each_other(terminal):
     chat = terminal(120, "run", "--base", "--max-tokens", "20")
     assert "run and base: Ctrl-C stops an answer, Ctrl-D ends" in chat.until("> ")
@@ -103,6 +104,7 @@ def test_a_wide_terminal_has_two_answers_beside_each_other(terminal):
     assert chat.end() == 0
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_has_them_below_each_other_and_ctrl_c_stops_one(terminal):
     chat = terminal(80, "run", "--base", "--max-tokens", "400")
     chat.until("> ")
