@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sft.record.checkpoints import CheckpointRecord
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OUTPUT = (".model.unembed_tokens.", ".lm_head.")
+"""The output matrix as hosted Tinker names it, and as PEFT does."""
 EXPORT_SECONDS = 3600
 """Life of the temporary export on the hosted service; the shortest that it takes."""
 
@@ -40,7 +42,9 @@ def bring(settings: Settings, home: Path, record: CheckpointRecord, target: Path
         _copy(_local_folder(settings, home, record), target)
     else:
         _download(settings, record, target)
-    return check_adapter(target, settings.lora.rank)
+    tensors = check_adapter(target, settings.lora.rank)
+    name_as_peft(target)
+    return tensors
 
 
 def check_adapter(folder: Path, rank: int | None = None) -> int:
@@ -74,8 +78,25 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
     return len(tensors)
 
 
+def name_as_peft(folder: Path) -> None:
+    """Let the adapter in `folder` say by PEFT's names which modules it adapts.
+
+    Hosted Tinker calls the output matrix `model.unembed_tokens`, which PEFT does not find, and may
+    name its modules `all-linear`, which leaves that matrix out.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS)
+    named = {name.replace(*OUTPUT): tensor for name, tensor in tensors.items()}
+    if named.keys() != tensors.keys():
+        save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["target_modules"] = sorted({name.split(".lora_")[0].split(".")[-1] for name in named})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def trains_lm_head(folder: Path) -> bool:
-    """Whether the PEFT adapter in `folder` adapts the output matrix."""
+    """Whether the PEFT adapter in `folder`, named as PEFT does, adapts the output matrix."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     return "lm_head" in config["target_modules"]
 

@@ -13,6 +13,7 @@ import pytest
 
 from sft.export.__main__ import main
 from sft.export.loading import Exported, commands, remarks
+from sft.export.weights import CONFIG, WEIGHTS, name_as_peft
 
 pytestmark = [  # what peft says of transformers, and of tied embeddings
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
@@ -54,6 +55,23 @@ def test_a_merged_model_computes_what_base_and_adapter_compute(place, tiny_model
     assert (expected - logits(AutoModelForCausalLM.from_pretrained(tiny_model))).abs().max() > 1e-3
     assert torch.allclose(logits(merged), expected, atol=1e-4)
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
+
+
+def test_an_adapter_with_the_names_of_hosted_tinker_loads_with_peft(place, tiny_model, tmp_path):
+    import torch
+    from safetensors.numpy import load_file, save_file
+
+    assert main(["run", str(tmp_path / "adapter")]) == 0
+    expected = logits(adapted(tiny_model, tmp_path / "adapter"))
+    weights, config = (tmp_path / "adapter" / name for name in (WEIGHTS, CONFIG))
+    named = {
+        name.replace(".lm_head.", ".model.unembed_tokens."): tensor
+        for name, tensor in load_file(weights).items()
+    }
+    save_file(named, weights)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": "all-linear"}))
+    name_as_peft(tmp_path / "adapter")
+    assert torch.equal(logits(adapted(tiny_model, tmp_path / "adapter")), expected)
 
 
 def test_a_merged_model_ends_its_answers_where_they_were_trained_to(place, tmp_path):
