@@ -53,12 +53,11 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
     Raises `BadInput` if a file is missing or torn, a matrix has no partner or another rank, or
     a value is not finite.
     """
-    import numpy
     from safetensors import SafetensorError, safe_open
 
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        with safe_open(folder / WEIGHTS, "np") as file:
+        with safe_open(folder / WEIGHTS, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(f"the checkpoint is not whole: {error}") from None
@@ -70,8 +69,10 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
         if partner == name or partner not in tensors:
             raise BadInput(f"the checkpoint's {name} is no half of a LoRA pair")
         if tensor.shape[0 if here == ".lora_A." else 1] != config["r"]:
-            raise BadInput(f"the checkpoint's {name} has shape {tensor.shape}, rank {config['r']}")
-        if not numpy.isfinite(tensor).all():
+            raise BadInput(
+                f"the checkpoint's {name} has shape {tuple(tensor.shape)}, rank {config['r']}"
+            )
+        if not tensor.isfinite().all():
             raise BadInput(f"the checkpoint's {name} has values that are not finite")
     if not tensors:
         raise BadInput("the checkpoint holds no weights")
@@ -84,7 +85,7 @@ def name_as_peft(folder: Path) -> None:
     Hosted Tinker calls the output matrix `model.unembed_tokens`, which PEFT does not find, and may
     name its modules `all-linear`, which leaves that matrix out.
     """
-    from safetensors.numpy import load_file, save_file
+    from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / WEIGHTS)
     named = {name.replace(*OUTPUT): tensor for name, tensor in tensors.items()}

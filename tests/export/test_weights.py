@@ -45,6 +45,14 @@ def test_weights_that_cannot_be_right_are_found(adapter, change, said):
         weights.check_adapter(adapter)
 
 
+def test_weights_in_bfloat16_are_taken(adapter):
+    from safetensors.torch import load_file, save_file
+
+    file = adapter / weights.WEIGHTS
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file)
+    assert weights.check_adapter(adapter) > 0
+
+
 def test_another_rank_than_the_runs_is_found(adapter):
     with pytest.raises(BadInput, match="rank 4, the run has 8"):
         weights.check_adapter(adapter, 8)
