@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 
 from sft.chat.screen import Screen
@@ -28,6 +29,8 @@ from sft.sample import check_sampling
 
 HINT = "Ctrl-C stops an answer, Ctrl-D ends, /reset begins a new conversation"
 RESET = "/reset"
+SAMPLING = ("system", "max_tokens", "temperature", "seed")
+"""Options that are fields of a `Speaker`."""
 
 
 @command("sft.chat")
@@ -60,16 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     from rich.console import Console
 
     console = Console(highlight=False)
-    with asyncio.Runner() as runner, console.status("starting the service") as status:
-        sampling = {
-            "system": options.system,
-            "max_tokens": options.max_tokens,
-            "temperature": options.temperature,
-            "seed": options.seed,
-        }
-        with speakers(found, runner, **sampling) as all_speakers:
-            status.stop()
-            _talk(Screen(console, all_speakers), runner)
+    sampling = {name: getattr(options, name) for name in SAMPLING}
+    try:
+        with asyncio.Runner() as runner, console.status("starting the service") as status:
+            with speakers(found, runner, **sampling) as all_speakers:
+                status.stop()
+                _talk(Screen(console, all_speakers), runner)
+    except KeyboardInterrupt:  # before the first turn, or on the way out
+        return 128 + signal.SIGINT
     return 0
 
 
