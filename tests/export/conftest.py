@@ -5,7 +5,7 @@ import pytest
 from tests.finished_run import finished_run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def original(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("place")
     return finished_run(
