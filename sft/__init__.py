@@ -4,8 +4,8 @@ What is typed or imported lies here at the top:
 
     train, types, datasets, renderers, evaluators, hooks    the Python API
     __main__, sample, resume, reproduce, runs,
-    compare, preview, export, promote, ui, doctor           the commands
-    cost, models, init                                      the same, in folders of their parts
+    compare, preview, publish, promote, ui                  the commands
+    chat, cost, doctor, export, init, models                the same, in folders of their parts
     errors, files, keys, secrets                            what every folder may use
 
 Everything else has a folder, and folders import downwards only:
@@ -21,12 +21,14 @@ Everything else has a folder, and folders import downwards only:
     data/         from a file or the Hub to conversations
     tokens/       from tokens to datums: cache, pool, tables
     rendering/    from a conversation to tokens, and which of them are trained
-    models/       the demo model, tokenizers, sizes of adapters, merging
+    models/       the demo model, tokenizers, sizes of adapters, merging, GGUF
     cost/         prices, the estimate before a run, the meter during it, budgets
     prior/        what published sweeps say of learning rate and rank, and `lr=auto`
     schedules/    the learning rate over the steps of a run
     losses/       what a step minimises
     service/      the local service as a child process, and other servers' habits
+    chat/         several turns with one run or two
+    export/       a checkpoint as files for other programs, and its model card
     doctor/       what a service can do, as a table
     local/        the local Tinker service itself; imports nothing of the harness
 

@@ -14,6 +14,7 @@ from sft.evaluation.answers import (
     SamplingEvaluatorBuilder,
     answer_text,
     held_out_prompts,
+    without_end,
 )
 from sft.evaluation.choice import ChoiceBuilder, ChoiceEvaluator
 from sft.evaluation.harnesses.inspect import InspectBuilder, InspectEvaluator
@@ -62,6 +63,7 @@ __all__ = [
     "name_of",
     "numbers",
     "table_of",
+    "without_end",
 ]
 
 BUILDERS: dict[str, type[EvaluatorBuilder]] = {

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     check_working_folder()
     logging.getLogger("tinker").addHandler(logging.NullHandler())  # the sentence below says it
-    _check(arguments)
+    check_sampling(arguments)
     found = find(arguments.run, arguments.uri)
     settings = from_saved(saved_config(found, arguments.trust), found.source)
     path = None
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def check_sampling(arguments: argparse.Namespace) -> None:
     """Raise `BadInput` on a number that no service can sample with."""
     for option, least in (("max_tokens", 1), ("temperature", 0), ("seed", 0)):
         value = getattr(arguments, option)
@@ -89,9 +89,7 @@ def sample(
     """
     import tinker
 
-    builder = dataset_builder(settings)
-    if not isinstance(builder, ChatDatasetBuilder):  # one of the user's own, without a renderer
-        builder = ChatDatasetBuilder(common_config=common_config(settings))
+    builder = chat_builder(settings)
     tokenizer, renderer = builder.tokenizer, builder.renderer
     tokens = renderer.generation_prompt([{"role": "user", "content": prompt}])
     stop = renderer.stop_sequences()
@@ -102,6 +100,15 @@ def sample(
     with start() if start else nullcontext(settings.service.base_url) as base_url:
         answer = asyncio.run(_answer(base_url, settings.model.name, sampler_path, tokens, sampling))
     return answer_text(answer, tokenizer, stop)
+
+
+def chat_builder(settings: Settings) -> ChatDatasetBuilder:
+    """What has the tokenizer and the renderer of a run. Raises `BadInput`."""
+    builder = dataset_builder(settings)
+    if isinstance(builder, ChatDatasetBuilder):
+        return builder
+    # One of the user's own, without a renderer.
+    return ChatDatasetBuilder(common_config=common_config(settings))
 
 
 async def _answer(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OURS = ("sft", "hydra_plugins")
-# evaluators=NAME and tracking=NAME import them, and say how to install them.
-EXTRAS = ("inspect", "lm-eval", "tensorboard", "trackio", "wandb")
+# sft.export --gguf, evaluators=NAME and tracking=NAME import them, and say how to install them.
+EXTRAS = ("gguf", "inspect", "lm-eval", "tensorboard", "trackio", "wandb")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

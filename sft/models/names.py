@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sft.errors import BadInput
@@ -15,6 +16,18 @@ def of_hub(name: str) -> str:
     'Qwen/Qwen3.8-27B'
     """
     return name.partition(":peft:")[0]
+
+
+def hub_id(name: str) -> str | None:
+    """The Hub's id of the model `name`; None of a folder that may come from anywhere.
+
+    >>> hub_id("Qwen/Qwen3-8B"), hub_id("./models/mine")
+    ('Qwen/Qwen3-8B', None)
+    """
+    if name == demo.NAME:
+        return demo.HUB
+    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", of_hub(name)) is not None
+    return of_hub(name) if is_id and not Path(name).is_dir() else None
 
 
 def folder_or_name(name: str) -> str:

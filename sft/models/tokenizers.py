@@ -28,8 +28,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise BadInput(f"model.tokenizer: there is no folder {name}")
     try:
         return _read(source, "not in the cache", local_files_only=True)
-    except BadInput:
-        _check_hub(name)
+    except BadInput as error:
+        if reason := why_no_hub():
+            raise BadInput(
+                f"model.tokenizer: '{name}' is neither a folder nor in the Hub's cache on this "
+                f"machine, and the Hub cannot be reached ({reason})"
+            ) from error
     return _read(source, f"the Hub has no tokenizer '{name}' to give")
 
 
@@ -44,21 +48,22 @@ def _read(source: str, failure: str, **options: bool) -> PreTrainedTokenizerBase
         raise BadInput(f"model.tokenizer: {failure}: {reason}") from error
 
 
-def _check_hub(name: str) -> None:
-    """Fail at once without a network: the Hub's client would try for a minute."""
+def why_no_hub() -> str | None:
+    """Why the Hub cannot be reached, found at once; None if it can.
+
+    Without a network the Hub's client would try for a minute.
+    """
     from urllib.request import getproxies  # 20 ms that `--help` need not pay
 
     from huggingface_hub import constants
 
     scheme = urlsplit(constants.ENDPOINT).scheme
     address = urlsplit(getproxies().get(scheme) or constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
     try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname, port), timeout=2.0).close()
     except OSError as error:
-        raise BadInput(
-            f"model.tokenizer: '{name}' is neither a folder nor in the Hub's cache on this "
-            f"machine, and the Hub cannot be reached ({error})"
-        ) from error
+        return str(error)
+    return None

@@ -43,6 +43,12 @@ class TemplateText:
     def writes_the_date(self) -> bool:
         return "strftime_now" in self.template
 
+    @property
+    def alone(self) -> str:
+        """The template with its arguments written into it, for programs that are given none."""
+        lines = [f"{{%- set {name} = {_literal(value)} -%}}" for name, value in self.kwargs.items()]
+        return "".join(f"{line}\n" for line in lines) + self.template
+
     def write(
         self, messages: Messages, variables: dict[str, Any] | None = None, *, prompt: bool = False
     ) -> str:
@@ -139,6 +145,19 @@ class TemplateText:
         whole = self.write(others, variables, prompt=prompt)
         before, found, after = whole.partition(STAND_IN)
         return (before, after) if found else ("", "")
+
+
+def _literal(value: Any) -> str:
+    """A plain value as Jinja writes it.
+
+    >>> _literal({"a": [None, True, "b"]})
+    '{"a": [none, true, "b"]}'
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -1,11 +1,4 @@
-"""`python -m sft.export RUN DIR`: a checkpoint as a folder that PEFT, transformers and vLLM load.
-
-    python -m sft.export RUN adapter                       # the last checkpoint, a PEFT adapter
-    python -m sft.export RUN adapter --checkpoint best
-    python -m sft.export models:/qwen-faq@champion adapter
-    python -m sft.export RUN model --merge                 # merged into the base model
-
-A merged model ends its answers where they were trained to end (`generation_config.json`).
+"""The adapter of a checkpoint, brought to a folder and checked.
 
 The local service's checkpoints are copied from its folder, a hosted one is downloaded through the
 SDK, which starts a short training session for it. Of a server that exports nothing, the archive of
@@ -18,103 +11,40 @@ import asyncio
 import json
 import shutil
 import sys
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sft.command.main import command, new_parser
 from sft.command.service import service_of
-from sft.config.saved import common_config, from_saved
-from sft.config.shadows import check_working_folder
 from sft.errors import BadInput
-from sft.models.merge import merge_into_base
-from sft.models.names import model_folder
-from sft.past.choosing import CHECKPOINT, choose, home
-from sft.past.find import WORDS, find
-from sft.past.trust import TRUST, saved_config
 from sft.run.client import Connection, Service, await_client
 from sft.run.failures import ServiceLost, words_of
 from sft.service import downloads
 from sft.service.habits import server
-from sft.types import ChatDatasetBuilder
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
     from sft.record.checkpoints import CheckpointRecord
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OUTPUT = (".model.unembed_tokens.", ".lm_head.")
+"""The output matrix as hosted Tinker names it, and as PEFT does."""
 EXPORT_SECONDS = 3600
 """Life of the temporary export on the hosted service; the shortest that it takes."""
 
 
-@command("sft.export")
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = new_parser("sft.export", __doc__)
-    parser.add_argument("run", metavar="RUN", help=WORDS)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a new or an empty folder")
-    parser.add_argument("--checkpoint", metavar="NAME", help=CHECKPOINT)
-    parser.add_argument("--merge", action="store_true", help="merge into the base model")
-    parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
-    parser.add_argument("--trust", action="store_true", help=TRUST)
-    options = parser.parse_args(argv)
-    check_working_folder()
-    print(
-        export(
-            options.run,
-            options.folder,
-            options.checkpoint,
-            options.merge,
-            options.uri,
-            trust=options.trust,
-        )
-    )
-    return 0
+def bring(settings: Settings, home: Path, record: CheckpointRecord, target: Path) -> int:
+    """Write the adapter of `record` to the folder `target`; the number of its tensors.
 
-
-def export(
-    word: str,
-    target: Path,
-    checkpoint: str | None = None,
-    merge: bool = False,
-    uri: str | None = None,
-    *,
-    trust: bool = False,
-) -> str:
-    """Bring a checkpoint of the run `word` to the folder `target`; a sentence on what is there.
-
-    The folder appears whole or not at all. Raises `BadInput`.
+    `home` is the working folder of the run. Raises `BadInput`.
     """
-    found = find(word, uri)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BadInput(f"{target}: is there already; name a new folder")
-    settings = from_saved(saved_config(found, trust), found.source)
-    record = choose(found, checkpoint)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{target.parent}: cannot be made: {error.strerror}") from error
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
-        adapter = Path(scratch) / "adapter"
-        adapter.mkdir()
-        if settings.service.kind == "local":
-            _copy(_local_folder(settings, home(found, settings), record), adapter)
-        else:
-            _download(settings, record, adapter)
-        tensors = check_adapter(adapter, settings.lora.rank)
-        base = _base(settings)
-        _name_base(adapter, base)
-        result = adapter
-        if merge:
-            result = Path(scratch) / "merged"
-            merge_into_base(base, adapter, result)
-            _stop_as_trained(result, settings)
-        if target.exists():
-            target.rmdir()
-        shutil.move(result, target)
-    kind = "a model with the adapter merged in" if merge else f"a PEFT adapter for {base}"
-    return f"{target}: checkpoint {record.name} as {kind}, {tensors} tensors of the adapter checked"
+    if settings.service.kind == "local":
+        _copy(_local_folder(settings, home, record), target)
+    else:
+        _download(settings, record, target)
+    tensors = check_adapter(target, settings.lora.rank)
+    name_as_peft(target)
+    return tensors
 
 
 def check_adapter(folder: Path, rank: int | None = None) -> int:
@@ -123,12 +53,11 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
     Raises `BadInput` if a file is missing or torn, a matrix has no partner or another rank, or
     a value is not finite.
     """
-    import numpy
     from safetensors import SafetensorError, safe_open
 
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        with safe_open(folder / WEIGHTS, "np") as file:
+        with safe_open(folder / WEIGHTS, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(f"the checkpoint is not whole: {error}") from None
@@ -140,32 +69,37 @@ def check_adapter(folder: Path, rank: int | None = None) -> int:
         if partner == name or partner not in tensors:
             raise BadInput(f"the checkpoint's {name} is no half of a LoRA pair")
         if tensor.shape[0 if here == ".lora_A." else 1] != config["r"]:
-            raise BadInput(f"the checkpoint's {name} has shape {tensor.shape}, rank {config['r']}")
-        if not numpy.isfinite(tensor).all():
+            raise BadInput(
+                f"the checkpoint's {name} has shape {tuple(tensor.shape)}, rank {config['r']}"
+            )
+        if not tensor.isfinite().all():
             raise BadInput(f"the checkpoint's {name} has values that are not finite")
     if not tensors:
         raise BadInput("the checkpoint holds no weights")
     return len(tensors)
 
 
-def _base(settings: Settings) -> str:
-    """The base model: the folder on this machine, or its name on the Hub."""
-    return model_folder(settings.model.name) or settings.model.name
+def name_as_peft(folder: Path) -> None:
+    """Let the adapter in `folder` say by PEFT's names which modules it adapts.
+
+    Hosted Tinker calls the output matrix `model.unembed_tokens`, which PEFT does not find, and may
+    name its modules `all-linear`, which leaves that matrix out.
+    """
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS)
+    named = {name.replace(*OUTPUT): tensor for name, tensor in tensors.items()}
+    if named.keys() != tensors.keys():
+        save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["target_modules"] = sorted({name.split(".lora_")[0].split(".")[-1] for name in named})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _name_base(adapter: Path, base: str) -> None:
-    file = adapter / CONFIG
-    config = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=2) + "\n")
-
-
-def _stop_as_trained(folder: Path, settings: Settings) -> None:
-    """Have the model in `folder` end its answers where they were trained to end."""
-    stops = ChatDatasetBuilder(common_config=common_config(settings)).renderer.stop_sequences()
-    file = folder / "generation_config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    kind = "eos_token_id" if all(isinstance(stop, int) for stop in stops) else "stop_strings"
-    file.write_text(json.dumps(config | {kind: stops}, indent=2) + "\n", encoding="utf-8")
+def trains_lm_head(folder: Path) -> bool:
+    """Whether the PEFT adapter in `folder`, named as PEFT does, adapts the output matrix."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return "lm_head" in config["target_modules"]
 
 
 def _local_folder(settings: Settings, home: Path, record: CheckpointRecord) -> Path:
@@ -183,7 +117,7 @@ def _local_folder(settings: Settings, home: Path, record: CheckpointRecord) -> P
 def _copy(folder: Path, target: Path) -> None:
     for name in (CONFIG, WEIGHTS):
         try:
-            shutil.copy(folder / name, target / name)
+            shutil.copyfile(folder / name, target / name)
         except OSError as error:
             raise BadInput(f"{folder / name}: cannot be read: {error.strerror}") from None
 
@@ -248,7 +182,3 @@ def fetch(urls: dict[str, str], target: Path) -> None:
                 shutil.copyfileobj(reply, out)
         except (URLError, OSError) as error:
             raise BadInput(f"{name}: the download failed: {error}") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())
