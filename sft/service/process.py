@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft.stages.threads import check
+
 POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 12
 KEY_VARIABLE = "SFT_SERVICE_KEY"  # see sft/local/__main__.py
@@ -65,7 +67,8 @@ class Wanted:
 
         `like` is one that has died: a new one takes its address and key, and serves what it did.
 
-        Raises `ServiceUnavailable` if it cannot be started, or serves something else.
+        Raises `ServiceUnavailable` if it cannot be started, or serves something else, and `GivenUp`
+        if it is no longer wanted.
         """
         child = None
         with starting(self.root):
@@ -84,6 +87,7 @@ class Wanted:
         Another process may be starting a service there, or one may be ending.
         """
         while (running := self._find()) is None and is_taken(self.root):
+            check()
             time.sleep(POLL_SECONDS)
         return running
 
@@ -145,8 +149,9 @@ class Wanted:
                 running = self._find()
                 if running is not None and running.pid == child.pid:
                     return
+                check()
                 time.sleep(POLL_SECONDS)
-        except BaseException:  # Ctrl-C while it loads
+        except BaseException:  # Ctrl-C while it loads, or it is no longer wanted
             child.kill()
             child.wait()
             raise
