@@ -55,7 +55,9 @@ def entered(manager: AbstractContextManager[T], stack: AsyncExitStack) -> asynci
         return await asyncio.to_thread(manager.__exit__, *exc)  # type: ignore[arg-type]
 
     stack.push_async_exit(leave)
-    return asyncio.shield(work)
+    given = asyncio.shield(work)
+    given.add_done_callback(_seen)  # also if nobody awaits it
+    return given
 
 
 def _begun(
@@ -73,4 +75,10 @@ async def _end(work: asyncio.Task[T], unwanted: threading.Event) -> None:
     """Return once the work has ended, in whatever way."""
     unwanted.set()
     await asyncio.wait([work])
-    work.exception()  # it has been seen
+    _seen(work)
+
+
+def _seen(done: asyncio.Future[T]) -> None:
+    """asyncio prints the traceback of an error that nobody has asked for."""
+    if not done.cancelled():
+        done.exception()
