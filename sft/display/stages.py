@@ -191,7 +191,7 @@ class InLines:
 
     def _say(self, text: str) -> None:
         with self._writing:
-            print(f"… {text}", flush=True)
+            print(f"{text} …", flush=True)
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
