@@ -87,10 +87,10 @@ async def main(
         plan = await Plan.make(config)
         without_effect = effects.check(config, plan)
         config, guess = await asyncio.to_thread(learning_rate.found, config, plan)
-        if starting is not None:
-            await asyncio.to_thread(import_module, "tinker")  # a second, beside the service's start
-            config = replace(config, base_url=await starting)
         stages.preparing("connecting to the service")
+        if starting is not None:
+            await asyncio.to_thread(import_module, "tinker")  # a second, beside the start
+            config = replace(config, base_url=await starting)
         api = api or await Service.reach(config.base_url)
         await api.check(config.model_name, plan.max_length)
         habits = habits_behind(config.base_url)

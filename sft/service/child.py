@@ -27,7 +27,6 @@ from pathlib import Path
 from sft.service.keys import api_key, held
 from sft.service.process import POLL_SECONDS, Running, ServiceUnavailable, Wanted, is_taken, lock
 from sft.service.proxies import exempt_loopback
-from sft.stages.stages import stage
 
 __all__ = ["ServiceUnavailable", "api_key", "local", "pid"]
 
@@ -74,8 +73,7 @@ def local(
     exempt_loopback()  # of whoever talks to it from here, and of the child
     wanted = Wanted(root, models, dtype, python, log or root / "service.log")
     with _using(root) as users:
-        with stage("starting the local service"):
-            running, child = wanted.obtain()
+        running, child = wanted.obtain()
         for sentence in running.warnings:
             logging.getLogger(__name__).warning("the local service: %s", sentence)
         _roots[running.url] = root

@@ -89,15 +89,12 @@ def test_an_answer_stands_alone_on_standard_output(place, run):
 
 @pytest.mark.parametrize("stage", ["checking the settings", "starting the local service"])
 def test_ctrl_c_leaves_nothing_behind_and_prints_no_traceback(stage, place, tiny_model, tmp_path):
-    words = [
-        word.replace("chats.jsonl", str(place / "chats.jsonl")) for word in overrides(tiny_model)
-    ]
     shown = on_terminal(
         sys.executable,
         "-m",
         "sft",
         *overrides(tiny_model),
-        chats,
+        f"dataset.path={place}/chats.jsonl",
         cwd=tmp_path,
         interrupt_at=lambda text: stage in text,
     )
