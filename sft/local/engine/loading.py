@@ -74,7 +74,7 @@ def load(
     read.reverse()
     whole = len(read)
     while read:  # one by one: the plain weights go on the way
-        tell(2 * count - count * len(read) // whole, 2 * count)
+        tell(count + count * (whole - len(read)) // whole, 2 * count)
         kind, modules, plain = read.pop()
         linears.append(Linear(kind, modules, make(plain)))
     head_dim = config.get("head_dim") or (
