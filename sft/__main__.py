@@ -10,7 +10,7 @@ import importlib
 import io
 import os
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any
 
 from sft.secrets import mask_urls
@@ -38,6 +38,8 @@ COMMANDS = {
 """Modules and packages of `sft` with a `main(argv)`; one is imported only when it is called."""
 ASK_COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
 """Hydra's words by which a shell asks."""
+TRAINING = {"-m", "--multirun", "-r", "--run", "-cd", "--config-dir", "--yes"}
+"""Options under which something is trained: Hydra's others only print."""
 NEVER_ASK = "cost.confirm_above_usd=null"
 """What `--yes` means."""
 
@@ -69,10 +71,21 @@ def main(argv: list[str] | None = None) -> int:
 
         check_working_folder()
         _check_command(argv)
-        return _with_hydra(argv)
+        with _at_work(argv):
+            return _with_hydra(argv)
     except BadInput as error:
         print(f"sft: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _at_work(argv: list[str]) -> AbstractContextManager[None]:
+    """Shows what is done from here on, but for a command line that Hydra answers by itself."""
+    from sft.display.stages import shown
+
+    options = {word.partition("=")[0] for word in argv if word.startswith("-")}
+    return shown("checking the settings", lines=True) if options <= TRAINING else nullcontext()
 
 
 def _command(name: str) -> Any:

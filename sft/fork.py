@@ -24,11 +24,13 @@ from sft.command.main import command, new_parser
 from sft.command.naming import new_directory
 from sft.command.variation import link, named, vary
 from sft.config.saved import from_saved
+from sft.display.stages import shown
 from sft.errors import BadInput
 from sft.past.choosing import at_step, home
 from sft.past.find import WORDS, Found, find
 from sft.past.trust import TRUST, saved_config
 from sft.schedules import SCHEDULES, Schedule
+from sft.stages.stages import say
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -53,14 +55,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument("--yes", action="store_true", help=YES)
     options = parser.parse_intermixed_args(argv)
-    return fork(
-        options.run,
-        options.step,
-        options.overrides,
-        uri=options.uri,
-        trust=options.trust,
-        yes=options.yes,
-    )
+    with shown("finding the run", lines=True):
+        return fork(
+            options.run,
+            options.step,
+            options.overrides,
+            uri=options.uri,
+            trust=options.trust,
+            yes=options.yes,
+        )
 
 
 def fork(
@@ -95,12 +98,12 @@ def fork(
     settings = replace(settings, run_name=name)
     if settings.run_dir:
         settings = replace(settings, run_dir=str(Path(settings.run_dir).absolute()))
-    print(f"a fork of {found.word} from checkpoint {record.name}, {step} steps done", flush=True)
+    say(f"a fork of {found.word} from checkpoint {record.name}, {step} steps done")
     if sentence := _other_rates(found, step, original, settings):
-        print(f"  {sentence}", flush=True)
+        say(f"  {sentence}")
     place = home(found, settings)
     if place != Path.cwd():
-        print(f"  in {place}, the working folder of the run", flush=True)
+        say(f"  in {place}, the working folder of the run")
     if found.directory:
         found = replace(found, directory=found.directory.absolute())
     tags = {"sft.fork_of": found.name}

@@ -24,6 +24,7 @@ from sft.command.variation import link, named, vary
 from sft.config.data import inventory
 from sft.config.saved import from_saved, to_saved
 from sft.config.secrets import leaves
+from sft.display.stages import shown
 from sft.errors import BadInput
 from sft.past.fetched import needed
 from sft.past.find import WORDS, find
@@ -34,6 +35,7 @@ from sft.record import fingerprints, provenance
 from sft.record.metrics import read
 from sft.record.rundir import read_facts
 from sft.secrets import mask_urls
+from sft.stages.stages import say
 
 if TYPE_CHECKING:
     from sft.config.schema import Settings
@@ -60,15 +62,16 @@ def main(argv: list[str] | None = None) -> int:
         "same kind of CPU with the same threads and torch, else 1e-3)",
     )
     options = parser.parse_intermixed_args(argv)
-    return reproduce(
-        options.run,
-        options.overrides,
-        uri=options.uri,
-        trust=options.trust,
-        anyway=options.anyway,
-        tolerance=options.tolerance,
-        yes=options.yes,
-    )
+    with shown("finding the run", lines=True):
+        return reproduce(
+            options.run,
+            options.overrides,
+            uri=options.uri,
+            trust=options.trust,
+            anyway=options.anyway,
+            tolerance=options.tolerance,
+            yes=options.yes,
+        )
 
 
 def reproduce(
@@ -98,11 +101,11 @@ def reproduce(
     values = dict(leaves(saved))
     for one in kept:
         if values.get(one.key) == one.place:  # not varied
-            print(one.fetch(found), flush=True)
+            say(one.fetch(found))
     seen = _look(settings, then, batches, overrides, anyway) if then else Seen()
-    print(f"{'a variation of' if overrides else 'reproducing'} {found.word}", flush=True)
+    say(f"{'a variation of' if overrides else 'reproducing'} {found.word}")
     for line in [*overrides, *seen.different, *([] if overrides else _no_differences(seen))]:
-        print(f"  {mask_urls(line)}", flush=True)
+        say(f"  {mask_urls(line)}")
     tags = {"sft.variation_of" if overrides else "sft.reproduces": found.name}
     code = launch.run(agreed(settings, yes), overrides=list(overrides), tags=tags)
     directory = Path(settings.run_dir or "")

@@ -19,10 +19,12 @@ from sft.command.confirming import YES, agreed
 from sft.command.main import command, new_parser
 from sft.command.variation import vary
 from sft.config.saved import completed, from_saved
+from sft.display.stages import shown
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.past.find import WORDS, run_directory
 from sft.record import rundir
+from sft.stages.stages import say
 from sft.tracking import moved_project
 
 
@@ -35,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--uri", help="MLflow store that run ids are looked up in")
     parser.add_argument("--yes", action="store_true", help=YES)
     arguments = parser.parse_intermixed_args(argv)
-    return resume(arguments.run, arguments.overrides, arguments.uri, yes=arguments.yes)
+    with shown("finding the run", lines=True):
+        return resume(arguments.run, arguments.overrides, arguments.uri, yes=arguments.yes)
 
 
 def resume(
@@ -61,7 +64,7 @@ def resume(
     home = moved_project.home(directory, settings)
     if home == Path.cwd():
         return launch.run(settings, resumed=directory)
-    print(f"resuming in {home}, the working folder of the run", flush=True)
+    say(f"resuming in {home}, the working folder of the run")
     directory = directory.absolute()
     with contextlib.chdir(home):
         return launch.run(settings, resumed=directory)

@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import logging
 import sys
-from contextlib import nullcontext
+from contextlib import AsyncExitStack
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from sft.command.main import command, new_parser
@@ -15,6 +16,7 @@ from sft.command.service import service_of
 from sft.config.saved import common_config, dataset_builder, from_saved
 from sft.config.schema import Settings
 from sft.config.shadows import check_working_folder
+from sft.display.stages import shown
 from sft.errors import BadInput
 from sft.evaluators import answer_text
 from sft.past.choosing import CHECKPOINT, choose, home
@@ -22,6 +24,8 @@ from sft.past.find import WORDS, find
 from sft.past.trust import TRUST, saved_config
 from sft.run.client import Connection, Service, await_client
 from sft.run.failures import ServiceLost, words_of
+from sft.stages.stages import preparing
+from sft.stages.threads import entered, in_thread
 from sft.types import ChatDatasetBuilder
 
 if TYPE_CHECKING:
@@ -48,13 +52,21 @@ def main(argv: list[str] | None = None) -> int:
     check_working_folder()
     logging.getLogger("tinker").addHandler(logging.NullHandler())  # the sentence below says it
     check_sampling(arguments)
+    with shown("finding the run", lines=False):
+        answer = _of_run(arguments, prompt)
+    print(answer)
+    return 0
+
+
+def _of_run(arguments: argparse.Namespace, prompt: str) -> str:
+    """The answer of the run and the checkpoint that the arguments name."""
     found = find(arguments.run, arguments.uri)
     settings = from_saved(saved_config(found, arguments.trust), found.source)
     path = None
     if not arguments.base:
         path = choose(found, arguments.checkpoint).sampler_path
     with contextlib.chdir(home(found, settings)):
-        answer = sample(
+        return sample(
             settings,
             path,
             prompt,
@@ -62,8 +74,6 @@ def main(argv: list[str] | None = None) -> int:
             temperature=arguments.temperature,
             seed=arguments.seed,
         )
-    print(answer)
-    return 0
 
 
 def check_sampling(arguments: argparse.Namespace) -> None:
@@ -87,19 +97,27 @@ def sample(
 
     Raises `BadInput` if the service or the checkpoint is not to be had.
     """
-    import tinker
-
     builder = chat_builder(settings)
-    tokenizer, renderer = builder.tokenizer, builder.renderer
-    tokens = renderer.generation_prompt([{"role": "user", "content": prompt}])
-    stop = renderer.stop_sequences()
-    sampling = tinker.SamplingParams(
-        stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
-    )
     start = service_of(settings)
-    with start() if start else nullcontext(settings.service.base_url) as base_url:
-        answer = asyncio.run(_answer(base_url, settings.model.name, sampler_path, tokens, sampling))
-    return answer_text(answer, tokenizer, stop)
+
+    def rendered() -> tuple[list[int], list[int] | list[str]]:
+        question = [{"role": "user", "content": prompt}]
+        return builder.renderer.generation_prompt(question), builder.renderer.stop_sequences()
+
+    async def asked() -> str:
+        async with AsyncExitStack() as stack:
+            starting = entered(start(), stack) if start else None
+            tokens, stop = await in_thread(rendered)  # meanwhile
+            tinker = await asyncio.to_thread(import_module, "tinker")
+            sampling = tinker.SamplingParams(
+                stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
+            )
+            base_url = settings.service.base_url if starting is None else await starting
+            preparing("waiting for the answer")
+            answer = await _answer(base_url, settings.model.name, sampler_path, tokens, sampling)
+        return answer_text(answer, builder.tokenizer, stop)
+
+    return asyncio.run(asked())
 
 
 def chat_builder(settings: Settings) -> ChatDatasetBuilder:

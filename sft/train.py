@@ -18,8 +18,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sft.config.data import inventory
 from sft.config.day import on_its_day, with_day
@@ -42,10 +43,9 @@ from sft.run.loop import Loop
 from sft.run.plan import Plan
 from sft.run.progress import Progress
 from sft.service.habits.server import behind as habits_behind
+from sft.stages import stages, threads
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 ATTEMPTS_WITHOUT_PROGRESS = 5
 """A lost service is resumed from the last checkpoint this often before a run that gets no
@@ -68,7 +68,7 @@ async def main(
 ) -> RunResult:
     """Train `config` and return how it ended; a failure of the run itself is in the result.
 
-    `hooks` follow the run. `service`, when given, is entered in a thread once the data is ready
+    `hooks` follow the run. `service`, when given, is entered in a thread while the data is read,
     and yields the URL to use in place of `config.base_url`. `settings` is the saved config; by
     default it is derived from `config`. `overrides` are what a command set, for run.json.
     `confirm` hears what the run may still cost before anything is made, and raises `BadInput` to
@@ -79,17 +79,18 @@ async def main(
     Raises `BadInput` before anything is created if the data, the model or the directory
     cannot be used.
     """
-    # A missing key is said before minutes of reading; a service of one's own starts after them.
-    api = await Service.reach(config.base_url) if service is None else None
-    config = directed(on_its_day(config))
-    plan = await Plan.make(config)
-    without_effect = effects.check(config, plan)
-    config, guess = await asyncio.to_thread(learning_rate.found, config, plan)
     async with AsyncExitStack() as stack:
-        if service is not None:
-            manager = service()
-            config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
-            stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
+        # A missing key is said before minutes of reading; a service of one's own starts meanwhile.
+        starting = None if service is None else threads.entered(service(), stack)
+        api = await Service.reach(config.base_url) if starting is None else None
+        config = directed(on_its_day(config))
+        plan = await Plan.make(config)
+        without_effect = effects.check(config, plan)
+        config, guess = await asyncio.to_thread(learning_rate.found, config, plan)
+        stages.preparing("connecting to the service")
+        if starting is not None:
+            await asyncio.to_thread(import_module, "tinker")  # a second, beside the start
+            config = replace(config, base_url=await starting)
         api = api or await Service.reach(config.base_url)
         await api.check(config.model_name, plan.max_length)
         habits = habits_behind(config.base_url)
@@ -112,7 +113,7 @@ async def main(
         if guess is not None:
             origin["learning_rate"] = guess.to_json()
         held = rundir.hold(directory, settings, origin, overrides, completed)
-        state = await _entered(held, stack)
+        state = await threads.entered(held, stack)
         if (statistics := plan.facts()["data"]) is not None:
             state.record(rows=statistics.report.to_json())
         facts = plan.facts() | {"without_effect": without_effect, "learning_rate": guess}
@@ -128,17 +129,6 @@ async def main(
         finally:
             if habits is not None:  # with what was made up for on the way
                 state.record(server=habits.to_json())
-
-
-async def _entered(manager: AbstractContextManager[T], stack: AsyncExitStack) -> T:
-    """What `manager` gives, entered in a thread: other runs go on meanwhile. `stack` leaves it."""
-    entering = asyncio.create_task(asyncio.to_thread(manager.__enter__))
-    try:
-        return await asyncio.shield(entering)
-    finally:  # also if this was cancelled: the thread goes on
-        await asyncio.wait([entering])
-        if entering.exception() is None:
-            stack.push(manager)
 
 
 async def _attempts(loop: Loop, api: Service) -> RunResult:

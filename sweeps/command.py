@@ -23,12 +23,16 @@ from sft.command import lost_terminal
 from sft.command.confirming import confirmed
 from sft.command.signals import Signals
 from sft.config.compose import from_environment
+from sft.config.saved import dataset_builder
 from sft.config.schema import Settings
 from sft.cost.budget import Budget as Money
+from sft.data.mixing.looking import look
+from sft.display import stages as beginning
 from sft.display.terminal import describe_tracking
 from sft.errors import BadInput
 from sft.record.metrics import contrary
 from sft.secrets import mask_urls
+from sft.stages import stages as work
 from sft.sweeps import display, opening, preflight, report, space
 from sft.sweeps.composing import Composer
 from sft.sweeps.findings import edge
@@ -68,7 +72,8 @@ def run(context: HydraContext, config: DictConfig, arguments: list[str]) -> int:
     signals = Signals()
     with lost_terminal.survived(), signals.heeded():
         try:
-            return _stages(options, Composer(context, config, searched), signals)
+            with beginning.shown("checking the settings of the sweep", lines=True):
+                return _stages(options, Composer(context, config, searched), signals)
         except (KeyboardInterrupt, asyncio.CancelledError):  # before the first trial or afterwards
             return signals.exit_code
 
@@ -119,6 +124,8 @@ def _taken_up(options: Options, composer: Composer) -> tuple[Options, Composer]:
 def _stage(options: Options, composer: Composer, signals: Signals, first: int) -> int:
     """Run the trials up to `options.n_trials`, of which `first` were asked for at the beginning."""
     settings = preflight.check_space(composer)
+    for one in settings:
+        look(dataset_builder(one))
     settled = options.settle(composer.searched).of_runs(settings[0])
     settled.check_curves(composer.searched)
     return asyncio.run(_run(settled, composer, settings, signals, first))
@@ -146,7 +153,8 @@ async def _run(
         counted = there.get_trials(deepcopy=False, states=COUNTED) if there else []
         words = "; ".join(known.cost_lines(options, len(counted)))
         expected = known.expected_usd(options, len(counted))
-        await confirmed(expected, base.cost.confirm_above_usd, words)
+        with work.hidden():
+            await confirmed(expected, base.cost.confirm_above_usd, words)
         study, alive = opening.study(options, searched, base, folder, known.facts)
         again = _again(composer.config, options)
         points = searched.points if options.sampler == "grid" else None
@@ -166,6 +174,7 @@ async def _run(
         study.set_user_attr("date", day)
         study.set_user_attr("train_price", known.estimate.prices.rate("train"))
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+        work.close()
         shown = _display(options, finished)
         stack.callback(shown.close)
         variables = from_environment(composer.config)

@@ -3,27 +3,25 @@
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
 from sft.command import launch
-from sft.command.service import service_of
+from sft.command.service import local_service, service_of
 from sft.config.saved import to_train
 from sft.config.schema import Settings
 from sft.cost.estimate import NO_PRICE, Estimate
 from sft.cost.prices import dollars, in_use
 from sft.errors import BadInput
 from sft.hooks import of_ones_own
-from sft.models.names import model_folder
 from sft.run import budgeted, effects
 from sft.run.batches import first_batches
 from sft.run.client import Service
 from sft.run.plan import Plan
 from sft.secrets import mask_urls
-from sft.service import child
 from sft.service.habits.server import behind
+from sft.stages.threads import entered
 from sft.sweeps.composing import Composer
 from sft.sweeps.effects import (
     check_metrics,
@@ -69,10 +67,12 @@ def check_space(composer: Composer) -> list[Settings]:
     return settings
 
 
-async def service_url(stack: AsyncExitStack, composer: Composer, base: Settings) -> str | None:
-    """Start the local service for every model of the sweep; returns its URL.
+def service_url(
+    stack: AsyncExitStack, composer: Composer, base: Settings
+) -> asyncio.Future[str] | None:
+    """Start the local service for every model of the sweep; its URL, once it is ready.
 
-    None if no model needs it. Raises `BadInput` if it does not start.
+    None if no model needs it. Raises `BadInput`, as the future does if it does not start.
     """
     every = [base]
     for name, distribution in composer.searched.distributions.items():
@@ -84,14 +84,7 @@ async def service_url(stack: AsyncExitStack, composer: Composer, base: Settings)
     local = [settings for settings in every if settings.service.kind == "local"]
     if not local:
         return None
-    models = {s.model.name: model_folder(s.model.name) for s in local}
-    manager = child.local(Path(local[0].service.root), models, dtype=local[0].service.dtype)
-    try:
-        url = await asyncio.to_thread(manager.__enter__)
-    except child.ServiceUnavailable as error:
-        raise BadInput(f"service.root: {error}") from error
-    stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
-    return url
+    return entered(local_service(*local), stack)
 
 
 async def reach_others(
@@ -113,9 +106,7 @@ async def reach_others(
         if start is None:
             found[url] = await Service.reach(url)
             continue
-        manager = start()
-        address = await asyncio.to_thread(manager.__enter__)
-        stack.push_async_exit(lambda *exc, m=manager: asyncio.to_thread(m.__exit__, *exc))
+        address = await entered(start(), stack)
         found[url] = await Service.reach(address)
         if (habits := behind(address)) is not None:
             for key in searched:
@@ -189,10 +180,11 @@ async def preflight(
     `day` is the study's: its trials read the data as of it.
 
     In the order of a single run: a missing key is said before minutes of reading, and the local
-    service, which `stack` ends, starts after them.
+    service, which `stack` ends, starts meanwhile.
     """
     base, searched = settings[0], composer.searched
     elsewhere = await reach_others(stack, composer, settings)
+    starting = service_url(stack, composer, base)
     said = [*without_effect(options, searched), *effects.of_settings(base)]
     judged = False
     questions: list[tuple[Settings, int | None]] = []
@@ -209,7 +201,7 @@ async def preflight(
         questions.append((other, plan.max_length))
     check_pruner(options, judged)
     check_scheduler(options, judged)
-    base_url = await service_url(stack, composer, base)
+    base_url = None if starting is None else await starting
     local = None if base_url is None else await Service.reach(base_url)
     asked = set()
     for other, max_length in questions:

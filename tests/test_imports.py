@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "sft.secrets",
+    "sft.secrets sft.stages",
     "sft.errors",
     "sft.files sft.keys",
     "sft.schedules sft.losses sft.service sft.models sft.rendering sft.prior sft.cost",

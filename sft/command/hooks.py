@@ -9,6 +9,7 @@ import sys
 from sft.command.signals import AGAIN
 from sft.hooks import BaseHook, Run, RunResult
 from sft.record.rundir import LogFormat
+from sft.stages.stages import hidden
 
 
 class SdkLog(BaseHook):
@@ -35,7 +36,9 @@ class Stopper(BaseHook):
         self.run = run
 
     def stop(self, name: str) -> None:
-        if self.run is None:  # there is nothing to save yet
+        if self.run is None:
+            with hidden():
+                print(f"\n{name}: stopping; there is nothing to save yet", file=sys.stderr)
             self.end(name)
             return
         print(f"\n{name}: saving a checkpoint, then stopping; {AGAIN}", file=sys.stderr)

@@ -16,17 +16,21 @@ from sft.command.hooks import SdkLog, Stopper
 from sft.command.naming import default_name, new_directory
 from sft.command.service import service_of
 from sft.command.signals import Signals
-from sft.config.saved import to_saved, to_train
+from sft.config.saved import dataset_builder, to_saved, to_train
 from sft.config.schema import PriceSettings, Settings
 from sft.cost.budget import Budget
 from sft.cost.estimate import Estimate
 from sft.cost.meter import last
 from sft.cost.prices import OWN, of_today
+from sft.data.mixing.looking import look
+from sft.display.stages import shown
 from sft.display.terminal import Terminal
 from sft.files import read_yaml
 from sft.hooks import Hook, RunResult, of_ones_own
 from sft.past.choosing import weights
 from sft.past.registry import is_registered
+from sft.stages.stages import hidden
+from sft.stages.threads import entered, in_thread
 from sft.tracking import trackers
 
 EXIT_CODES = {"FINISHED": 0, "PRUNED": 0, "FAILED": 1}
@@ -49,7 +53,7 @@ def run(
     `variables` are those of the environment that gave a setting, by its key. Raises `BadInput`.
     """
     signals = Signals()
-    with lost_terminal.survived(), signals.heeded():
+    with lost_terminal.survived(), signals.heeded(), shown("checking the data", lines=True):
         try:
             return _train_and_tell(settings, overrides, resumed, tags, variables or {}, signals)
         except (KeyboardInterrupt, asyncio.CancelledError):
@@ -94,7 +98,8 @@ async def _run(
     async def confirm(estimate: Estimate) -> None:
         spent = float(last(directory).get("usd") or 0.0)
         usd = None if estimate.usd is None else max(0.0, estimate.usd - spent)
-        await confirmed(usd, settings.cost.confirm_above_usd, estimate.sentence())
+        with hidden():
+            await confirmed(usd, settings.cost.confirm_above_usd, estimate.sentence())
 
     with signals.told(stopper.stop, stopper.end):
         hooks = [*hooks, stopper]
@@ -117,6 +122,8 @@ async def train(
     name is used, and started if it is the local one. `overrides` are what a command set; `confirm`
     and `budgets` as in `sft.train.main`.
     """
+    if base_url is None:  # else the sweep has looked
+        await in_thread(look, dataset_builder(settings))
     settings = await asyncio.to_thread(refreshed, settings)
     settings = await asyncio.to_thread(_with_weights, settings, directory)
     hooks = [*hooks, *of_ones_own(settings.hooks)]
@@ -125,9 +132,8 @@ async def train(
     async with AsyncExitStack() as stack:
         if service is not None and settings.service.kind != "local":
             # Another server is asked before the data is read, which may take minutes.
-            manager, service = service(), None
-            config = replace(config, base_url=await asyncio.to_thread(manager.__enter__))
-            stack.push_async_exit(lambda *exc: asyncio.to_thread(manager.__exit__, *exc))
+            config = replace(config, base_url=await entered(service(), stack))
+            service = None
         return await loop.main(
             config,
             hooks=hooks,

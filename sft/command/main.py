@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from sft.errors import BadInput
 
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C has ended, as a shell has it."""
+
 
 class Main(Protocol):
     """A command; `argv` are its arguments, by default those of the process."""
@@ -56,7 +59,7 @@ def _finite(value: Any) -> Any:
 
 def command(name: str) -> Callable[[Main], Main]:
     """Let `main(argv)` of the command `name` raise `BadInput`: it becomes `NAME: sentence` on
-    standard error and exit code 2."""
+    standard error and exit code 2, and Ctrl-C an exit code without a word."""
 
     def heeding(main: Main) -> Main:
         @functools.wraps(main)
@@ -66,6 +69,8 @@ def command(name: str) -> Callable[[Main], Main]:
             except BadInput as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 2
+            except KeyboardInterrupt:
+                return INTERRUPTED
 
         return run
 

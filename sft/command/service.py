@@ -15,6 +15,7 @@ from sft.models.names import model_folder
 from sft.service import child
 from sft.service.habits import server
 from sft.service.habits.meeting import Needs, meet
+from sft.service.process import is_taken
 
 
 def service_of(
@@ -49,8 +50,8 @@ def local_service(settings: Settings, *further: Settings) -> Iterator[str]:
             yield url
     except child.ServiceUnavailable as error:
         raise BadInput(f"service: {error}") from error
-    except BadInput:
-        if made is not None:  # nothing was trained: leave nothing behind
+    except BaseException:
+        if made is not None and not _is_of_use(root):  # leave nothing behind
             shutil.rmtree(made, ignore_errors=True)
         raise
 
@@ -77,6 +78,11 @@ def _set(settings: Settings) -> list[str]:
         "checkpoint.ttl_seconds": keep.ttl_seconds,
     }
     return [key for key, value in asked.items() if value]
+
+
+def _is_of_use(root: Path) -> bool:
+    """Whether anything was saved there (a training run has a folder), or another run goes on."""
+    return is_taken(root) or any(path.is_dir() for path in root.iterdir())
 
 
 def _first_missing(path: Path) -> Path | None:

@@ -64,9 +64,14 @@ def saved_or_files(path: str, layout: str, on_bad_line: str) -> Source:
             f"dataset.path: {path} holds the splits {', '.join(splits)}; name the one to train on, "
             f"such as dataset.path={folder / 'train'}"
         )
-    if os.path.isfile(folder / "state.json"):
+    if is_saved(path):
         return Rows(load(path, None, "train"), path, layout)
     return ChatFiles(path, layout, on_bad_line)
+
+
+def is_saved(path: str) -> bool:
+    """Whether `path` is a folder that `datasets` has saved, which alone reads it."""
+    return os.path.isfile(place_of(path) / "state.json")
 
 
 def is_local_file(path: str) -> bool:

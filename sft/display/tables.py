@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
@@ -19,3 +19,28 @@ def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
         "  ".join(pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+NAMES = 13
+"""Columns of a run's banner that hold the names of its rows."""
+
+
+def laid_out(words: Iterable[str], width: int) -> list[str]:
+    """The lines of a row of the banner, `width` columns wide; the first goes behind its name.
+
+    No word is broken: a path that is cut in two can be neither read nor copied. One that is too
+    long for the column of texts has a line of its own, which begins further left.
+
+    >>> laid_out(["local,", "outputs/a-name-that-is-long"], 32)
+    ['local,', '  outputs/a-name-that-is-long']
+    """
+    lines, line = [], " " * NAMES
+    for word in words:
+        gap = "" if line.isspace() else " "
+        if len(line) + len(gap) + len(word) <= width:
+            line += gap + word
+            continue
+        lines.append(line)
+        line = " " * (NAMES if NAMES + len(word) <= width else 2) + word
+    lines.append(line)
+    return [lines[0][NAMES:], *lines[1:]]

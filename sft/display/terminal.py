@@ -10,12 +10,15 @@ import re
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft.config.data_name import data_name
 from sft.config.schema import Settings
 from sft.cost.prices import dollars
+from sft.display.stages import describe
+from sft.display.tables import NAMES, laid_out
 from sft.hooks import BaseHook, Run, RunResult
 from sft.record.checkpoints import CheckpointRecord
 from sft.record.durations import duration
@@ -25,6 +28,7 @@ from sft.rendering.report import Report
 from sft.run.effects import of_settings
 from sft.secrets import identity, mask, mask_urls
 from sft.service.habits.server import shown
+from sft.stages import stages
 
 PLAIN_LINE_EVERY = 10.0
 """Seconds between two progress lines if there is no terminal."""
@@ -53,33 +57,37 @@ class Terminal(BaseHook):
         self._last_line = 0.0
 
     def on_start(self, run: Run) -> None:
+        stages.close()
         self.total = run.facts["steps"]
         self._banner(run)
         if self.console.is_terminal:
             self._start_bar(run.start_step)
 
     def _banner(self, run: Run) -> None:
-        from rich.table import Table
-
         settings, facts = self.settings, run.facts
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
         parameters = facts.get("trained_parameters")
         trained = f", {parameters:,} parameters trained" if parameters else ""
-        table.add_row("model", f"{settings.model.name}, LoRA rank {settings.lora.rank}{trained}")
-        table.add_row("data", _describe_data(data_name(settings.dataset), facts))
-        table.add_row("steps", _describe_steps(settings, facts))
-        table.add_row("lr", _describe_rate(run))
+        rows = [
+            ("model", f"{settings.model.name}, LoRA rank {settings.lora.rank}{trained}"),
+            ("data", _describe_data(data_name(settings.dataset), facts)),
+            ("steps", _describe_steps(settings, facts)),
+            ("lr", _describe_rate(run)),
+        ]
         if (cost := _describe_cost(run)) is not None:
-            table.add_row("cost", cost)
+            rows.append(("cost", cost))
         url = shown(run.config.base_url) or "https://tinker.thinkingmachines.dev"
-        table.add_row("service", f"{settings.service.kind}, {mask_urls(url)}")
-        table.add_row("results", str(self.directory))
-        table.add_row("tracking", describe_tracking(settings, self.variables))
+        rows.append(("service", f"{settings.service.kind}, {mask_urls(url)}"))
+        rows.append(("results", str(self.directory)))
+        rows.append(("tracking", describe_tracking(settings, self.variables)))
         if self.overrides:
-            table.add_row("not default", " ".join(self.overrides))
-        self.console.print(table)
+            rows.append(("not default", " ".join(self.overrides)))
+        for name, text in rows:
+            # A path is one word, whatever is in it.
+            words = [text] if name == "results" else text.split(" ")
+            first, *more = laid_out(words, self.console.width)
+            self.console.print(f"[bold]{name:<{NAMES}}[/bold]", end="")
+            for line in (first, *more):
+                self._line(line)
         for sentence in getattr(facts.get("data"), "report", Report()).lines():
             self._line(f"data: {sentence}")
         for sentence in facts.get("habits", ()):
@@ -106,24 +114,26 @@ class Terminal(BaseHook):
             TimeRemainingColumn(),
             console=self.console,
         )
-        self.task = self.progress.add_task("", total=self.total, completed=completed, text="")
+        self.text = _BarText(stages.current())
+        self.task = self.progress.add_task(
+            "", total=self.total, completed=completed, text=self.text
+        )
         self.progress.start()
 
     def on_progress(self, step: int, metrics: dict[str, float]) -> None:
-        text = (
-            f"train/nll {metrics['train/nll']:.4f}  lr {metrics['lr']:.2e}  "
-            f"{metrics['tokens/per_second']:,.0f} tok/s"
-        )
+        loss = f"train/nll {metrics['train/nll']:.4f}"
+        text = f"lr {metrics['lr']:.2e}  {metrics['tokens/per_second']:,.0f} tok/s"
         if (usd := metrics.get("cost/usd")) is not None:
             text += f"  {dollars(usd)}"
         if self.progress is not None:
-            self.progress.update(self.task, completed=step + 1, text=text)
+            self.text.loss, self.text.more = loss, text
+            self.progress.update(self.task, completed=step + 1)
             return
         now = time.monotonic()
         if step + 1 == self.total or now - self._last_line >= PLAIN_LINE_EVERY:
             self._last_line = now
             left = metrics["time/step"] * (self.total - step - 1)
-            self._line(f"step {step + 1}/{self.total}  {text}  {duration(left)} left")
+            self._line(f"step {step + 1}/{self.total}  {loss}  {text}  {duration(left)} left")
 
     def on_metrics(self, step: int, metrics: dict[str, float], timestamp_ms: int) -> None:
         if evaluated := {k: v for k, v in metrics.items() if k.startswith("eval/")}:
@@ -218,6 +228,26 @@ class Terminal(BaseHook):
         if default or "tracking.uri" in self.variables:
             return "python -m sft.ui"
         return f"python -m sft.ui --uri {shlex.quote(mask_urls(uri))}"
+
+
+@dataclass
+class _BarText:
+    """What stands beside the bar, as it is whenever that is drawn: evaluations come and go."""
+
+    told: stages.Stages | None
+    loss: str = ""
+    more: str = ""
+
+    def __str__(self) -> str:
+        evaluations = self.told.under_way if self.told else []
+        if not evaluations:
+            return f"{self.loss}  {self.more}"
+        whole = stages.Stage(
+            evaluations[0].what,
+            total=sum(one.total or 0 for one in evaluations),
+            done=sum(one.done for one in evaluations),
+        )
+        return f"{self.loss}  {describe(whole)}"
 
 
 def _worth_showing(

@@ -13,6 +13,7 @@ from sft.cost.usage import Usage
 from sft.errors import BadInput
 from sft.record.examples import Examples
 from sft.record.metrics import NOT_METRICS, UNITS
+from sft.stages.stages import stage
 
 if TYPE_CHECKING:
     import tinker
@@ -189,10 +190,13 @@ async def gather_bounded(jobs: Sequence[Callable[[], Awaitable[Result]]]) -> lis
 
     async def one(job: Callable[[], Awaitable[Result]]) -> Result:
         async with slots:
-            return await job()
+            result = await job()
+        now.done += 1
+        return result
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(job)) for job in jobs]
+    with stage("evaluating", total=len(jobs)) as now:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(job)) for job in jobs]
     return [task.result() for task in tasks]
 
 

@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,11 +71,15 @@ def main() -> int:
         signals.ignore()
     from sft.local.engine.engine import TorchEngine  # torch: not for --help
     from sft.local.engine_api import EngineError
-    from sft.local.server.server import CannotServe
+    from sft.local.server.server import CannotServe, tell_how_far
     from sft.local.server.store import StoreError
 
+    def make_engine() -> TorchEngine:
+        tell = partial(tell_how_far, options.root)
+        return TorchEngine(options.models, options.dtype, tell=tell)
+
     try:
-        return run(options, lambda: TorchEngine(options.models, options.dtype))
+        return run(options, make_engine)
     except (CannotServe, EngineError, StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from sft.errors import BadInput
 from sft.files import cache_folder, make_once, usual_cache
+from sft.stages.stages import stage
 
 NAME = "SmolLM2-135M-Instruct-Q4_1"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,7 +55,8 @@ def folder() -> Path:
             f"the cache {models} cannot be made: {error.strerror}; set SFT_CACHE to a folder that "
             "can be written"
         ) from error
-    make_once(target, lambda scratch: _convert(source, scratch))
+    with stage("unpacking the demo model (once: it is cached)"):
+        make_once(target, lambda scratch: _convert(source, scratch))
     return target
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from sft.errors import BadInput
 from sft.models.names import folder_or_name
+from sft.stages.stages import stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,6 +22,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     No code of a repository is run. Raises `BadInput` if there is none.
     """
+    with stage("loading the tokenizer"):
+        return _load(name)
+
+
+def _load(name: str) -> PreTrainedTokenizerBase:
     source = folder_or_name(name)
     if Path(source).is_dir():
         return _read(source, f"no tokenizer can be read from the folder {source}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from sft.models.names import folder_or_name
 from sft.record import fingerprints
 from sft.record.metrics import TRAINING_METRICS, contrary
 from sft.run.batches import epoch_seed, steps_in_total
+from sft.stages.threads import in_thread
 from sft.types import ChatDatasetBuilder, SupervisedDataset
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Plan:
     @classmethod
     async def make(cls, config: Config) -> Plan:
         """Read the data and build the evaluators, in a thread. Raises `BadInput`."""
-        return await asyncio.to_thread(cls._make, config)
+        return await in_thread(cls._make, config)
 
     @classmethod
     def _make(cls, config: Config) -> Plan:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft.stages.stages import Stage, stage
+
 POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 12
 KEY_VARIABLE = "SFT_SERVICE_KEY"  # see sft/local/__main__.py
@@ -65,13 +67,15 @@ class Wanted:
 
         `like` is one that has died: a new one takes its address and key, and serves what it did.
 
-        Raises `ServiceUnavailable` if it cannot be started, or serves something else.
+        Raises `ServiceUnavailable` if it cannot be started, or serves something else, and `GivenUp`
+        if it is no longer wanted.
         """
         child = None
         with starting(self.root):
             while (running := self._find_or_wait()) is None:
                 child = self._start(like)
-                self._wait_until_ready(child)
+                with stage("starting the local service") as now:
+                    self._wait_until_ready(child, now)
         if child is not None and running.pid != child.pid:
             child = None
         if child is None:
@@ -83,8 +87,12 @@ class Wanted:
 
         Another process may be starting a service there, or one may be ending.
         """
-        while (running := self._find()) is None and is_taken(self.root):
-            time.sleep(POLL_SECONDS)
+        if (running := self._find()) is not None:
+            return running
+        with stage("waiting for the local service") as now:
+            while (running := self._find()) is None and is_taken(self.root):
+                now.reached()
+                time.sleep(POLL_SECONDS)
         return running
 
     def _find(self) -> Running | None:
@@ -134,7 +142,7 @@ class Wanted:
         except OSError as error:
             raise ServiceUnavailable(f"cannot start the local service: {error}") from error
 
-    def _wait_until_ready(self, child: subprocess.Popen) -> None:
+    def _wait_until_ready(self, child: subprocess.Popen, now: Stage) -> None:
         """Wait as long as it takes: a first start may load a large model.
 
         Also returns if the child ended because an older service has taken the root: its harness was
@@ -145,8 +153,9 @@ class Wanted:
                 running = self._find()
                 if running is not None and running.pid == child.pid:
                     return
+                now.reached(*self._how_far(child))
                 time.sleep(POLL_SECONDS)
-        except BaseException:  # Ctrl-C while it loads
+        except BaseException:  # Ctrl-C while it loads, or it is no longer wanted
             child.kill()
             child.wait()
             raise
@@ -155,6 +164,14 @@ class Wanted:
                 f"the local service ended with code {child.returncode} before it was ready: "
                 f"{self._last_words()}"
             )
+
+    def _how_far(self, child: subprocess.Popen) -> tuple[int, int] | tuple[()]:
+        """Parts of the model that the child has loaded, and how many there are, once it says so."""
+        try:
+            said = json.loads((self.root / "loading.json").read_text())
+            return (said["done"], said["parts"]) if said["pid"] == child.pid else ()
+        except (OSError, ValueError, KeyError):
+            return ()
 
     def _last_words(self) -> str:
         """The error that the service printed, or else the end of its log."""

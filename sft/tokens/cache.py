@@ -26,6 +26,7 @@ from sft.files import cache_folder, make_once
 from sft.rendering.base import Renderer
 from sft.rendering.conversations import Conversation
 from sft.rendering.report import Report
+from sft.stages.stages import stage
 from sft.tokens.chunks import (
     ALL_TRAINED,
     BUT_THE_FIRST,
@@ -144,15 +145,17 @@ def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, para
     """Write `tokens.arrow`, `conversations.arrow` and `report.json` into `folder`."""
     recipe = replace(recipe, source=source.name)
     digests: list[Any] = []
-    with Pool(folder, recipe, renderer, processes() if parallel else 1) as pool:
+    with (
+        stage(f"tokenising {Path(source.name).name} (once: it is cached)") as now,
+        Pool(folder, recipe, renderer, processes() if parallel else 1, now) as pool,
+    ):
         chunks = 0
         for chunk in _chunks(source):
             digests.append(_write_chunk(chunk_file(folder, chunks, "jsonl"), chunk, source))
-            pool.put(chunks)
+            pool.put(chunks, len(chunk))
             chunks += 1
         if not chunks:
-            left = "; ".join(found.first for found in source.report().left_out.values())
-            raise BadInput(f"{source.name}: {NO_CONVERSATION}{left and f' ({left})'}")
+            raise nothing_in(source)
         pool.finish()
     report = source.report()
     for index in range(chunks):
@@ -162,6 +165,12 @@ def _make(folder: Path, source: Source, recipe: Recipe, renderer: Renderer, para
     _join(folder, chunks)
     _write_digests(folder / "conversations.arrow", digests)
     (folder / "report.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
+
+
+def nothing_in(source: Source) -> BadInput:
+    """That a source which was read to its end holds no conversation, as an error to raise."""
+    left = "; ".join(found.first for found in source.report().left_out.values())
+    return BadInput(f"{source.name}: {NO_CONVERSATION}{left and f' ({left})'}")
 
 
 def _chunks(source: Source) -> Iterator[list[tuple[int, Conversation]]]:

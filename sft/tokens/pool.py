@@ -21,6 +21,7 @@ from typing import Any
 
 from sft.errors import BadInput
 from sft.rendering.base import Renderer
+from sft.stages.stages import Stage
 from sft.tokens.chunks import Recipe, tokenise_chunk
 
 PARALLEL_FROM = 12
@@ -50,6 +51,12 @@ class Pool:
     recipe: Recipe
     renderer: Renderer
     processes: int
+    now: Stage
+    """Told how many conversations are tokenised."""
+    sizes: list[int] = field(default_factory=list)
+    """Conversations of each chunk that was put."""
+    tokenised: list[int] = field(default_factory=list)
+    """Those of each chunk that is tokenised."""
     waiting: list[int] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     workers: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -62,8 +69,12 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def put(self, index: int) -> None:
-        """Hand over chunk `index`, whose file is written. Raises the error of an earlier one."""
+    def put(self, index: int, size: int) -> None:
+        """Hand over chunk `index` of `size` conversations, whose file is written.
+
+        Chunks come in order. Raises the error of an earlier one, and `GivenUp`.
+        """
+        self.sizes.append(size)
         if self.threads:
             self._put(index)
             return
@@ -74,21 +85,24 @@ class Pool:
             ]
             for thread in self.threads:
                 thread.start()
-            if sys.stderr.isatty():  # it takes a while, and nothing else is shown yet
-                print(f"tokenising {self.recipe.source} … (once: it is cached)", file=sys.stderr)
             for early in self.waiting:
                 self._put(early)
 
     def finish(self) -> None:
-        """Return once every chunk is tokenised. Raises the first error."""
+        """Return once every chunk is tokenised. Raises the first error, and `GivenUp`."""
+        self.now.reached(total=sum(self.sizes))
         if not self.threads:
             for index in self.waiting:
+                self.now.reached()
                 tokenise_chunk(self.folder, index, self.recipe, self.renderer)
+                self._count(index)
             return
         for _ in self.threads:
             self._put(None)
         for thread in self.threads:
-            thread.join()
+            while thread.is_alive():
+                self.now.reached()
+                thread.join(0.2)
         if self.error is not None:
             raise self.error
 
@@ -101,6 +115,7 @@ class Pool:
         while True:
             if self.error is not None:
                 raise self.error
+            self.now.reached()
             try:
                 return self.chunks.put(item, timeout=0.2)
             except queue.Full:
@@ -112,9 +127,14 @@ class Pool:
             worker = self._start()
             while (index := self.chunks.get()) is not None:
                 _ask(worker, {"chunk": index})
+                self._count(index)
             worker.communicate()  # ends its input, and waits
         except BaseException as error:
             self.error = self.error or error
+
+    def _count(self, index: int) -> None:
+        self.tokenised.append(self.sizes[index])
+        self.now.done = sum(self.tokenised)
 
     def _start(self) -> subprocess.Popen[str]:
         # One thread each: the processes are the parallelism.

@@ -117,3 +117,12 @@ def test_several_models_are_loaded_when_first_used_and_one_by_one(tmp_path):
         work.append(Work(kind, sequences([20, 9]), backward=True))
     one, other = engine.run(work).work
     assert one.loss_sum != other.loss_sum
+
+
+def test_loading_says_how_far_it_is(tmp_path):
+    told = []
+    folder = save("llama", tmp_path)
+    TorchEngine({"tiny": folder}, threads=1, tell=lambda done, parts: told.append((done, parts)))
+    reached = [done for done, _ in told]
+    assert reached == sorted(reached) and reached[0] == 0
+    assert {parts for _, parts in told} == {told[0][1]} and reached[-1] < told[0][1]

@@ -58,6 +58,7 @@ class TorchEngine:
         dtype: of the base model: auto, float32 or bfloat16. Adapters train in float32 always.
         device: auto, cpu or cuda.
         threads: CPU cores to use; None is all of them.
+        tell: is called while a model is loaded: how many of its parts are there, of how many.
 
     Raises `EngineError` if a model cannot be read, or is of a kind this engine does not compute.
 
@@ -73,7 +74,9 @@ class TorchEngine:
         dtype: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        tell: loading.Tell = lambda done, parts: None,
     ):
+        self._tell = tell
         self._device = base_models.pick_device(device)
         # First: it says what oneDNN is to keep, which is read at the first product, maybe the next.
         self._workers = Workers(self._device, threads)
@@ -195,7 +198,7 @@ class TorchEngine:
             )
         if served.base is None:
             served.base = loading.load(
-                name, served.folder, served.config, self._dtype, self._device
+                name, served.folder, served.config, self._dtype, self._device, self._tell
             )
             memory.hand_back()  # converting takes as much as the model once more
         return served.base

@@ -24,6 +24,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # angles depend on positio
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 
 Get = Callable[[str], Tensor]
+Tell = Callable[[int, int], None]  # how many parts of a model are there, of how many
 Read = tuple[Kind, tuple[Module, ...], Plain]  # a `Linear` with the weights as they were read
 
 
@@ -47,15 +48,21 @@ def find(name: str, source: str) -> tuple[Path, dict]:
 
 
 def load(
-    name: str, folder: Path, config: dict, dtype: torch.dtype, device: torch.device
+    name: str,
+    folder: Path,
+    config: dict,
+    dtype: torch.dtype,
+    device: torch.device,
+    tell: Tell = lambda done, parts: None,
 ) -> BaseModel:
-    """Read the weights of a model that `find` has found."""
+    """Read the weights of a model that `find` has found; `tell` hears how far that is."""
     get, has = _weights(name, folder, dtype, device)
     read: list[Read] = []
-    layers = [
-        _layer(f"model.layers.{index}.", get, has, read)
-        for index in range(config["num_hidden_layers"])
-    ]
+    layers: list[Layer] = []
+    count = config["num_hidden_layers"]
+    for index in range(count):
+        tell(index, 2 * count)  # each is read, then laid out
+        layers.append(_layer(f"model.layers.{index}.", get, has, read))
     embedding = get("model.embed_tokens.weight")
     tied = config.get("tie_word_embeddings", False) or not has("lm_head.weight")
     unembedding = embedding if tied else get("lm_head.weight")
@@ -65,7 +72,9 @@ def load(
     make = products.way(device, dtype, parameters)
     linears: list[Linear] = []
     read.reverse()
+    whole = len(read)
     while read:  # one by one: the plain weights go on the way
+        tell(count + count * (whole - len(read)) // whole, 2 * count)
         kind, modules, plain = read.pop()
         linears.append(Linear(kind, modules, make(plain)))
     head_dim = config.get("head_dim") or (

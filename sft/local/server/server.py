@@ -1,7 +1,8 @@
 """One service on one root, from its start to its end.
 
 ROOT/server.lock is held for life: a root has one service at most. ROOT/service.json (readable by
-its owner alone) says where it listens and with which key, from when it is ready until it ends.
+its owner alone) says where it listens and with which key, from when it is ready until it ends;
+before, ROOT/loading.json says how far it is with its model.
 With `until_unused`, the service ends when the last process that holds a shared lock on
 ROOT/users.lock is gone. How that process ended does not matter: the kernel lets go of its locks.
 Signals do not end such a service sooner: a scheduler sends them to every process of a job, and a
@@ -34,6 +35,7 @@ GRACE_SECONDS = 2  # for answers under way when the service ends
 KEEP_ALIVE_SECONDS = 30  # longer than httpx keeps idle connections, too short to pile them up
 MOST_FILES = 65536  # open at once, connections included, if the system allows it
 LOCK_TRIES = 10
+LOADING = "loading.json"
 BACKLOG = 1024  # connections that wait to be accepted
 
 
@@ -159,6 +161,12 @@ class _Server(uvicorn.Server):
         yield
 
 
+def tell_how_far(root: Path, done: int, parts: int) -> None:
+    """Leave on disk how far loading is, for the harness that waits for this service."""
+    said = {"pid": os.getpid(), "done": done, "parts": parts}
+    (root / LOADING).write_text(json.dumps(said))
+
+
 @contextlib.contextmanager
 def announced(root: Path, announcement: Announcement) -> Iterator[None]:
     path = root / "service.json"
@@ -167,6 +175,7 @@ def announced(root: Path, announcement: Announcement) -> Iterator[None]:
     with open(descriptor, "w") as file:
         json.dump(vars(announcement), file, indent=1)
     fresh.replace(path)
+    (root / LOADING).unlink(missing_ok=True)
     try:
         yield
     finally:

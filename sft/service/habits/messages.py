@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:  # imported where it is used: a quarter of what a command waits for at its start
+    import numpy as np
 
 MASKED = math.nan
 """What stands for a missing log-probability: that of a sequence's first token."""
@@ -24,6 +25,7 @@ def training_request(
 
     `weights` are those of the targets, one fewer than `tokens`; without them, 1.
     """
+    import numpy as np
     from tinker.proto import tinker_public_pb2 as pb
 
     def tensor(values: np.ndarray, kind: Any) -> Any:
@@ -77,6 +79,7 @@ def readdressed(
 def scored(logprobs: np.ndarray) -> bytes:
     """The answer to `compute_logprobs` with those of all tokens but the first; one token sampled,
     which nobody reads: the SDK asks for one."""
+    import numpy as np
     from tinker.proto import tinker_public_pb2 as pb
 
     message = pb.SampleResponse(prompt_logprobs=_padded(logprobs))
@@ -91,6 +94,7 @@ def scored(logprobs: np.ndarray) -> bytes:
 def with_first_logprob(content: bytes, prompt_length: int) -> bytes | None:
     """A sampling answer whose log-probabilities of the prompt lack that of the first token, with
     it; None if it lacks nothing."""
+    import numpy as np
     from tinker.proto import tinker_public_pb2 as pb
 
     message = pb.SampleResponse()
@@ -103,4 +107,6 @@ def with_first_logprob(content: bytes, prompt_length: int) -> bytes | None:
 
 
 def _padded(logprobs: np.ndarray) -> bytes:
+    import numpy as np
+
     return np.concatenate([[MASKED], logprobs]).astype(np.float32).tobytes()
