@@ -75,8 +75,11 @@ class Workers:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """What is computed here by one thread alone. Where the memory of a helping thread begins is
-    left to chance, and in float32 MKL's small products round by that."""
+    """What is computed here by one thread alone: small products, which take less time so.
+
+    Attention also for its numbers: where the memory of a helping thread begins is left to chance,
+    and in float32 MKL's products round by that.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
