@@ -3,9 +3,12 @@
     pip install '.[benchmark]'
     python benchmarks/engine.py             # half an hour to an hour on 2 cores
     python benchmarks/engine.py --quick     # fewer runs at once
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \\
+        python benchmarks/engine.py --only sampling     # as on a lesser processor
 
 SmolLM2-135M with LoRA on this machine, every row in a process of its own, on the same data: medians
-of 5 steps after 1 for warming up. One run, TRL and the limit take turns, step by step. The limit:
+of 5 steps after 1 for warming up. One run, TRL and the limit take turns, step by step, and so do
+sampling and transformers. The limit:
 matrix products per second on all cores, at 4 x parameters operations for a token (forward, and
 backward to the inputs; the frozen weights need no gradient).
 """
@@ -23,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 WARM_UP, STEPS = 1, 5
 SAMPLED, PROMPT = 64, 64  # tokens
+PROCESSOR = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def measure(row: str, **settings) -> dict | None:
@@ -168,15 +172,28 @@ def start_up() -> None:
     )
 
 
-def sampling() -> None:
+def sampling(steps: int) -> None:
+    """The engine and transformers in turns, on this processor or on one that is imitated."""
+    imitated = {name: os.environ[name] for name in PROCESSOR if name in os.environ}
+    if imitated:
+        line(
+            "processor",
+            "imitated",
+            ", ".join(f"{name}={value}" for name, value in imitated.items()),
+        )
     for count in (1, 16):
-        settings = {"count": count, "tokens": SAMPLED, "prompt": PROMPT}
-        ours, theirs = measure("sampling", **settings), measure("generate", **settings)
+        turns = WARM_UP + steps
+        settings = {
+            "count": count, "tokens": SAMPLED, "prompt": PROMPT, "rank": 32, "turns": turns
+        }  # fmt: skip
+        rows = {name: [name, json.dumps(settings)] for name in ("sampling", "generate")}
+        ours, theirs = in_turns(rows, turns).values()
         line(
             f"sampling, {count} at once, {PROMPT} + {SAMPLED} tokens",
             f"{ours['base']:.0f} tokens/s, through an adapter {ours['adapter']:.0f}",
-            f"transformers.generate, batch {count}: {theirs['base']:.0f}, "
-            f"with peft {theirs['adapter']:.0f}",
+            f"transformers.generate, batch {count}: {theirs['base']:.0f}, with peft "
+            f"{theirs['adapter']:.0f}: {ours['base'] / theirs['base']:.2f} and "
+            f"{ours['adapter'] / theirs['adapter']:.2f} x as fast",
         )
 
 
@@ -220,7 +237,9 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="leave out more than 16 sequences")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the first rows (%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="of training alone and of sampling (%(default)s)"
+    )
     parser.add_argument(
         "--only",
         choices=("training", "start", "sampling", "memory", "runs", "gpu"),
@@ -231,7 +250,7 @@ def main() -> None:
     parts = {
         "training": lambda: training(options.steps),
         "start": start_up,
-        "sampling": sampling,
+        "sampling": lambda: sampling(options.steps),
         "memory": memory,
         "runs": lambda: many_runs(options.quick),
         "gpu": gpu,

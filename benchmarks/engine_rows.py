@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -288,31 +289,42 @@ def first_step(batch_size: int, rank: int, steps: int) -> dict:
     return {"first/later": seconds[0] / median(seconds[1:])}
 
 
-def sampling(count: int, tokens: int, prompt: int) -> dict:
-    """Greedy continuations of `count` prompts at once, by the engine; two medians of 5."""
+def sampled_rates(count: int, tokens: int, turns: int, ways: dict[str, Callable]) -> dict:
+    """Tokens per second of base model and adapter in each turn; medians without those to warm up.
+
+    `ways` continue `count` prompts by `tokens` tokens each.
+    """
+    rates: dict[str, list[float]] = {which: [] for which in ways}
+    for _ in range(turns):
+        my_turn()
+        for which, way in ways.items():
+            start = time.perf_counter()
+            way()
+            rates[which].append(count * tokens / (time.perf_counter() - start))
+        print(json.dumps({which: all_turns[-1] for which, all_turns in rates.items()}), flush=True)
+    return {which: median(all_turns[WARM_UP:]) for which, all_turns in rates.items()}
+
+
+def sampling(count: int, tokens: int, prompt: int, rank: int, turns: int) -> dict:
+    """Greedy continuations of `count` prompts at once, by the engine."""
     from sft.local.engine_api import LoraSpec, SampleWork
 
     served = load_engine()
-    served.create_adapter("run", "demo", LoraSpec(16, seed=0))
+    served.create_adapter("run", "demo", LoraSpec(rank, seed=0))
     served.add_sampler("base", "demo", None)
     served.add_sampler("adapter", "demo", served.state("run", optimizer=False))
-    rates = {}
-    for sampler in ("base", "adapter"):
-        seconds = []
-        for _ in range(1 + 5):
-            work = [
-                SampleWork(sampler, data[0][:prompt], 1, tokens, 0.0, stop_at_eos=False)
-                for data in conversations(count)
-            ]
-            start = time.perf_counter()
-            served.sample(work)
-            seconds.append(time.perf_counter() - start)
-        rates[sampler] = count * tokens / median(seconds[1:])
-    return rates
+    prompts = [data[0][:prompt] for data in conversations(count)]
+
+    def of(sampler: str) -> Callable:
+        return lambda: served.sample(
+            [SampleWork(sampler, one, 1, tokens, 0.0, stop_at_eos=False) for one in prompts]
+        )
+
+    return sampled_rates(count, tokens, turns, {which: of(which) for which in ("base", "adapter")})
 
 
-def generate(count: int, tokens: int, prompt: int) -> dict:
-    """The same by transformers.generate, in one batch; base model, then with peft."""
+def generate(count: int, tokens: int, prompt: int, rank: int, turns: int) -> dict:
+    """The same by transformers.generate, in one batch; base model, and with peft."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -321,22 +333,20 @@ def generate(count: int, tokens: int, prompt: int) -> dict:
     from sft.models import demo
 
     dtype = pick_dtype("auto", torch.device("cpu"))
-    model = AutoModelForCausalLM.from_pretrained(demo.folder(), dtype=dtype)
+    base, adapted = (
+        AutoModelForCausalLM.from_pretrained(demo.folder(), dtype=dtype) for _ in range(2)
+    )
+    lora = LoraConfig(r=rank, lora_alpha=32, target_modules=[*TARGETS, "lm_head"])
     ids = torch.tensor([data[0][:prompt] for data in conversations(count)])
-    rates = {}
-    for which in ("base", "adapter"):
-        if which == "adapter":
-            model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS))
-        seconds = []
-        for _ in range(1 + 5):
-            start = time.perf_counter()
-            model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
-                min_new_tokens=tokens, do_sample=False,
-            )  # fmt: skip
-            seconds.append(time.perf_counter() - start)
-        rates[which] = count * tokens / median(seconds[1:])
-    return rates
+
+    def of(model: torch.nn.Module) -> Callable:
+        return lambda: model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
+            min_new_tokens=tokens, do_sample=False,
+        )  # fmt: skip
+
+    ways = {"base": of(base), "adapter": of(get_peft_model(adapted, lora))}
+    return sampled_rates(count, tokens, turns, ways)
 
 
 def peak_memory() -> float:

@@ -7,4 +7,11 @@ How a training request becomes numbers, in the order of the work:
     packs          the pack: the sequences of one pass, laid end to end
     network        the pass itself, layer by layer
     totals         the results of the pieces, added up to those of each request
+
+And a sampling request:
+
+    prefill        the pass over its prompt; which prompts share one, `shared_passes` says
+    decoding       steps of one token for all samples, in one pass by all cores
+    shelves        the samples' keys and values, those of about the same length side by side
+    choosing       the next token of each
 """

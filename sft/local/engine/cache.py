@@ -20,20 +20,8 @@ class Cache:
         shape = (len(base.layers), 2, base.kv_heads, capacity, base.head_dim)
         return Cache(torch.empty(shape, dtype=base.dtype, device=base.device))
 
-    def copy(self) -> Cache:
-        return Cache(self._store.clone(), self.length)
-
-    def reserve(self, more: int) -> None:
-        """Make room for `more` positions behind `length`."""
-        capacity = self._store.shape[3]
-        if self.length + more > capacity:
-            grown = max(self.length + more, 2 * capacity)
-            store = self._store.new_empty((*self._store.shape[:3], grown, self._store.shape[4]))
-            store[:, :, :, : self.length] = self._store[:, :, :, : self.length]
-            self._store = store
-
-    def put(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k, v [T, kv_heads, D] at `length`; returns all so far, [kv_heads, length + T, D].
+    def put(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Write k, v [T, kv_heads, D] at `length`.
 
         `length` itself is moved on by the caller, once for all layers.
         """
@@ -41,4 +29,9 @@ class Cache:
         store = self._store[layer]
         store[0, :, self.length : end] = k.transpose(0, 1)
         store[1, :, self.length : end] = v.transpose(0, 1)
-        return store[0, :, :end], store[1, :, :end]
+
+    def moved(self, store: Tensor) -> Cache:
+        """The same in `store`, of the same shape but for the capacity; the rest of it is zeros."""
+        store[..., : self.length, :] = self._store[..., : self.length, :]
+        store[..., self.length :, :] = 0
+        return Cache(store, self.length)

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sft.local.engine import head, network, shared_passes
+from sft.local.engine import head, network, packs, shared_passes
 from sft.local.engine.lora import Run
 from sft.local.engine.models import BaseModel
 from sft.local.engine.packs import Pack
 from sft.local.engine.prefill import Prefill, Request, Stream, prefill
+from sft.local.engine.shelves import Part, Shelves
 from sft.local.engine.workers import Workers
 from sft.local.engine_api import EngineError, SampleResult
 
@@ -28,27 +29,22 @@ FIXED = 8  # rows of every block, if they do not
 ACTIVE = 64  # samples at a time; the others wait, and their caches take no memory yet
 
 
-def step(base: BaseModel, streams: list[Stream], size: int) -> None:
+def step(base: BaseModel, parts: list[Part], size: int) -> None:
     """One more token for at most `size` streams, in one pass over a block of so many rows."""
+    streams = [stream for part in parts for stream in part.streams]
     rows = streams + [streams[-1]] * (size - len(streams))
-    for stream in streams:
-        stream.cache.reserve(1)
     pack = Pack(
         torch.tensor([stream.token for stream in rows], device=base.device),
         torch.tensor([stream.cache.length for stream in rows], device=base.device),
         [1] * size,
         _adapter_runs(base, streams, size),
     )
+    bounds = packs.bounds(part.end - part.start for part in parts)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.zeros_like(q)
-        for row, stream in enumerate(streams):
-            keys, values = stream.cache.put(layer, k[row : row + 1], v[row : row + 1])
-            # Query heads that share a key head are its rows: one kernel call, nothing repeated.
-            out[row] = functional.scaled_dot_product_attention(
-                q[row].view(1, base.kv_heads, -1, base.head_dim), keys[None], values[None],
-                scale=base.attention_scale,
-            ).reshape(base.heads, base.head_dim)  # fmt: skip
+        out = torch.zeros_like(q, memory_format=torch.contiguous_format)
+        for part, (start, end) in zip(parts, bounds, strict=True):
+            out[start:end] = part.attend(layer, q[start:end], k[start:end], v[start:end])
         return out.flatten(1)
 
     normal = network.hidden_states(base, pack, attend)
@@ -74,26 +70,23 @@ def sample(
                 return [start([place])[0] for place in group]
             return [EngineError(f"The sampling failed: {error}", user=False)]
 
-    sizes = block_sizes(base)
+    sizes = workers.together(block_sizes, base)
     groups = shared_passes.join_prompts(base, [len(work.prompt) for _, work in requests], workers)
     prefills: dict[int, Prefill | EngineError] = {}
-    active: list[Stream] = []
+    active = Shelves(base)
 
     def advance(room: int) -> None:
         while len(active) > room:
-            active.sort(key=lambda stream: stream.adapter.key)
-            each = -(-len(active) // workers.count)
-            size = next((size for size in sizes if size >= each), sizes[-1])
-            blocks = [active[i : i + size] for i in range(0, len(active), size)]
-            for _ in workers.map(lambda block: step(base, block, size), blocks):  # noqa: B023
-                pass
-            active[:] = [stream for stream in active if not stream.sampler.done]
+            size = next((size for size in sizes if size >= len(active)), sizes[-1])
+            for block in active.blocks(size):
+                workers.together(lambda parts: step(base, parts, size), block)  # noqa: B023
+            active.arrange()
 
     for group, started in zip(groups, workers.map(start, groups), strict=True):
         prefills |= zip(group, started, strict=True)
         for one in started:
             if isinstance(one, Prefill):
-                active.extend(one.streams)
+                active.add(one.streams)
                 one.streams = []
         advance(room=ACTIVE)
     advance(room=0)

@@ -10,6 +10,7 @@ rows each), their products are batched: a few kernels instead of a few for each 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import groupby
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor
 from sft.local.engine import stacked
 from sft.local.engine.lora import Run, views_of
 from sft.local.engine.models import Linear
+from sft.local.engine.workers import one_thread
 
+FEW = 32  # rows whose LoRA products are so small that sharing them out takes longer than they do
 # For the backward, scale * x A^T: per span [rows, modules * rank], or of alike runs stacked.
 Hidden = list[Tensor | None] | Tensor
 
@@ -32,15 +35,16 @@ def forward(linear: Linear, index: int, x: Tensor, runs: list[Run]) -> tuple[lis
     if stacked.alike(index, runs, x.device):
         return outputs, stacked.forward(index, x, outputs, runs)
     hidden: list[Tensor | None] = []
-    for rows, same in _spans(runs, index):
-        lora = views_of(same[0].lora, index)
-        if lora is None:
-            hidden.append(None)
-            continue
-        z = (x[rows] @ lora.a.T).mul_(same[0].scale)
-        hidden.append(z)
-        for y, z_part, b in zip(outputs, _parts(z, linear), lora.b, strict=True):
-            y[rows].addmm_(z_part, b.T)
+    with one_thread() if len(x) <= FEW else nullcontext():
+        for rows, same in _spans(runs, index):
+            lora = views_of(same[0].lora, index)
+            if lora is None:
+                hidden.append(None)
+                continue
+            z = (x[rows] @ lora.a.T).mul_(same[0].scale)
+            hidden.append(z)
+            for y, z_part, b in zip(outputs, _parts(z, linear), lora.b, strict=True):
+                y[rows].addmm_(z_part, b.T)
     return outputs, hidden
 
 

@@ -24,9 +24,12 @@ from sft.local.engine_api import SampleWork
 Request = tuple[FrozenAdapter, SampleWork]
 
 
-@dataclass
+@dataclass(eq=False)
 class Stream:
-    """A sample that goes on: its cache, the adapter it goes through, and its newest token."""
+    """A sample that goes on: its cache, the adapter it goes through, and its newest token.
+
+    Samples of one prompt begin with the same cache; each gets its own on a shelf (`shelves`).
+    """
 
     sampler: Sampler
     cache: Cache
@@ -100,8 +103,7 @@ def _begin(
             continue
         token = sampler.take(logits)
         if not sampler.done:
-            own = cache if index == work.num_samples - 1 else cache.copy()
-            streams.append(Stream(sampler, own, adapter, token))
+            streams.append(Stream(sampler, cache, adapter, token))
     return Prefill(samplers, streams, logprobs, topk, of_targets)
 
 

@@ -1,9 +1,10 @@
 """Products with the frozen weights of a `Linear`: forward, and backward to the input's gradient.
 
-Weights are [outputs, inputs], one for each module that reads the same input. oneDNN reorders a
-bfloat16 weight for every product with it. That takes as long as the product itself if x has a few
-rows, and a tenth of it if x has a few hundred. `Reordered` has it done once, for each direction. If
-the processor lacks the instructions that oneDNN wants for it, `Widened` does without.
+Weights are [outputs, inputs], one for each module that reads the same input. Before it multiplies,
+a library brings a weight into an order of its own, for every product anew. That takes as long as
+the product itself if x has a few rows, and a tenth of it if x has a few hundred. `Reordered` has it
+done once, for each direction. It wants instructions for bfloat16 that some processors lack: there
+`Widened` does without.
 """
 
 from __future__ import annotations
@@ -69,27 +70,33 @@ class Widened:
 
 @dataclass(frozen=True)
 class Reordered:
-    """Reordered for oneDNN, and once more for the backward; opaque tensors, of no other use."""
+    """Reordered for oneDNN, and once more for the backward; opaque tensors, of no other use.
 
-    weights: tuple[Tensor, ...]
+    The forward's are one, all modules' outputs below one another: one product instead of several.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    outputs: tuple[int, ...]
     transposed: tuple[Tensor, ...]
-    biases: tuple[Tensor | None, ...]
 
     @staticmethod
     def of(plain: Plain) -> Reordered:
         reorder = torch.ops.mkldnn._reorder_linear_weight
         some_rows = 8  # the order is the same for any number of them
+        biases = [bias for bias in plain.biases if bias is not None]
         with torch.no_grad():
             return Reordered(
-                tuple(reorder(weight, some_rows) for weight in plain.weights),
+                reorder(torch.cat(plain.weights), some_rows),
+                torch.cat(biases) if biases else None,
+                tuple(len(weight) for weight in plain.weights),
                 tuple(reorder(weight.T.contiguous(), some_rows) for weight in plain.weights),
-                plain.biases,
             )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         multiply = torch.ops.mkldnn._linear_pointwise
-        pairs = zip(self.weights, self.biases, strict=True)
-        return [multiply(x, weight, bias, "none", [], "") for weight, bias in pairs]
+        y = multiply(x, self.weight, self.bias, "none", [], "")
+        return list(y.split(self.outputs, dim=1))
 
     def backward(self, dys: list[Tensor]) -> Tensor:
         multiply = torch.ops.mkldnn._linear_pointwise
@@ -100,13 +107,13 @@ class Reordered:
 
 
 @cache
-def reorders() -> bool:
-    """Whether oneDNN reorders bfloat16 weights on this processor and multiplies with them.
+def reorders(dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether oneDNN reorders weights of `dtype` on this processor and multiplies with them.
 
-    It is tried: some builds of torch lack it, and it asks for instructions that some processors
-    lack.
+    It is tried: some builds of torch lack it, and for bfloat16 it asks for instructions that some
+    processors lack.
     """
-    x = torch.eye(16, dtype=torch.bfloat16)
+    x = torch.eye(16, dtype=dtype)
     try:
         products = Reordered.of(Plain((x, x), (None, None)))
         results = [*products.forward(x), products.backward([x, x])]
@@ -117,9 +124,9 @@ def reorders() -> bool:
 
 def way(device: torch.device, dtype: torch.dtype, parameters: int) -> Callable[[Plain], Products]:
     """What makes the products with the weights of a model of so many parameters in all."""
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        if not reorders():
-            return Widened
+    if device.type == "cpu":
+        if not reorders(dtype):
+            return Widened if dtype == torch.bfloat16 else lambda plain: plain
         if 2 * parameters * dtype.itemsize <= MOST_BYTES:
             return Reordered.of
     return lambda plain: plain

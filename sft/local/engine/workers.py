@@ -2,6 +2,7 @@
 
 On a CPU each worker multiplies with its own few threads: packs are independent, so cores never
 wait for each other inside a pack, and a pack's numbers cannot depend on what the other workers do.
+A step of sampling has one pass, which reads all weights for a few rows: there all cores share it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -33,11 +35,16 @@ class Workers:
             memory.keep_freed()
             _keep_few_kernels(self.count)
 
-        def start() -> None:
-            torch.set_num_threads(self.threads)
+        def start(threads: int) -> None:
+            torch.get_num_threads()  # else a thread's first product takes the newest number of any
+            torch.set_num_threads(threads)
 
-        self._pool = ThreadPoolExecutor(self.count, "engine-worker", initializer=start)
-        self._beside = ThreadPoolExecutor(1, "engine-beside", initializer=start)
+        def pool(count: int, name: str, threads: int) -> ThreadPoolExecutor:
+            return ThreadPoolExecutor(count, name, initializer=start, initargs=(threads,))
+
+        self._pool = pool(self.count, "engine-worker", self.threads)
+        self._beside = pool(1, "engine-beside", self.threads)
+        self._together = pool(1, "engine-together", cores)
 
     def map(self, compute: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """Compute every item, in their order of start; yields answers in order as they come.
@@ -60,6 +67,25 @@ class Workers:
         """Compute one item at once, also while all workers are busy. With as many threads as one of
         them has: sums over a vector depend on their number."""
         return self._beside.submit(_without_gradients, compute, item).result()
+
+    def together(self, compute: Callable[[Item], Answer], item: Item) -> Answer:
+        """Compute one item by itself, its large products with all cores: see `one_thread`."""
+        return self._together.submit(_without_gradients, compute, item).result()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What is computed here by one thread alone: small products, which take less time so.
+
+    Attention also for its numbers: where the memory of a helping thread begins is left to chance,
+    and in float32 MKL's products round by that.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _without_gradients(compute: Callable[[Item], Answer], item: Item) -> Answer:
