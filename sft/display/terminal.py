@@ -210,7 +210,8 @@ class Terminal(BaseHook):
             more = " budget.usd=…" if (result.reason or "").startswith("budget.usd") else ""
             lines.append(("resume", f"python -m sft.resume {directory}{more}"))
         if result.status == "FINISHED":
-            lines.append(("talk to it", f'python -m sft.sample {directory} "your question"'))
+            lines.append(("talk to it", f"python -m sft.chat {directory}"))
+            lines.append(("take it along", f"python -m sft.export {directory} adapter"))
         if self.settings.tracking.uri:
             lines.append(("view", self._how_to_view(self.settings.tracking.uri)))
         lines.append(("reproduce", f"python -m sft.reproduce {directory}"))
