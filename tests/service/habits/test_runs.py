@@ -8,7 +8,7 @@ import pytest
 from sft.command import launch
 from sft.errors import BadInput
 from sft.run.client import Service
-from sft.service.habits import server
+from sft.service.habits import questions, server
 
 ALL = ("no_endpoints", "no_ids", "no_first_logprob", "strict", "no_create_by_load", "model_id")
 
@@ -36,6 +36,7 @@ def test_todays_api_needs_no_repair(trained, local_service, monkeypatch):
 
     monkeypatch.setenv("TINKER_API_KEY", api_key(local_service))
     _, _, facts = trained(local_service, "plain")
+    assert facts["server"].pop("sampler")["largest"] < questions.NOISE
     assert facts["server"] == {"url": local_service, "repairs": {}, "ignored": {}}
 
 
@@ -86,7 +87,7 @@ def test_an_older_wire_is_recognised_at_once(settings, poor):
 def test_a_setting_that_the_server_ignores_is_named(trained, poor):
     result, _, facts = trained(poor("adapts_all").url, "run", "lora.train_mlp=false")
     assert result.status == "FINISHED"
-    assert list(facts["server"]["ignored"]) == ["lora.train_mlp"]
+    assert list(facts["server"]["ignored"]) == ["lora.train_mlp", "lora.train_attn"]
 
 
 def test_a_setting_that_the_server_heeds_is_not(trained, poor):
