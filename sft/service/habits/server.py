@@ -39,8 +39,8 @@ class Running:
         self.server_key = key
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._socket = _listening()
-        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.socket = _listening()
+        self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, name="sft-habits", daemon=True)
         self._thread.start()
         if not self._ready.wait(START_SECONDS) or self._error is not None:
@@ -70,7 +70,7 @@ class Running:
             self._ready.set()
             raise
         self.loop.call_soon(self._ready.set)
-        await self.server.serve(sockets=[self._socket])
+        await self.server.serve(sockets=[self.socket])
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine of the proxy's own loop."""
