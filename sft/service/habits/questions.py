@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sft.service.habits import messages
 from sft.service.habits.record import Difference
-from sft.service.habits.trial import LONGER, Adapter, Asking, Session, checkpoint_url, sample
+from sft.service.habits.trial import LONGER, Adapter, Asking, Session, sample
 from sft.service.habits.upstream import PROTOBUF, Answer, Refused
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def keeps_unloaded(adapter: Adapter) -> tuple[bool, bool]:
     Raises `Refused` if it cannot be saved.
     """
     session = adapter.session
-    for path in list(session.saved):  # a server may forget, with the adapter, how to delete them
-        session.delete(path)
+    for one in adapter.checkpoints():  # snapshots, too: some servers keep them
+        session.delete(one["tinker_path"])
     path = adapter.save("save_weights", "sft-probe")
     try:
         adapter.unload()
@@ -104,9 +104,8 @@ def of_checkpoints(adapter: Adapter) -> tuple[bool, bool]:
     deletes one. Raises `Refused` if it cannot be saved."""
     asking = adapter.session.asking
     path = adapter.save("save_weights", "sft-probe-life")
-    listed = asking.ask("GET", checkpoint_url(path).partition("/checkpoints/")[0] + "/checkpoints")
-    found = listed.value.get("checkpoints") if isinstance(listed.value, dict) else None
-    ends = any(one.get("expires_at") for one in found or () if one.get("tinker_path") == path)
+    listed = [one for one in adapter.checkpoints() if one["tinker_path"] == path]
+    ends = any(one.get("expires_at") for one in listed)
     deleted = adapter.session.delete(path)
     lacks = "deleting checkpoints" in asking.running.habits.repairs
     return ends, deleted.status < 400 and not lacks

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 TOKENS = (7, 11, 5, 13, 9, 12, 6, 10, 8, 14)
 """A text that every vocabulary has."""
-LONGER = tuple(5 + 7 * i % 41 for i in range(41))
-"""A text to measure: more log-probabilities than those of `TOKENS`."""
+LONGER = tuple(5 + 7 * i % 31 for i in range(31))
+"""A text to measure: more log-probabilities than those of `TOKENS`. With a token sampled behind it
+not above 32, the shortest shape that servers compile for."""
 LIFE_SECONDS = 3600
 """Of what is saved here, should it not be deleted before: the least that hosted Tinker takes."""
 LEARNING_RATE = 0.05
@@ -148,7 +149,8 @@ class Session:
 
     def delete(self, path: str) -> Answer:
         """Delete what was saved at `path`."""
-        self.saved.remove(path)
+        if path in self.saved:
+            self.saved.remove(path)
         return self.asking.ask("DELETE", checkpoint_url(path))
 
     def end(self) -> Answer:
@@ -224,20 +226,20 @@ class Adapter:
     def save(self, endpoint: str, name: str) -> str:
         """The path of saved weights."""
         message = {"path": name, "ttl_seconds": LIFE_SECONDS}
-        return self._noted(self.session.asking.done(endpoint, self._addressed | message))
-
-    def _noted(self, done: dict[str, Any]) -> str:
-        """The path of what was saved."""
-        path = str(done.get("path") or "")
-        if path.startswith("tinker://"):
-            self.session.saved.append(path)
+        path = str(self.session.asking.done(endpoint, self._addressed | message)["path"])
+        self.session.saved.append(path)
         return path
 
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """What the server lists of this adapter's; nothing if it lists none."""
+        listed = self.session.asking.get(f"training_runs/{self.model_id}/checkpoints").value
+        found = listed.get("checkpoints") if isinstance(listed, dict) else None
+        return [one for one in found or () if one.get("tinker_path")]
+
     def snapshot(self) -> str:
-        """A sampling session of the weights as they are; some servers keep them at a path, too."""
+        """A sampling session of the weights as they are."""
         message = {"sampling_session_seq_id": next(self.session.numbers), "kind": "snapshot"}
         done = self.session.asking.done("save_weights_for_sampler", self._addressed | message)
-        self._noted(done)
         return str(done["sampling_session_id"])
 
     def unload(self) -> None:
