@@ -96,7 +96,10 @@ def keeps_unloaded(adapter: Adapter) -> tuple[bool, bool]:
         if error.is_no_answer:
             raise
         return False, True
-    return True, session.asking.post("weights_info", {"tinker_path": path}).status == 200
+    if session.asking.post("weights_info", {"tinker_path": path}).status == 200:
+        return True, True
+    session.saved.remove(path)  # nothing there to be deleted
+    return True, False
 
 
 def of_checkpoints(adapter: Adapter) -> tuple[bool, bool]:

@@ -13,6 +13,9 @@ POLL_SECONDS = 40.0
 """The longest wait for one answer about a result; the SDK hangs up after 45."""
 WORK_SECONDS = 600.0
 """The longest wait for any other answer."""
+KEPT_SECONDS = 2.0
+"""Without a request a connection is not used again: servers close it, uvicorn after 5 s, and what is
+sent at that moment is lost."""
 AWAY = 503
 """What the SDK is told of a server that does not answer: it asks again, for minutes."""
 TOO_LATE = 504
@@ -89,7 +92,11 @@ class Upstream:
         self.url = url.rstrip("/")
         self._headers = {"X-API-Key": key} if key else {}
         self._headers["X-Tinker-Sampling-Backpressure"] = "1"  # as the SDK says with each sample
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        limits = httpx.Limits(
+            max_connections=None,
+            max_keepalive_connections=64,
+            keepalive_expiry=KEPT_SECONDS,
+        )
         self._client = httpx.AsyncClient(
             trust_env=through_proxies, timeout=WORK_SECONDS, limits=limits, headers=self._headers
         )
