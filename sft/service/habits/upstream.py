@@ -14,8 +14,8 @@ POLL_SECONDS = 40.0
 WORK_SECONDS = 600.0
 """The longest wait for any other answer."""
 KEPT_SECONDS = 2.0
-"""Without a request a connection is not used again: servers close it, uvicorn after 5 s, and what is
-sent at that moment is lost."""
+"""After so long without a request a connection is not used again: servers close it, uvicorn after
+5 s, and what is sent at that moment is lost."""
 AWAY = 503
 """What the SDK is told of a server that does not answer: it asks again, for minutes."""
 TOO_LATE = 504
