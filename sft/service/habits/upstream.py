@@ -16,6 +16,7 @@ WORK_SECONDS = 600.0
 KEPT_SECONDS = 2.0
 """After so long without a request a connection is not used again: servers close it, uvicorn after
 5 s, and what is sent at that moment is lost."""
+CLOSING_SECONDS = 0.05
 AWAY = 503
 """What the SDK is told of a server that does not answer: it asks again, for minutes."""
 TOO_LATE = 504
@@ -124,6 +125,8 @@ class Upstream:
             detail = f"nothing answers at {self.url}: {type(error).__name__} {error}".rstrip()
             answer = Answer.of({"detail": detail}, AWAY)
             return Answer(AWAY, answer.content, answer.headers, sent=sent)
+        if reply.status_code >= 500:  # its server may close the connection, which is seen by then
+            await asyncio.sleep(CLOSING_SECONDS)
         kept = {k: v for k, v in reply.headers.items() if k in ("content-type", "location")}
         return Answer(reply.status_code, reply.content, kept)
 
