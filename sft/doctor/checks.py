@@ -199,16 +199,17 @@ class Checkup:
         return [Row(topic, "ok", found), Row("a step takes", "ok", f"{sorted(times)[1]:.2g} s")]
 
     def _sampling(self, made: Adapter) -> list[Row]:
-        difference = meeting.look_at(self.running, made)
+        meeting.look_at(self.running, made)
         habits = self.habits
+        difference = habits.difference
         copies = habits.repairs.get("evaluation", "")
         if difference is None:
             sampler = Row("sampler weights", "missing", habits.repairs.get("answers", ""), copies)
             return [sampler, self._repeats()]
-        mean = f"{difference:.2g} nats from forward's in the mean"
-        alike = Row("compute_logprobs", "ok", mean)
+        off = f"from forward's {difference}"
+        alike = Row("compute_logprobs", "ok", off)
         if not habits.samples_alike:
-            alike = Row("compute_logprobs", "different", mean, "by forward on a copy")
+            alike = Row("compute_logprobs", "different", off, "by forward on a copy")
         apart = Row("evaluation and training", "ok", "apart")
         if habits.samples_apart is False:
             apart = Row("evaluation and training", "different", copies.partition(", for ")[2],

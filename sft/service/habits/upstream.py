@@ -13,6 +13,10 @@ POLL_SECONDS = 40.0
 """The longest wait for one answer about a result; the SDK hangs up after 45."""
 WORK_SECONDS = 600.0
 """The longest wait for any other answer."""
+KEPT_SECONDS = 2.0
+"""After so long without a request a connection is not used again: servers close it, uvicorn after
+5 s, and what is sent at that moment is lost."""
+CLOSING_SECONDS = 0.05
 AWAY = 503
 """What the SDK is told of a server that does not answer: it asks again, for minutes."""
 TOO_LATE = 504
@@ -45,6 +49,13 @@ class Answer:
     @classmethod
     def of(cls, value: Any, status: int = 200) -> Answer:
         return cls(status, json.dumps(value).encode(), {"content-type": "application/json"})
+
+    @property
+    def may_have_acted(self) -> bool:
+        """Whether the server may have done what it was asked, though this says that it has failed.
+        Other statuses are a server's word that it has not begun, 429 ("too many") among them; one
+        of 500 and more may come from a gateway that has lost the server's answer."""
+        return self.sent and (self.status in (408, 409) or self.status >= 500)
 
     @property
     def is_protobuf(self) -> bool:
@@ -82,7 +93,11 @@ class Upstream:
         self.url = url.rstrip("/")
         self._headers = {"X-API-Key": key} if key else {}
         self._headers["X-Tinker-Sampling-Backpressure"] = "1"  # as the SDK says with each sample
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        limits = httpx.Limits(
+            max_connections=None,
+            max_keepalive_connections=64,
+            keepalive_expiry=KEPT_SECONDS,
+        )
         self._client = httpx.AsyncClient(
             trust_env=through_proxies, timeout=WORK_SECONDS, limits=limits, headers=self._headers
         )
@@ -110,6 +125,8 @@ class Upstream:
             detail = f"nothing answers at {self.url}: {type(error).__name__} {error}".rstrip()
             answer = Answer.of({"detail": detail}, AWAY)
             return Answer(AWAY, answer.content, answer.headers, sent=sent)
+        if reply.status_code >= 500:  # its server may close the connection, which is seen by then
+            await asyncio.sleep(CLOSING_SECONDS)
         kept = {k: v for k, v in reply.headers.items() if k in ("content-type", "location")}
         return Answer(reply.status_code, reply.content, kept)
 
