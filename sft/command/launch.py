@@ -94,7 +94,8 @@ async def _run(
     async def confirm(estimate: Estimate) -> None:
         spent = float(last(directory).get("usd") or 0.0)
         usd = None if estimate.usd is None else max(0.0, estimate.usd - spent)
-        await confirmed(usd, settings.cost.confirm_above_usd, estimate.sentence())
+        unpriced = estimate.unpriced(billed=settings.service.kind == "tinker")
+        await confirmed(usd, settings.cost.confirm_above_usd, estimate.sentence(), unpriced)
 
     with signals.told(stopper.stop, stopper.end):
         hooks = [*hooks, stopper]

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.data_name import data_name
-from sft.cost.meter import spent
-from sft.cost.prices import dollars
+from sft.cost.meter import spent_in_words
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.record.durations import age
@@ -85,7 +84,7 @@ def listed(directory: Path) -> Listed:
         "steps": str(facts.get("steps") or last.get("step", 0)),
         "train/nll": _number(last.get("train/nll")),
         "eval/nll": _number(last.get("eval/nll")),
-        "usd": "-" if (usd := spent(directory)) is None else dollars(usd),
+        "usd": spent_in_words(directory),
         "age": age(time.time() - started),
         "path": str(directory),
     }
