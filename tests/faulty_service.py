@@ -42,6 +42,7 @@ class Forwarding(BaseHTTPRequestHandler):
     """Sends requests on to the service that `server.behind` names."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def forwarded(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and content of the service's answer to this request with `body`."""

@@ -26,11 +26,15 @@ OPTIONAL = (
     r"POST /api/v1/sessions/[^/]+/finish",
     r"(PUT|DELETE) /api/v1/training_runs/.+",
 )
+NUMBERED = ("forward_backward", "optim_step", "save_weights", "save_weights_for_sampler")
+"""Requests of a model, done in the order of their numbers."""
 UNKNOWN = {"create_model": ["optimizer_config"], "save_weights_for_sampler": ["kind"]}
 
 HABITS = (
+    "saves_nothing",
     "no_endpoints", "no_ids", "no_first_logprob", "strict", "no_create_by_load", "model_id",
-    "json_only", "small_ranks", "adapts_all", "samples_wrong",
+    "json_only", "small_ranks", "adapts_all", "never_unembeds", "samples_wrong", "samples_low",
+    "no_lives", "acts_twice",
 )  # fmt: skip
 
 
@@ -47,10 +51,41 @@ class Poor(ThreadingHTTPServer):
         self.asked: Counter[str] = Counter()
         self.sampled: set[str] = set()
         """Promises of sampling."""
+        self.repeated: Counter[str] = Counter()
+        """Requests that came twice and were done twice, by model."""
+        self._done: set[tuple[str, str, int]] = set()
+        self._to_lose: list[tuple[str, int]] = []
+        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def lose(self, endpoint: str, status: int) -> None:
+        """Do the next request to `endpoint`, and answer it with `status`, as a gateway may."""
+        self._to_lose.append((endpoint, status))
+
+    def lost(self, endpoint: str) -> int | None:
+        """The status of an answer that is lost."""
+        with self._lock:
+            if not self._to_lose or self._to_lose[0][0] != endpoint:
+                return None
+            return self._to_lose.pop(0)[1]
+
+    def done_again(self, endpoint: str, body: bytes) -> bytes:
+        """A request under a number that the service behind has not seen."""
+        is_json = endpoint != "forward_backward"
+        message = json.loads(body) if is_json else pb.ForwardBackwardRequest.FromString(body)
+        model = message["model_id"] if is_json else message.model_id
+        number = message["seq_id"] if is_json else message.seq_id
+        with self._lock:
+            self.repeated[model] += (model, endpoint, number) in self._done
+            self._done.add((model, endpoint, number))
+            number += self.repeated[model]
+        if is_json:
+            return json.dumps(message | {"seq_id": number}).encode()
+        message.seq_id = number
+        return message.SerializeToString()
 
     def refusal(self, wanted: str, body: bytes) -> tuple[int, object] | None:
         """What the poor server answers itself."""
@@ -59,6 +94,8 @@ class Poor(ThreadingHTTPServer):
             return 404, {"detail": "Not Found"}
         if "json_only" in self.lacks and endpoint == "forward_backward":
             return 500, {"detail": "Internal Server Error"}
+        if "saves_nothing" in self.lacks and endpoint == "save_weights":
+            return 404, {"detail": "Not Found"}
         if not wanted.startswith("POST") or endpoint == "forward_backward":
             return None
         message = json.loads(body or b"{}")
@@ -80,6 +117,15 @@ class Poor(ThreadingHTTPServer):
             message = json.loads(body)
             message["lora_config"] |= dict.fromkeys(("train_mlp", "train_attn"), True)
             return json.dumps(message).encode()
+        if "never_unembeds" in self.lacks and wanted.endswith("/create_model"):
+            message = json.loads(body)
+            message["lora_config"]["train_unembed"] = False
+            return json.dumps(message).encode()
+        if "no_lives" in self.lacks and wanted.endswith("/save_weights"):
+            return json.dumps(json.loads(body) | {"ttl_seconds": None}).encode()
+        endpoint = wanted.rpartition("/")[2]
+        if "acts_twice" in self.lacks and endpoint in NUMBERED:
+            return self.done_again(endpoint, body)
         return body
 
     def changed_answer(self, wanted: str, body: bytes, content: bytes, kind: str) -> bytes:
@@ -102,6 +148,8 @@ class Poor(ThreadingHTTPServer):
         logprobs = numpy.frombuffer(message.prompt_logprobs, numpy.float32)
         if "samples_wrong" in self.lacks:
             logprobs = logprobs - numpy.float32(1)
+        if "samples_low" in self.lacks:
+            logprobs = logprobs - numpy.float32(0.05)
         if "no_first_logprob" in self.lacks:
             logprobs = logprobs[1:]
         if len(logprobs):
@@ -122,6 +170,9 @@ class _Handler(Forwarding):
             self.answer(status, {"content-type": "application/json"}, json.dumps(value).encode())
             return
         status, headers, content = self.forwarded(poor.changed_request(wanted, body))
+        if (lost := poor.lost(wanted.rpartition("/")[2])) is not None:
+            self.answer(lost, {"content-type": "text/html"}, b"<html>Gateway</html>")
+            return
         if status < 400:
             kind = {name.lower(): value for name, value in headers.items()}.get("content-type", "")
             content = poor.changed_answer(wanted, body, content, kind)

@@ -63,11 +63,8 @@ def _custom(settings: Settings, needs: Needs) -> Iterator[str]:
 
 def _set(settings: Settings) -> list[str]:
     """Settings that a server may ignore, where they ask for something."""
-    lora, keep = settings.lora, settings.checkpoint
+    keep = settings.checkpoint
     asked: dict[str, object] = {
-        "lora.train_mlp": not lora.train_mlp,
-        "lora.train_attn": not lora.train_attn,
-        "lora.train_unembed": not lora.train_unembed,
         "optimizer.grad_clip_norm": settings.optimizer.grad_clip_norm > 0,
         "reduction": settings.reduction == "none",
         "checkpoint.keep": keep.keep,

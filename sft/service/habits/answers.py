@@ -36,10 +36,14 @@ class Answers:
 
     def client_config(self, answer: Answer) -> Answer:
         """Flags for what only the hosted service has are off: results are asked for one by one, the
-        key is the proxy's own, and nothing is packed on the way through this machine."""
-        value = answer.value if answer.status == 200 else {}
-        off = ("pjwt_auth_enabled", "sample_use_retrieve_futures", "proto_compress_fwdbwd")
-        value = {**(value or {}), **dict.fromkeys(off, False)}
+        key is the proxy's own, nothing is packed on the way through this machine, and the parts of
+        a large batch come in their order (in parallel, the SDK holds the first one back until the
+        others were answered)."""
+        off = (
+            "pjwt_auth_enabled", "sample_use_retrieve_futures", "proto_compress_fwdbwd",
+            "parallel_fwdbwd_chunks",
+        )  # fmt: skip
+        value = {**(answer.value or {}), **dict.fromkeys(off, False)}
         if self._habits.measured_on_copies:
             value["sample_join_sampling_session"] = False
         return Answer.of(value)

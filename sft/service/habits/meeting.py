@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sft.errors import BadInput
 from sft.secrets import mask_urls
 from sft.service.habits import questions
+from sft.service.habits.record import LORA
 from sft.service.habits.server import Running
 from sft.service.habits.trial import Adapter, Asking, Session, session
 from sft.service.habits.upstream import AWAY, Refused
@@ -20,14 +21,14 @@ class Needs:
     ranks: tuple[int, ...]
     """LoRA ranks: a run's, or both ends of a sweep's."""
     settings: tuple[str, ...]
-    """Keys that ask for something which a server may ignore or lack."""
+    """Keys, beside those of `LORA`, that ask for something which a server may ignore or lack."""
 
 
-NOT_THERE = {
-    "checkpoint.keep": ("deleting checkpoints", "the server deletes none"),
-    "checkpoint.ttl_seconds": ("save_weights without ttl_seconds", "they stay on the server"),
+CHECKPOINTS = {
+    "checkpoint.ttl_seconds": "the server does not say that a checkpoint ends",
+    "checkpoint.keep": "the server deletes no checkpoint",
 }
-"""Settings that need what a server may lack: the repair that shows it, and what follows."""
+"""Settings of a checkpoint's life, and what is said of a server that does not heed them."""
 
 
 def meet(running: Running, needs: Needs) -> None:
@@ -64,23 +65,24 @@ def _meet(running: Running, asking: Asking, needs: Needs) -> None:
     if needs.model not in names:
         return  # a wrong key or model, for which `Service.check` has the words
     new = [rank for rank in needs.ranks if (needs.model, rank) not in running.asked]
+    wanted = (*LORA, *needs.settings)
     settings = [
         key
-        for key in needs.settings
-        if key in questions.SETTINGS and (needs.model, key) not in running.asked
+        for key in questions.SETTINGS
+        if key in wanted and (needs.model, key) not in running.asked
     ]
-    if new or settings:
+    lives = bool(set(wanted) & set(CHECKPOINTS)) and "checkpoints" not in running.asked
+    if new or settings or lives:
         try:
             with session(asking, needs.model) as opened:
                 for rank in new:
                     _try_rank(running, opened, rank, where)
                 if settings:
                     _try_settings(running, opened, min(needs.ranks), settings)
+                if lives:
+                    _try_checkpoints(running, opened, min(needs.ranks))
         except Refused as error:
             raise _not_asked(where, error.status, str(error)) from error
-    for key in needs.settings:
-        if key in NOT_THERE and NOT_THERE[key][0] in running.habits.repairs:
-            running.habits.ignored[key] = NOT_THERE[key][1]
 
 
 def _not_asked(where: str, status: int, detail: str) -> BadInput:
@@ -110,14 +112,14 @@ def _try_rank(running: Running, opened: Session, rank: int, where: str) -> None:
     running.asked.add((opened.base_model, rank))
 
 
-def look_at(running: Running, adapter: Adapter) -> float | None:
-    """Find out how the server samples, repeats and unloads; the mean difference of its sampler's
-    log-probabilities. The adapter is trained and unloaded. Raises `Refused` if it cannot be."""
-    habits, difference = running.habits, None
+def look_at(running: Running, adapter: Adapter) -> None:
+    """Find out how the server samples, repeats and unloads. The adapter is trained and unloaded.
+    Raises `Refused` if it cannot be."""
+    habits = running.habits
     adapter.train()
     try:
-        habits.samples_apart, difference = questions.of_sampling(adapter)
-        habits.samples_alike = difference < questions.ALIKE
+        habits.samples_apart, habits.difference = questions.of_sampling(adapter)
+        habits.samples_alike = habits.difference.is_alike
     except Refused as error:
         if error.is_no_answer:
             raise
@@ -128,12 +130,14 @@ def look_at(running: Running, adapter: Adapter) -> float | None:
         why = "sampling from saved weights changes the adapter that is trained"
     elif habits.samples_apart is None and habits.samples_alike:
         habits.samples_apart, why = False, "it cannot be told whether sampling is apart"
-    elif difference is not None and not habits.samples_alike:
-        why = f"its sampler's log-probabilities differ from forward's by {difference:.3g} nats"
+    elif habits.difference is not None and not habits.samples_alike:
+        why = f"its sampler's log-probabilities differ from forward's {habits.difference}"
     elif not habits.samples_alike:
         why = "the server does not sample"
     if why is not None:
         habits.say("evaluation", f"by forward on a copy of the adapter, for {why}")
+    elif habits.difference is not None and habits.difference.largest > questions.NOISE:
+        habits.say("evaluation", f"its log-probabilities differ from forward's {habits.difference}")
     habits.repeats_act_twice = questions.acts_twice(adapter)
     if habits.repeats_act_twice:
         habits.say(
@@ -144,14 +148,32 @@ def look_at(running: Running, adapter: Adapter) -> float | None:
     habits.unloading_loses_checkpoints = not keeps
     if not keeps:
         habits.say("adapters", "stay on the server, which would forget their checkpoints, too")
-    return difference
 
 
 def _try_settings(running: Running, opened: Session, rank: int, keys: list[str]) -> None:
-    plain = questions.plain_step(opened, rank)
+    habits, plain = running.habits, None
+    running.asked.update((opened.base_model, key) for key in keys)
+    try:
+        plain = questions.plain_step(opened, rank)
+    except Refused as error:
+        if error.is_no_answer:
+            raise
+    if plain is None:
+        named = ", ".join(keys)
+        habits.say("settings", f"it could not be told whether the server heeds {named}")
+        return
     for key in keys:
-        running.asked.add((opened.base_model, key))
-        if plain is None:
-            running.habits.say(key, "it could not be told whether the server heeds it")
-        elif questions.ignores(opened, rank, key, plain):
-            running.habits.ignored[key] = questions.SETTINGS[key][1]
+        if questions.ignores(opened, rank, key, plain):
+            habits.ignored[key] = questions.SETTINGS[key][1]
+        else:
+            habits.heeded.add(key)
+
+
+def _try_checkpoints(running: Running, opened: Session, rank: int) -> None:
+    running.asked.add("checkpoints")
+    adapter = opened.adapter(rank)
+    heeded = questions.of_checkpoints(adapter)
+    opened.asking.post("unload_model", {"model_id": adapter.model_id})
+    for (key, sentence), is_heeded in zip(CHECKPOINTS.items(), heeded, strict=True):
+        if not is_heeded:
+            running.habits.ignored[key] = sentence

@@ -22,9 +22,7 @@ class Missing:
 
 
 ENDPOINTS: dict[str, Missing] = {
-    "POST /api/v1/sessions/[^/]+/finish": Missing(
-        "end of a session", "not told; its adapters are unloaded, where the server can", {}
-    ),
+    "POST /api/v1/sessions/[^/]+/finish": Missing("end of a session", "not told to the server", {}),
     "POST /api/v1/session_heartbeat": Missing("heartbeat", "not sent", {}),
     "POST /api/v1/telemetry": Missing("telemetry", "not sent", {"status": "accepted"}),
     "POST /api/v1/client/config": Missing("settings for clients", "the SDK's own", {}),

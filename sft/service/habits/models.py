@@ -90,6 +90,10 @@ class Models:
             await self.unload(model_id)
             raise
         self.shifts[model_id] = 1
+        self.needs_two_requests = True
+        self.habits.say(
+            "a model from a checkpoint", "made by two requests, create_model and load_weights"
+        )
         return model_id
 
     async def copy(self, session_id: str, model_seq_id: int, path: str) -> str:

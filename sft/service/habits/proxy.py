@@ -7,7 +7,6 @@ import hmac
 import json
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -41,6 +40,8 @@ class Proxy:
         self.models = Models(upstream, StrictKeys(habits), habits)
         self.copies = Copies(self.models)
         self.promises, self.turns, self.answers = Promises(), Turns(), Answers(habits)
+        self._lost: set[tuple[str, int, str]] = set()
+        """Requests of models that may have been done without an answer that says so."""
         self._posts: dict[str, Callable[[Message], Awaitable[Answer]]] = {
             "create_model": self._create_model,
             "load_weights": self._load_weights,
@@ -137,10 +138,15 @@ class Proxy:
     async def _in_turn(
         self, model_id: str, seq_id: int, endpoint: str, ask: Callable[[], Awaitable[Answer]]
     ) -> Answer:
+        """The answer to a model's request. One that may have been done already is not asked again:
+        the SDK is told that the model is gone (410), so that its run goes on from a checkpoint."""
+        key = (model_id, seq_id, endpoint)
+        if key in self._lost and self.habits.repeats_act_twice is not False:
+            detail = f"no answer came to {endpoint} {seq_id}: asked again, it could be done twice"
+            return Answer.of({"detail": detail}, 410)
         answer = await self.turns.take(model_id, seq_id, endpoint, ask)
-        if answer.status == 503 and answer.sent and self.habits.repeats_act_twice:
-            # It may have acted already: from the last checkpoint nothing is done twice.
-            return replace(answer, status=410)
+        if answer.may_have_acted:
+            self._lost.add(key)
         return answer
 
     def _is_snapshot(self, message: Message) -> bool:
@@ -189,7 +195,7 @@ class Proxy:
         """Handed on; a server that cannot make a model by it gets two requests."""
         if message.get("session_id"):
             return await self._once(message, "load_weights", self._loaded)
-        return await self.models.ask("load_weights", message)
+        return await self._queued("load_weights")(message)
 
     async def _loaded(self, message: Message) -> Answer:
         answer = await self.models.ask("load_weights", message)
@@ -198,10 +204,9 @@ class Proxy:
             names.add(f"{message['session_id']}:train:{message['model_seq_id']}")
         if answer.status not in CANNOT_CREATE:
             return answer
-        self.models.needs_two_requests = True
-        self.habits.say(
-            "a model from a checkpoint", "made by two requests, create_model and load_weights"
-        )
+        known = await self.upstream.call(f"{API}weights_info", {"tinker_path": message["path"]})
+        if known.status >= 400:  # it is the checkpoint that the server has refused
+            return answer
         return Answer.of({"request_id": self.promises.promise(self.models.load(message))})
 
     async def _create_sampling_session(self, message: Message) -> Answer:
@@ -245,6 +250,7 @@ class Proxy:
         """Unload what a session has left. A server that is busy does so once it has the time."""
         for model_id in self.models.of_session.get(session_id, ()):
             self.turns.forget(model_id)
+            self._lost = {key for key in self._lost if key[0] != model_id}
         work = [
             asyncio.create_task(one.end_session(session_id)) for one in (self.copies, self.models)
         ]

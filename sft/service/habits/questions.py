@@ -9,17 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sft.service.habits import messages
-from sft.service.habits.trial import Adapter, Asking, Session, sample
-from sft.service.habits.upstream import PROTOBUF, Refused
+from sft.service.habits.record import Difference
+from sft.service.habits.trial import LONGER, Adapter, Asking, Session, checkpoint_url, sample
+from sft.service.habits.upstream import PROTOBUF, Answer, Refused
 
 if TYPE_CHECKING:
     import numpy as np
 
 NOISE = 1e-4
 """Nats by which one and the same log-probability may differ between two passes."""
-ALIKE = 0.1
-"""Nats by which a sampler's log-probabilities may differ from `forward`'s in the mean: samplers
-compute with less precision."""
 UNKNOWN_MODEL = "sft-\u00fcnknown"
 """Not ASCII, so that a server which reads the message as text shows that it does."""
 
@@ -50,23 +48,37 @@ def unlike(one: np.ndarray, other: np.ndarray) -> float:
     return float(numpy.abs(one - other).max())
 
 
-def of_sampling(adapter: Adapter) -> tuple[bool | None, float]:
+def difference(sampled: np.ndarray, true: np.ndarray) -> Difference:
+    """Of a sampler's log-probabilities from those of `forward`. Raises `Refused` if they cannot be
+    compared."""
+    import numpy
+
+    if len(sampled) != len(true):
+        raise Refused(200, f"{len(sampled)} log-probabilities come for {len(true)} tokens")
+    off = sampled - true
+    if not numpy.isfinite(off).all():
+        raise Refused(200, "log-probabilities come that are no numbers")
+    error = off.std(ddof=1) / numpy.sqrt(len(off))
+    size = numpy.abs(off)
+    return Difference(float(size.max()), float(size.mean()), float(off.mean()), float(error))
+
+
+def of_sampling(adapter: Adapter) -> tuple[bool | None, Difference]:
     """Whether sampling from saved weights leaves the adapter alone (None: cannot be told), and
-    the mean difference in nats of the sampler's log-probabilities. Raises `Refused`."""
+    how the sampler's log-probabilities differ from those of `forward`. Raises `Refused`."""
     import numpy
 
     adapter.train()
-    saved = adapter.logprobs()
+    saved = adapter.logprobs(LONGER)
     sampler = adapter.snapshot()
     adapter.train(2)
-    before = adapter.logprobs()
-    answer = sample(adapter.session.asking, sampler, 1, prompt_logprobs=True)
-    after = adapter.logprobs()
-    sampled = numpy.array(answer.prompt_logprobs_np[1:])
+    before = adapter.logprobs(LONGER)
+    asking = adapter.session.asking
+    answer = sample(asking, sampler, 1, LONGER, prompt_logprobs=True)
+    after = adapter.logprobs(LONGER)
     moved = unlike(saved, before)
     apart = None if moved < 10 * NOISE else unlike(before, after) < max(NOISE, moved / 10)
-    same = len(sampled) == len(saved)
-    return apart, float(numpy.abs(sampled - saved).mean()) if same else float("inf")
+    return apart, difference(numpy.array(answer.prompt_logprobs_np[1:]), saved)
 
 
 def keeps_unloaded(adapter: Adapter) -> tuple[bool, bool]:
@@ -74,6 +86,9 @@ def keeps_unloaded(adapter: Adapter) -> tuple[bool, bool]:
 
     Raises `Refused` if it cannot be saved.
     """
+    session = adapter.session
+    for path in list(session.saved):  # a server may forget, with the adapter, how to delete them
+        session.delete(path)
     path = adapter.save("save_weights", "sft-probe")
     try:
         adapter.unload()
@@ -81,24 +96,42 @@ def keeps_unloaded(adapter: Adapter) -> tuple[bool, bool]:
         if error.is_no_answer:
             raise
         return False, True
+    return True, session.asking.post("weights_info", {"tinker_path": path}).status == 200
+
+
+def of_checkpoints(adapter: Adapter) -> tuple[bool, bool]:
+    """Whether the server says when a checkpoint ends that is to live for an hour, and whether it
+    deletes one. Raises `Refused` if it cannot be saved."""
     asking = adapter.session.asking
-    there = asking.post("weights_info", {"tinker_path": path}).status == 200
-    run, _, name = path.removeprefix("tinker://").partition("/")
-    asking.ask("DELETE", f"/api/v1/training_runs/{run}/checkpoints/{name}")
-    return True, there
+    path = adapter.save("save_weights", "sft-probe-life")
+    listed = asking.ask("GET", checkpoint_url(path).partition("/checkpoints/")[0] + "/checkpoints")
+    found = listed.value.get("checkpoints") if isinstance(listed.value, dict) else None
+    ends = any(one.get("expires_at") for one in found or () if one.get("tinker_path") == path)
+    deleted = adapter.session.delete(path)
+    lacks = "deleting checkpoints" in asking.running.habits.repairs
+    return ends, deleted.status < 400 and not lacks
 
 
 def acts_twice(adapter: Adapter) -> bool:
-    """Whether a request that comes twice is done twice. Raises `Refused`."""
+    """Whether a request that comes twice is done twice, or could be: the server promises a second
+    result, and has one. Raises `Refused`."""
     asking = adapter.session.asking
-    proxy = asking.running.proxy
-    adapter.backward()
+    proxy = asking.running.proxy  # past its own memory of first answers
+    body = adapter.backward_message()
+    headers = {"content-type": PROTOBUF}
+    path = "/api/v1/forward_backward"
+    first = asking.ask("POST", path, body, headers)
+    asking.result(first)
+    if _is_new(asking, first, asking.running.do(proxy.upstream.ask("POST", path, body, headers))):
+        return True
     message = adapter.step_message()
     first = asking.post("optim_step", message)
     asking.result(first)
-    # Past the proxy's own memory of first answers.
-    known = message | {"model_id": proxy.models.name(adapter.model_id)}
-    second = asking.running.do(proxy.models.ask("optim_step", known))
+    return _is_new(asking, first, asking.running.do(proxy.models.ask("optim_step", message)))
+
+
+def _is_new(asking: Asking, first: Answer, second: Answer) -> bool:
+    """Whether `second`, the answer to a repeated request, promises another result than `first`."""
     if second.status >= 400 or second.value["request_id"] == first.value["request_id"]:
         return False
     try:
@@ -120,9 +153,7 @@ def step_with(
     epsilon of 1 stands against its own scale). Raises `Refused`."""
     adapter = session.adapter(rank, seed, **(lora or {}))
     try:
-        adapter.backward(weight)
-        adapter.step(learning_rate=1.0, clip=clip, eps=1.0)
-        return adapter.logprobs()
+        return adapter.after_step(weight, learning_rate=1.0, clip=clip, eps=1.0)
     finally:
         adapter.session.asking.post("unload_model", {"model_id": adapter.model_id})
 

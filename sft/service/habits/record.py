@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+
+LORA = ("lora.train_mlp", "lora.train_attn", "lora.train_unembed")
+"""Settings that say which modules are adapted."""
+ALIKE = 0.1
+"""Nats by which a sampler's log-probabilities may differ from `forward`'s in size: samplers compute
+with less precision, to this side and to that."""
+BIAS = 0.01
+"""Nats by which they may differ to one side: so much every `eval/nll` would be off."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a sampler's log-probabilities from those of `forward`, in nats."""
+
+    largest: float
+    size: float
+    """The mean of the sizes."""
+    mean: float
+    """With its sign: what is above 0 makes an NLL too low."""
+    standard_error: float
+    """Of `mean`."""
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether an NLL may come from the sampler."""
+        return self.size < ALIKE and abs(self.mean) <= max(BIAS, 2 * self.standard_error)
+
+    def __str__(self) -> str:
+        return f"by up to {self.largest:.3g} nats, by {self.mean:+.2g} in the mean"
 
 
 @dataclass
@@ -23,6 +53,10 @@ class Habits:
     """Sampling from saved weights leaves the adapter that they were saved from as it is."""
     samples_alike: bool | None = None
     """`compute_logprobs` says what `forward` says."""
+    difference: Difference | None = None
+    """Of what they say."""
+    heeded: set[str] = field(default_factory=set)
+    """Settings that were seen to have an effect."""
     unloading_loses_checkpoints: bool | None = None
     repeats_act_twice: bool | None = None
     can_unload: bool | None = None
@@ -46,10 +80,12 @@ class Habits:
         """What of a run's `facts` is otherwise on this server, and what is said of it."""
         without = [f"{key}: {sentence}" for key, sentence in self.ignored.items()]
         found: dict[str, Any] = {"habits": self.sentences()}
-        if any(key.startswith("lora.") for key in self.ignored):
+        if not (self.heeded - self.ignored.keys()).issuperset(LORA):
+            # As far as is known, it adapts other modules than those that were counted.
             found["trained_parameters"] = None
         return found | {"without_effect": [*facts.get("without_effect", ()), *without]}
 
     def to_json(self) -> dict[str, Any]:
         """For run.json."""
-        return {"url": self.url, "repairs": dict(self.repairs), "ignored": dict(self.ignored)}
+        found = {"url": self.url, "repairs": dict(self.repairs), "ignored": dict(self.ignored)}
+        return found | ({"sampler": asdict(self.difference)} if self.difference else {})

@@ -39,8 +39,8 @@ class Running:
         self.server_key = key
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.socket = _listening()
+        self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, name="sft-habits", daemon=True)
         self._thread.start()
         if not self._ready.wait(START_SECONDS) or self._error is not None:
@@ -70,7 +70,7 @@ class Running:
             self._ready.set()
             raise
         self.loop.call_soon(self._ready.set)
-        await self.server.serve(sockets=[self._socket])
+        await self.server.serve(sockets=[self.socket])
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine of the proxy's own loop."""
@@ -82,6 +82,15 @@ class Running:
             closing.result(END_SECONDS)
         self.server.should_exit = self.server.force_exit = True
         self._thread.join(END_SECONDS)
+
+
+def _listening() -> socket.socket:
+    """A free port of 127.0.0.1. That it is TCP is said: else asyncio would not switch Nagle's wait
+    off, and every answer would come 40 ms late."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(1024)
+    return listening
 
 
 _running: dict[str, Running] = {}

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sft.service.habits import messages
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 TOKENS = (7, 11, 5, 13, 9, 12, 6, 10, 8, 14)
 """A text that every vocabulary has."""
+LONGER = tuple(5 + 7 * i % 41 for i in range(41))
+"""A text to measure: more log-probabilities than those of `TOKENS`."""
+LIFE_SECONDS = 3600
+"""Of what is saved here, should it not be deleted before: the least that hosted Tinker takes."""
 LEARNING_RATE = 0.05
 """With Adam, one step at this rate moves log-probabilities by far more than rounding does."""
 PATIENCE_SECONDS = 60.0
@@ -107,6 +111,8 @@ class Session:
     def __init__(self, asking: Asking, base_model: str):
         self.asking, self.base_model = asking, base_model
         self.numbers = itertools.count()
+        self.saved: list[str] = []
+        """Paths of what is there to be deleted."""
         made = asking.value(
             "create_session",
             {"tags": [], "user_metadata": {"sft": "probe"}, "sdk_version": "0.38.0"}
@@ -140,7 +146,15 @@ class Session:
         )
         return Adapter(self, f"{self.session_id}:train:{number}", rank)
 
+    def delete(self, path: str) -> Answer:
+        """Delete what was saved at `path`."""
+        self.saved.remove(path)
+        return self.asking.ask("DELETE", checkpoint_url(path))
+
     def end(self) -> Answer:
+        """End it; nothing that was saved stays where the server can delete."""
+        for path in list(self.saved):
+            self.delete(path)
         reason = {"reason": {"type": "success"}, "detail": None}
         return self.asking.post(f"sessions/{self.session_id}/finish", reason)
 
@@ -156,42 +170,48 @@ class Adapter:
     def _addressed(self) -> dict[str, Any]:
         return {"model_id": self.model_id, "seq_id": next(self._numbers)}
 
-    def logprobs(self) -> np.ndarray:
+    def logprobs(self, tokens: Sequence[int] = TOKENS) -> np.ndarray:
         """Of all tokens but the first, by `forward`."""
-        return messages.logprobs_of(self._pass(forward_only=True, weight=1.0))
+        return self._logprobs(self._sent(self.forward_message(tokens)))
 
-    def backward(self, weight: float = 1.0) -> np.ndarray:
-        """The same by `forward_backward`, whose loss weights are all `weight`."""
-        return messages.logprobs_of(self._pass(forward_only=False, weight=weight))
-
-    def _pass(self, *, forward_only: bool, weight: float) -> bytes:
-        sent = self._sent(forward_only=forward_only, weight=weight)
+    def _logprobs(self, sent: Answer) -> np.ndarray:
         result = self.session.asking.result(sent)
         if "protobuf" not in result:
             raise Refused(200, "the result of forward_backward is no protobuf message")
-        return bytes(result["protobuf"])
+        return messages.logprobs_of(bytes(result["protobuf"]))
 
-    def _sent(self, *, forward_only: bool, weight: float) -> Answer:
-        weights = [weight] * (len(TOKENS) - 1)
-        number = next(self._numbers)
-        body = messages.training_request(
-            self.model_id, number, TOKENS, weights, forward_only=forward_only
-        )
+    def _sent(self, body: bytes) -> Answer:
         headers = {"content-type": PROTOBUF}
         return self.session.asking.ask("POST", "/api/v1/forward_backward", body, headers)
 
-    def step(self, **parameters: float) -> dict[str, Any]:
-        """A step of `step_message`."""
-        return self.session.asking.done("optim_step", self.step_message(**parameters))
+    def forward_message(self, tokens: Sequence[int] = TOKENS) -> bytes:
+        """A further `forward`, not sent."""
+        number = next(self._numbers)
+        return messages.training_request(self.model_id, number, tokens, forward_only=True)
+
+    def backward_message(self, weight: float = 1.0) -> bytes:
+        """A further `forward_backward` whose loss weights are all `weight`, not sent."""
+        weights, number = [weight] * (len(TOKENS) - 1), next(self._numbers)
+        return messages.training_request(self.model_id, number, TOKENS, weights, forward_only=False)
 
     def train(self, steps: int = 1) -> None:
         """So many steps, all sent before the first answer is awaited."""
-        asking, sent = self.session.asking, []
-        for _ in range(steps):
-            sent.append(self._sent(forward_only=False, weight=1.0))
-            sent.append(asking.post("optim_step", self.step_message()))
-        for answer in sent:
-            asking.result(answer)
+        for answer in [sent for _ in range(steps) for sent in self._step()]:
+            self.session.asking.result(answer)
+
+    def _step(self, weight: float = 1.0, **parameters: float) -> list[Answer]:
+        """The promises of a step of `step_message`."""
+        return [
+            self._sent(self.backward_message(weight)),
+            self.session.asking.post("optim_step", self.step_message(**parameters)),
+        ]
+
+    def after_step(self, weight: float = 1.0, **parameters: float) -> np.ndarray:
+        """`logprobs` after a step, all sent before the first answer is awaited."""
+        sent = [*self._step(weight, **parameters), self._sent(self.forward_message())]
+        for answer in sent[:-1]:
+            self.session.asking.result(answer)
+        return self._logprobs(sent[-1])
 
     def step_message(
         self, learning_rate: float = LEARNING_RATE, clip: float = 0.0, eps: float = 1e-8
@@ -203,16 +223,31 @@ class Adapter:
 
     def save(self, endpoint: str, name: str) -> str:
         """The path of saved weights."""
-        return str(self.session.asking.done(endpoint, self._addressed | {"path": name})["path"])
+        message = {"path": name, "ttl_seconds": LIFE_SECONDS}
+        return self._noted(self.session.asking.done(endpoint, self._addressed | message))
+
+    def _noted(self, done: dict[str, Any]) -> str:
+        """The path of what was saved."""
+        path = str(done.get("path") or "")
+        if path.startswith("tinker://"):
+            self.session.saved.append(path)
+        return path
 
     def snapshot(self) -> str:
-        """A sampling session of the weights as they are."""
+        """A sampling session of the weights as they are; some servers keep them at a path, too."""
         message = {"sampling_session_seq_id": next(self.session.numbers), "kind": "snapshot"}
         done = self.session.asking.done("save_weights_for_sampler", self._addressed | message)
+        self._noted(done)
         return str(done["sampling_session_id"])
 
     def unload(self) -> None:
         self.session.asking.done("unload_model", {"model_id": self.model_id})
+
+
+def checkpoint_url(path: str) -> str:
+    """Of the checkpoint at `path` (tinker://RUN/KIND/NAME)."""
+    run, _, name = path.removeprefix("tinker://").partition("/")
+    return f"/api/v1/training_runs/{run}/checkpoints/{name}"
 
 
 @contextlib.contextmanager
@@ -225,8 +260,14 @@ def session(asking: Asking, base_model: str) -> Iterator[Session]:
         opened.end()
 
 
-def sample(asking: Asking, sampling_session_id: str, seq_id: int, **wanted: Any) -> Any:
-    """The SDK's `SampleResponse` to a request for tokens behind `TOKENS`. Raises `Refused`."""
+def sample(
+    asking: Asking,
+    sampling_session_id: str,
+    seq_id: int,
+    prompt: Sequence[int] = TOKENS,
+    **wanted: Any,
+) -> Any:
+    """The SDK's `SampleResponse` to a request for tokens behind `prompt`. Raises `Refused`."""
     from tinker.proto.response_conv import deserialize_sample_response
 
     parameters = {"max_tokens": 1} | wanted.pop("parameters", {})
@@ -236,7 +277,7 @@ def sample(asking: Asking, sampling_session_id: str, seq_id: int, **wanted: Any)
             "sampling_session_id": sampling_session_id,
             "seq_id": seq_id,
             "num_samples": 1,
-            "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(TOKENS)}]},
+            "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(prompt)}]},
             "sampling_params": parameters,
             "type": "sample",
         }

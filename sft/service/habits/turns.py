@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 from sft.service.habits.upstream import Answer
 
 GAP_SECONDS = 10.0
-"""A number that has not come by then does not come: its request was given up."""
+"""A number that has not come by then, with nothing else on its way, does not come: its request was
+given up."""
 MOST_KEPT = 256
 """First answers of a model that stay to be given again."""
 
@@ -22,6 +23,8 @@ MOST_KEPT = 256
 class _Model:
     def __init__(self) -> None:
         self.next = 1
+        self.waiting: set[int] = set()
+        self.under_way = 0
         self.moved = asyncio.Condition()
         self.answers: OrderedDict[tuple[str, int], asyncio.Task[Answer]] = OrderedDict()
 
@@ -52,18 +55,30 @@ class Turns:
     async def _in_turn(
         self, model: _Model, seq_id: int, ask: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        async with model.moved:
-            try:
-                came = model.moved.wait_for(lambda: model.next >= seq_id)
-                await asyncio.wait_for(came, GAP_SECONDS)
-            except TimeoutError:
-                pass
+        await self._wait(model, seq_id)
+        model.under_way += 1
         try:
             return await ask()
         finally:
+            model.under_way -= 1
             async with model.moved:
                 model.next = max(model.next, seq_id + 1)
                 model.moved.notify_all()
+
+    async def _wait(self, model: _Model, seq_id: int) -> None:
+        """Until all before `seq_id` were asked, or do not come."""
+        async with model.moved:
+            model.waiting.add(seq_id)
+            try:
+                while model.next < seq_id:
+                    was_quiet = not model.under_way
+                    try:
+                        await asyncio.wait_for(model.moved.wait(), GAP_SECONDS)
+                    except TimeoutError:
+                        if was_quiet and not model.under_way and seq_id == min(model.waiting):
+                            return
+            finally:
+                model.waiting.discard(seq_id)
 
     def forget(self, model_id: str) -> None:
         self._models.pop(model_id, None)

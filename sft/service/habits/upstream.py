@@ -47,6 +47,13 @@ class Answer:
         return cls(status, json.dumps(value).encode(), {"content-type": "application/json"})
 
     @property
+    def may_have_acted(self) -> bool:
+        """Whether the server may have done what it was asked, though this says that it has failed.
+        Other statuses are a server's word that it has not begun, 429 ("too many") among them; one
+        of 500 and more may come from a gateway that has lost the server's answer."""
+        return self.sent and (self.status in (408, 409) or self.status >= 500)
+
+    @property
     def is_protobuf(self) -> bool:
         return self.headers.get("content-type", "").startswith(PROTOBUF)
 

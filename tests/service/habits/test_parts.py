@@ -6,11 +6,12 @@ import numpy
 import pytest
 from tinker.proto.response_conv import deserialize_sample_response
 
-from sft.service.habits import messages
+from sft.service.habits import messages, questions, turns
+from sft.service.habits.answers import Answers
 from sft.service.habits.record import Habits
 from sft.service.habits.strict import StrictKeys
 from sft.service.habits.turns import Turns
-from sft.service.habits.upstream import Answer
+from sft.service.habits.upstream import Answer, Refused
 
 # --- keys that a server does not know -----------------------------------------------------------
 
@@ -84,6 +85,51 @@ def test_requests_are_handed_on_in_the_order_of_their_numbers():
     assert asyncio.run(run()) == [1, 2, 3]
 
 
+def test_a_request_is_waited_for_as_long_as_one_before_it_is_on_its_way(monkeypatch):
+    monkeypatch.setattr(turns, "GAP_SECONDS", 0.05)
+
+    async def run():
+        taken, order = Turns(), []
+
+        def ask(number, seconds=0.0):
+            async def asked():
+                await asyncio.sleep(seconds)
+                order.append(number)
+                return Answer.of({})
+
+            return taken.take("model", number, "forward_backward", asked)
+
+        await asyncio.gather(ask(3), ask(1, 0.3), ask(2))
+        return order
+
+    assert asyncio.run(run()) == [1, 2, 3]
+
+
+def test_requests_behind_one_that_never_comes_go_on_in_their_order(monkeypatch):
+    monkeypatch.setattr(turns, "GAP_SECONDS", 0.05)
+
+    async def run():
+        taken, order = Turns(), []
+
+        def ask(number):
+            async def asked():
+                await asyncio.sleep(0.01)
+                order.append(number)
+                return Answer.of({})
+
+            return taken.take("model", number, "forward_backward", asked)
+
+        await asyncio.gather(ask(4), ask(3), ask(2))
+        return order
+
+    assert asyncio.run(run()) == [2, 3, 4]
+
+
+def test_the_parts_of_a_large_batch_are_sent_one_after_the_other():
+    answers = Answers(Habits("http://server"))
+    assert answers.client_config(Answer.of({})).value["parallel_fwdbwd_chunks"] is False
+
+
 def test_a_repeated_request_gets_the_first_answer_and_a_refused_one_is_asked_again():
     async def run():
         turns, statuses = Turns(), [200, 500, 200]
@@ -98,6 +144,42 @@ def test_a_repeated_request_gets_the_first_answer_and_a_refused_one_is_asked_aga
     (one, again), (failed, retried) = asyncio.run(run())
     assert one == again
     assert (failed.status, retried.status) == (500, 200)
+
+
+# --- what a server's answer says ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "sent", "may_have_acted"),
+    [
+        (502, True, True), (504, True, True), (500, True, True), (503, True, True),
+        (408, True, True), (409, True, True), (429, True, False), (400, True, False),
+        (503, False, False), (200, True, False),
+    ],
+)  # fmt: skip
+def test_what_the_server_may_have_done_without_saying_so(status, sent, may_have_acted):
+    assert Answer(status, b"", sent=sent).may_have_acted is may_have_acted
+
+
+OFF = numpy.array([0.3, -0.3, 0.1, -0.1] * 10)
+
+
+@pytest.mark.parametrize(
+    ("off", "is_alike"),
+    [
+        (OFF / 10, True),  # a sampler of less precision
+        (OFF / 10 + 0.09, False),  # and one that is off to one side
+        (OFF, False),
+    ],
+)
+def test_a_sampler_may_be_less_precise_but_not_off_to_one_side(off, is_alike):
+    assert questions.difference(off - 3, numpy.full(40, -3.0)).is_alike is is_alike
+
+
+@pytest.mark.parametrize("sampled", [numpy.zeros(8), numpy.full(9, numpy.nan)])
+def test_what_is_no_log_probability_is_not_compared(sampled):
+    with pytest.raises(Refused, match="log-probabilities come"):
+        questions.difference(sampled, numpy.zeros(9))
 
 
 # --- answers ------------------------------------------------------------------------------------

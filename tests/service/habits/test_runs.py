@@ -1,14 +1,18 @@
 """Runs on servers that are not quite the Tinker API of today."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 
 from sft.command import launch
+from sft.command.service import service_of
 from sft.errors import BadInput
 from sft.run.client import Service
-from sft.service.habits import server
+from sft.service.habits import questions, server
+from sft.service.habits.trial import Asking, session
+from sft.service.habits.upstream import Refused
 
 ALL = ("no_endpoints", "no_ids", "no_first_logprob", "strict", "no_create_by_load", "model_id")
 
@@ -36,6 +40,7 @@ def test_todays_api_needs_no_repair(trained, local_service, monkeypatch):
 
     monkeypatch.setenv("TINKER_API_KEY", api_key(local_service))
     _, _, facts = trained(local_service, "plain")
+    assert facts["server"].pop("sampler")["largest"] < questions.NOISE
     assert facts["server"] == {"url": local_service, "repairs": {}, "ignored": {}}
 
 
@@ -86,12 +91,88 @@ def test_an_older_wire_is_recognised_at_once(settings, poor):
 def test_a_setting_that_the_server_ignores_is_named(trained, poor):
     result, _, facts = trained(poor("adapts_all").url, "run", "lora.train_mlp=false")
     assert result.status == "FINISHED"
-    assert list(facts["server"]["ignored"]) == ["lora.train_mlp"]
+    assert list(facts["server"]["ignored"]) == ["lora.train_mlp", "lora.train_attn"]
 
 
 def test_a_setting_that_the_server_heeds_is_not(trained, poor):
     _, _, facts = trained(poor("no_ids").url, "run", "lora.train_mlp=false", "reduction=none")
     assert facts["server"]["ignored"] == {}
+
+
+def test_a_module_that_the_server_never_adapts_is_named_without_being_asked_for(poor, settings):
+    settings = settings(poor("never_unembeds").url)
+    with service_of(settings)() as address:
+        habits = server.behind(address)
+    assert list(habits.ignored) == ["lora.train_unembed"]
+    assert habits.facts({"trained_parameters": 7372})["trained_parameters"] is None
+
+
+def test_parameters_are_counted_where_the_server_adapts_what_it_is_told_to(poor, settings):
+    with service_of(settings(poor("no_ids").url))() as address:
+        assert "trained_parameters" not in server.behind(address).facts({})
+
+
+def test_a_checkpoints_life_that_the_server_does_not_heed_is_named(poor, settings):
+    keys = ["checkpoint.ttl_seconds=86400", "checkpoint.keep=1"]
+    for lacks, ignored in [
+        (["no_ids"], []),
+        (["no_lives"], ["checkpoint.ttl_seconds"]),
+        (["no_endpoints"], ["checkpoint.keep"]),
+    ]:
+        with service_of(settings(poor(*lacks).url, *keys))() as address:
+            assert list(server.behind(address).ignored) == ignored
+
+
+def test_a_sampler_that_is_off_to_one_side_is_not_measured_with(poor, settings):
+    with service_of(settings(poor("samples_low").url))() as address:
+        habits = server.behind(address)
+    assert habits.measured_on_copies
+    assert "by up to 0.05 nats, by -0.05 in the mean" in habits.repairs["evaluation"]
+    assert habits.to_json()["sampler"]["mean"] == pytest.approx(-0.05, abs=1e-4)
+
+
+def test_nothing_that_was_saved_to_ask_the_server_stays_there(poor, settings, local_service_root):
+    def there():
+        return {path for path in local_service_root.glob("*/*/*") if path.is_dir()}
+
+    before = there()
+    with service_of(settings(poor("no_ids").url, "checkpoint.ttl_seconds=86400"))():
+        pass
+    assert there() == before
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "status"), [("optim_step", 502), ("forward_backward", 504), ("optim_step", 408)]
+)
+def test_a_step_whose_answer_is_lost_is_not_made_twice(
+    trained, poor, settings, local_service, endpoint, status
+):
+    _, plain, _ = trained(local_service, "plain", "eval_every=0")
+    twice = poor("acts_twice")
+    with service_of(settings(twice.url))() as address:
+        assert server.behind(address).repeats_act_twice
+        asked = twice.repeated.total()
+        twice.lose(endpoint, status)
+        result, rows, _ = trained(twice.url, "lost", "eval_every=0")
+    assert result.status == "FINISHED", result.error
+    assert twice.repeated.total() == asked
+    assert numbers(rows, "train/nll") == numbers(plain, "train/nll")
+
+
+def test_a_checkpoint_that_is_gone_is_not_taken_for_a_request_that_the_server_lacks(poor, settings):
+    with service_of(settings(poor("no_ids").url))() as address:
+        running = server.at(address)
+        asking = Asking(running)
+        with session(asking, "tiny") as opened:
+            with pytest.raises(Refused):
+                opened.loaded("tinker://nobody/weights/gone", 4, optimizer=True)
+        asking.close()
+    assert "a model from a checkpoint" not in running.habits.repairs
+
+
+def test_the_proxy_sends_each_answer_at_once(poor):
+    with server.before(poor("no_ids").url) as running:
+        assert running.socket.proto == socket.IPPROTO_TCP  # by which asyncio knows to do so
 
 
 def test_what_cannot_be_deleted_stays_and_ends_no_run(trained, poor):
