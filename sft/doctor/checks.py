@@ -23,7 +23,7 @@ SECONDS = 27.0
 """In which all of it is to be over: the doctor has 30, of which it starts for some."""
 STEPS = "forward_backward, optim_step"
 RANKS = (1, 32, 64, 128)
-LAST_SECONDS = 5.0
+LAST_SECONDS = 3.0
 """Of them for the last questions, and for putting away what was made."""
 MORE_SETTINGS = ("settings for clients on the way",)
 CLOSE = 0.02
@@ -150,7 +150,7 @@ class Checkup:
     def _of_training(self, opened: Session) -> list[Row]:
         checks: list[tuple[str, Callable[[Adapter], list[Row]]]] = [
             (STEPS, self._steps),
-            ("sampling", self._sampling),
+            ("sampling", self._sampling),  # which unloads it
             ("checkpoints", self._checkpoints),
             ("settings", self._settings),
             ("answers", self._answers),
@@ -218,7 +218,7 @@ class Checkup:
         return [Row(STEPS, "ok", found), Row("a step takes", "ok", f"{sorted(times)[1]:.2g} s")]
 
     def _sampling(self, made: Adapter) -> list[Row]:
-        meeting.look_at(self.running, made.session.adapter(made.rank))  # which it unloads
+        meeting.look_at(self.running, made)
         habits = self.habits
         difference = habits.difference
         copies = habits.repairs.get("evaluation", "")
@@ -255,7 +255,9 @@ class Checkup:
             return Row("unloading an adapter", "different", "its checkpoints go, too", "not done")
         return Row("unloading an adapter", "ok", "its checkpoints stay")
 
-    def _checkpoints(self, made: Adapter) -> list[Row]:
+    def _checkpoints(self, unloaded: Adapter) -> list[Row]:
+        made = unloaded.session.adapter(unloaded.rank)
+        made.train()
         path = made.save("save_weights", "sft-doctor")
         sampler = made.save("save_weights_for_sampler", "sft-doctor")
         whole = made.session.loaded(path, made.rank, optimizer=True)
@@ -277,7 +279,8 @@ class Checkup:
         rows.append(self._by_repair("life of checkpoints", "can be set"))
         made.session.delete(path)
         rows.append(self._by_repair("deleting checkpoints", "possible"))
-        self._forget(whole)
+        for one in (made, whole):
+            self._forget(one)
         return rows
 
     def _archive(self, sampler: str) -> Row:
