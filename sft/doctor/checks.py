@@ -284,13 +284,18 @@ class Checkup:
         return rows
 
     def _archive(self, sampler: str) -> Row:
+        from safetensors import SafetensorError
+
         with tempfile.TemporaryDirectory() as folder:
             try:
                 adapter(self.running, sampler, Path(folder))
+                found = describe(Path(folder))
             except NotHandedOut as error:
                 done = "sft.export asks for external weights first"
                 return Row("archive of an adapter", "missing", str(error), done)
-            return Row("archive of an adapter", "ok", describe(Path(folder)))
+            except (OSError, ValueError, TypeError, SafetensorError) as error:
+                return Row("archive of an adapter", "different", f"is no adapter: {error}")
+            return Row("archive of an adapter", "ok", found)
 
     def _settings(self, made: Adapter) -> list[Row]:
         opened, rank = made.session, made.rank
