@@ -95,6 +95,8 @@ class RunResult:
     seconds: float = 0.0
     usd: float | None = None
     """What it has cost, earlier lives included; None if no price is known."""
+    unpriced: list[str] = field(default_factory=list)
+    """Kinds of tokens that it has used and that have no price: `usd` is the least that it cost."""
 
     @property
     def metrics(self) -> dict[str, float]:

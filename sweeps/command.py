@@ -153,8 +153,9 @@ async def _run(
         counted = there.get_trials(deepcopy=False, states=COUNTED) if there else []
         words = "; ".join(known.cost_lines(options, len(counted)))
         expected = known.expected_usd(options, len(counted))
+        unpriced = known.estimate.unpriced(billed=base.service.kind == "tinker")
         with work.hidden():
-            await confirmed(expected, base.cost.confirm_above_usd, words)
+            await confirmed(expected, base.cost.confirm_above_usd, words, unpriced)
         study, alive = opening.study(options, searched, base, folder, known.facts)
         again = _again(composer.config, options)
         points = searched.points if options.sampler == "grid" else None

@@ -31,6 +31,7 @@ NUMBERED = ("forward_backward", "optim_step", "save_weights", "save_weights_for_
 UNKNOWN = {"create_model": ["optimizer_config"], "save_weights_for_sampler": ["kind"]}
 
 HABITS = (
+    "saves_nothing",
     "no_endpoints", "no_ids", "no_first_logprob", "strict", "no_create_by_load", "model_id",
     "json_only", "small_ranks", "adapts_all", "never_unembeds", "samples_wrong", "samples_low",
     "no_lives", "acts_twice",
@@ -93,6 +94,8 @@ class Poor(ThreadingHTTPServer):
             return 404, {"detail": "Not Found"}
         if "json_only" in self.lacks and endpoint == "forward_backward":
             return 500, {"detail": "Internal Server Error"}
+        if "saves_nothing" in self.lacks and endpoint == "save_weights":
+            return 404, {"detail": "Not Found"}
         if not wanted.startswith("POST") or endpoint == "forward_backward":
             return None
         message = json.loads(body or b"{}")

@@ -1,9 +1,11 @@
-"""Asking before money is spent: above a limit a run or a sweep begins only if somebody says yes."""
+"""Asking before money is spent: above a limit, or where nobody knows how much, a run or a sweep
+begins only if somebody says yes."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,14 +24,26 @@ def agreed(settings: Settings, yes: bool) -> Settings:
     return replace(settings, cost=cost) if yes else settings
 
 
-async def confirmed(usd: float | None, limit: float | None, what: str) -> None:
-    """Return if `usd` are within `limit` (both USD), or if the user at the terminal says yes.
+async def confirmed(
+    usd: float | None, limit: float | None, what: str, unpriced: Sequence[str] = ()
+) -> None:
+    """Return if `usd` are within `limit` (both USD) and no tokens of the kinds `unpriced` will be
+    paid for beside them, or if the user at the terminal says yes.
 
     Raises `BadInput` otherwise, and without a terminal at once.
     """
-    if usd is None or limit is None or usd <= limit:
+    if limit is None or not unpriced and (usd is None or usd <= limit):
         return
-    question = f"this may cost {dollars(usd)}, more than cost.confirm_above_usd={limit:g}: {what}"
+    if unpriced:
+        question = (
+            f"what this costs cannot be held against cost.confirm_above_usd={limit:g}, for there "
+            f"is no price of {' and '.join(unpriced)} tokens "
+            f"({' '.join(f'prices.{kind}=…' for kind in unpriced)}): {what}"
+        )
+    else:
+        assert usd is not None  # by the first test
+        more = f"more than cost.confirm_above_usd={limit:g}"
+        question = f"this may cost {dollars(usd)}, {more}: {what}"
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise BadInput(
             f"{question}; nobody can be asked here: add --yes, or set cost.confirm_above_usd "

@@ -98,8 +98,10 @@ async def _run(
     async def confirm(estimate: Estimate) -> None:
         spent = float(last(directory).get("usd") or 0.0)
         usd = None if estimate.usd is None else max(0.0, estimate.usd - spent)
+        unpriced = estimate.unpriced(billed=settings.service.kind == "tinker")
+        limit = settings.cost.confirm_above_usd
         with hidden():
-            await confirmed(usd, settings.cost.confirm_above_usd, estimate.sentence())
+            await confirmed(usd, limit, estimate.sentence(), unpriced)
 
     with signals.told(stopper.stop, stopper.end):
         hooks = [*hooks, stopper]

@@ -26,7 +26,7 @@ from sft.config.saved import from_saved
 from sft.cost import meter
 from sft.cost.bill import Bill, of_sessions
 from sft.cost.estimate import NO_PRICE
-from sft.cost.prices import Prices, dollars, in_use
+from sft.cost.prices import Prices, amount, dollars, in_use
 from sft.cost.usage import KINDS, Usage
 from sft.display.tables import aligned
 from sft.errors import BadInput
@@ -37,6 +37,8 @@ from sft.record.durations import duration
 from sft.record.rundir import read_facts
 from sft.run.client import Service
 from sft.service.child import api_key
+
+NO_RATE = "no price"
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Spent:
     prices: Prices
     usage: Usage
     usd: float | None
+    unpriced: list[str]
+    """Kinds of tokens that are not in `usd`."""
 
     @classmethod
     def of(cls, directory: Path) -> Spent:
@@ -60,8 +64,9 @@ class Spent:
         settings = from_saved(read_yaml(file), str(file))
         prices = in_use(vars(settings.prices), settings.model.name, hosted=False)
         service = settings.service
-        usage = Usage.of(row)
-        return cls(directory, facts, service.kind, service.base_url, prices, usage, row.get("usd"))
+        usage, usd = Usage.of(row), row.get("usd")
+        where = service.kind, service.base_url
+        return cls(directory, facts, *where, prices, usage, usd, row.get("unpriced") or [])
 
 
 @command("sft.cost")
@@ -138,7 +143,7 @@ def _directories(word: str, uri: str | None) -> list[Path]:
 def _each(runs: Sequence[Spent]) -> list[str]:
     rows = [["run", "state", "tokens trained", "USD"]]
     for run in runs:
-        usd = "-" if run.usd is None else dollars(run.usd)
+        usd = "-" if run.usd is None else amount(run.usd, run.unpriced)
         rows.append([run.directory.name, str(run.facts.get("status")), f"{run.usage.train:,}", usd])
     return aligned(rows, right=True)
 
@@ -153,9 +158,15 @@ def _sum(runs: Sequence[Spent]) -> list[str]:
     rows = [["", "tokens", "USD per million", "USD"]]
     for kind in KINDS:
         rate, tokens = prices.rate(kind), getattr(usage, kind)
-        each = ["", ""] if rate is None else [f"{rate:g}", dollars(tokens * rate / 1e6)]
+        each = (
+            [NO_RATE if tokens else "", ""]
+            if rate is None
+            else [f"{rate:g}", dollars(tokens * rate / 1e6)]
+        )
         rows.append([kind.replace("_", " "), f"{tokens:,}", *each])
-    rows.append(["in all", "", "", dollars(sum(known)) if known else NO_PRICE])
+    unpriced = [kind for run in runs for kind in run.unpriced]
+    unpriced += ["all"] * (len(runs) - len(known))
+    rows.append(["in all", "", "", amount(sum(known), unpriced) if known else NO_PRICE])
     estimates = [(run.facts.get("estimate") or {}).get("usd") for run in runs]
     before = [usd for usd in estimates if usd is not None]
     if known and len(before) == len(runs):

@@ -42,6 +42,11 @@ class Estimate:
         """Of all that has a price; None if nothing has."""
         return self.prices.usd(self.usage) if self.prices else None
 
+    def unpriced(self, *, billed: bool) -> list[str]:
+        """The kinds of tokens that will be paid for at a price that nobody knows. Of a service
+        that is not known to bill, only if prices of other kinds are given."""
+        return self.missing if billed or self.prices else []
+
     def times(self, runs: int) -> Estimate:
         """Of so many runs."""
         return Estimate({n: u * runs for n, u in self.parts.items()}, self.prices, self.unknown)
@@ -57,7 +62,8 @@ class Estimate:
         )
         lacks = [f"{' and '.join(self.missing)} tokens: {NO_PRICE}"] if self.missing else []
         without = "; ".join([*lacks, *self.unknown])
-        return f"about {dollars(self.usd)}: {each}" + (f"; not in it: {without}" if without else "")
+        whole = f"{'at least' if self.missing else 'about'} {dollars(self.usd)}: {each}"
+        return whole + (f"; not in it: {without}" if without else "")
 
     def to_json(self) -> dict[str, Any]:
         """For run.json."""

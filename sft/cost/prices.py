@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,15 @@ def _dollars(value: Any) -> float | None:
         return float(str(value).strip().removeprefix("$").replace(",", ""))
     except ValueError:
         return None
+
+
+def amount(usd: float, unpriced: Sequence[str]) -> str:
+    """What was spent, of which the kinds `unpriced` are no part.
+
+    >>> amount(1.5, []), amount(1.5, ["train"])
+    ('$1.50', 'at least $1.50')
+    """
+    return f"at least {dollars(usd)}" if unpriced else dollars(usd)
 
 
 def dollars(usd: float) -> str:

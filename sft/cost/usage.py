@@ -34,6 +34,19 @@ class Usage:
     def __mul__(self, times: int) -> Usage:
         return Usage(*(getattr(self, kind) * times for kind in KINDS))
 
+    def without(self, used: Usage) -> Usage:
+        """What is left of the most that may be used; what the cache gave was asked as prefill.
+
+        >>> Usage(prefill=10, sample=4).without(Usage(prefill=2, cached_prefill=3, sample=9))
+        Usage(train=0, prefill=5, cached_prefill=0, sample=0)
+        """
+        return Usage(
+            max(0, self.train - used.train),
+            max(0, self.prefill - used.prefill - used.cached_prefill),
+            self.cached_prefill,
+            max(0, self.sample - used.sample),
+        )
+
     def to_json(self) -> dict[str, int]:
         return asdict(self)
 
@@ -44,6 +57,7 @@ class Usage:
 
 
 KINDS = tuple(item.name for item in fields(Usage))
+NOTHING = Usage()
 
 
 def of_logprobs(prompt: int) -> Usage:

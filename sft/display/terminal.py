@@ -16,7 +16,7 @@ from typing import Any
 
 from sft.config.data_name import data_name
 from sft.config.schema import Settings
-from sft.cost.prices import dollars
+from sft.cost.prices import amount, dollars
 from sft.display.stages import describe
 from sft.display.tables import NAMES, laid_out
 from sft.hooks import BaseHook, Run, RunResult
@@ -153,7 +153,7 @@ class Terminal(BaseHook):
             self._closing_table(result)
         else:
             reason = result.error or result.reason or ""
-            cost = "" if result.usd is None else f" and {dollars(result.usd)}"
+            cost = "" if result.usd is None else f" and {_spent(result)}"
             self._line(f"{result.status} after {result.steps} steps{cost}: {reason}")
         self._answers(result)
         self._next(result)
@@ -162,7 +162,7 @@ class Terminal(BaseHook):
         from rich.table import Table
         from rich.text import Text
 
-        cost = "" if result.usd is None else f" for {dollars(result.usd)}"
+        cost = "" if result.usd is None else f" for {_spent(result)}"
         self._line(f"{result.name}: {result.steps} steps in {duration(result.seconds)}{cost}")
         table = Table()
         for column in ("", "first", "best", "last"):
@@ -301,6 +301,12 @@ def _describe_rate(run: Run) -> str:
     guess = run.facts.get("learning_rate")
     found = f"; auto: {guess.source}" if guess else ""
     return f"{run.config.learning_rate:g}, {run.config.lr_schedule}{found}"
+
+
+def _spent(result: RunResult) -> str:
+    """What a run has cost, and what is not in it."""
+    lacks = f" ({' and '.join(result.unpriced)} tokens have no price)" if result.unpriced else ""
+    return f"{amount(result.usd or 0.0, result.unpriced)}{lacks}"
 
 
 def _describe_cost(run: Run) -> str | None:

@@ -6,8 +6,9 @@
     python -m sft.doctor service=custom service.base_url=… --json
 
 It trains a few tokens, within 30 seconds, and shows a line for each thing that it has tried: ok,
-missing (the server has no such thing), different, or not asked (there was no time left). The exit
-code is 1 if a run could not train there.
+missing (the server has no such thing), different, or not asked (there was no time left; a server
+that has just started is slow, and does better when asked again). The exit code is 1 if a run could
+not train there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the doctor tries, in the order in which a run needs it."""
+"""What the doctor tries: what a run needs, what could spoil its numbers, and then the rest."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.doctor.adapters import describe
-from sft.doctor.table import Row, State
+from sft.doctor.table import Row
 from sft.service.downloads import NotHandedOut, adapter
 from sft.service.habits import meeting, questions
 from sft.service.habits.server import Running
-from sft.service.habits.trial import TOKENS, Adapter, Asking, Session, sample
+from sft.service.habits.trial import LONGER, TOKENS, Adapter, Asking, Session, sample
 from sft.service.habits.upstream import AWAY, TOO_LATE, Refused
 
 if TYPE_CHECKING:
     import numpy as np
 
-SECONDS = 30.0
-"""In which all of it is to be over."""
+SECONDS = 26.0
+"""In which all of it is to be over: the doctor has 30, of which it starts for some."""
+STEPS = "forward_backward, optim_step"
 RANKS = (1, 32, 64, 128)
-LEAST_SECONDS = 8.0
-"""For the last questions, whatever time it is."""
+LAST_SECONDS = 3.0
+"""Of them for the last questions, and for putting away what was made."""
 MORE_SETTINGS = ("settings for clients on the way",)
 CLOSE = 0.02
 """Nats by which a run that went on from a checkpoint may differ from one that never stopped."""
@@ -36,24 +37,30 @@ class Checkup:
         self.running, self.habits = running, running.habits
         self.model, self.rank, self.key = model, rank, key
         self.asking = Asking(running, SECONDS)
-        self.asking.give_up = time.monotonic() + SECONDS
+        self.over = time.monotonic() + SECONDS
+        self.asking.give_up = self.over - LAST_SECONDS
 
     def rows(self) -> list[Row]:
         """All that was found; after what ends a run nothing more is asked."""
-        rows: list[Row] = []
-        for check in (self._reachable, self._versions, self._wire, self._models):
-            rows.append(check())
-            if rows[-1].ends_a_run:
-                return rows
+        rows = [self._reachable()]
+        if rows[-1].ends_a_run:
+            return rows
+        rows.append(self._versions())
         try:
             opened = Session(self.asking, self.model)
         except Refused as error:
             return [*rows, self._key(error.status, str(error))]
         rows.append(Row("key", "ok", "a local one" if self.key else "taken"))
+        for check in (self._wire, self._models):
+            rows.append(check())
+            if rows[-1].state == "missing" or rows[-1].topic == "messages" and rows[-1].ends_a_run:
+                opened.end()
+                return rows
+        opened.base_model = self.model
         try:
             rows += self._of_training(opened)
         finally:
-            self.asking.give_up = time.monotonic() + LEAST_SECONDS
+            self.asking.give_up = self.over
             rows.append(self._others(opened))
             ended = opened.end()
             self.asking.close()
@@ -72,6 +79,12 @@ class Checkup:
         if answer.status == AWAY:
             found = answer.detail.removeprefix("nothing answers at ")
             return Row("reachable", "missing", found, "check the URL", ends_a_run=True)
+        if answer.status in (401, 403):
+            return self._key(answer.status, answer.detail)
+        if answer.status != 200 or not isinstance(answer.value, dict):
+            found = f"something that is no Tinker service: it answers healthz with {answer.status}"
+            found += "" if answer.status != 200 else " and no JSON"
+            return Row("reachable", "different", found, "check the URL", ends_a_run=True)
         return Row("reachable", "ok", self.habits.url)
 
     def _key(self, status: int, detail: str) -> Row:
@@ -131,72 +144,78 @@ class Checkup:
             return Row("models", "ok", listed)
         first = next(iter(names))
         other, self.model = self.model, first
-        return Row("models", "different", f"it trains {listed}", f"tried {first}, not {other}")
+        done = f"tried {first}, not {other}, which a run refuses"
+        return Row("models", "different", f"it trains {listed}", done, ends_a_run=True)
 
     def _of_training(self, opened: Session) -> list[Row]:
-        rows: list[Row] = []
-        ranks, made = self._ranks(opened)
-        rows.append(ranks)
-        if made is None:
-            return rows
         checks: list[tuple[str, Callable[[Adapter], list[Row]]]] = [
-            ("forward_backward, optim_step", self._steps),
-            ("checkpoints", self._checkpoints),
+            (STEPS, self._steps),
             ("sampling", self._sampling),  # which unloads it
+            ("checkpoints", self._checkpoints),
             ("settings", self._settings),
             ("answers", self._answers),
+            ("LoRA ranks", self._ranks),
         ]
+        try:
+            made = opened.adapter(self.rank)
+        except Refused as error:
+            found = f"{self.rank}: {error}"
+            rows = [Row("lora.rank", "missing", found, "a run refuses it", ends_a_run=True)]
+            try:
+                made = opened.adapter(min(RANKS))
+            except Refused:
+                return rows
+        else:
+            rows = [Row("lora.rank", "ok", str(self.rank))]
         for topic, check in checks:
             if time.monotonic() > self.asking.give_up:
-                rows.append(Row(topic, "not asked", f"{SECONDS:g} s are over"))
+                rows.append(Row(topic, "not asked", f"{SECONDS - LAST_SECONDS:g} s are over"))
                 continue
             try:
                 rows += check(made)
             except Refused as error:
-                over = error.status == TOO_LATE and time.monotonic() > self.asking.give_up - 1
-                state: State = "not asked" if over else "missing"
-                rows.append(Row(topic, state, str(error), ends_a_run=topic.startswith("forward")))
-            if rows[-1].ends_a_run:
+                if error.status == TOO_LATE and time.monotonic() > self.asking.give_up - 1:
+                    rows.append(Row(topic, "not asked", str(error)))
+                    continue
+                needed = topic in (STEPS, "checkpoints")
+                rows.append(Row(topic, "missing", str(error), ends_a_run=needed))
+            if topic == STEPS and rows[-1].ends_a_run:
                 break
         return rows
 
-    def _ranks(self, opened: Session) -> tuple[Row, Adapter | None]:
-        """The smallest and the largest rank of those asked for, and an adapter to go on with."""
-        taken: dict[int, Adapter] = {}
-        refused = ""
-        for rank in sorted({*RANKS, self.rank}):
+    def _ranks(self, made: Adapter) -> list[Row]:
+        """The smallest and the largest rank of those asked for."""
+        taken, refused = {made.rank}, ""
+        for rank in (rank for rank in RANKS if rank not in taken):
             try:
-                taken[rank] = opened.adapter(rank)
+                self._forget(made.session.adapter(rank))
             except Refused as error:
+                if error.is_no_answer:
+                    raise
                 refused = f"; {rank}: {error}"
-                if taken:
+                if rank > min(taken):
                     break
             else:
-                if rank != min(taken):
-                    self._forget(taken[rank])
-        if not taken:
-            return Row("LoRA ranks", "missing", refused[2:], ends_a_run=True), None
-        wrong = self.rank not in taken
+                taken.add(rank)
         found = f"{min(taken)} to {max(taken)}, of {min(RANKS)} to {max(RANKS)} asked{refused}"
-        done = f"lora.rank={self.rank} is refused before a run" if wrong else ""
-        return Row("LoRA ranks", "different" if refused else "ok", found, done), taken[min(taken)]
+        return [Row("LoRA ranks", "different" if refused else "ok", found)]
 
     def _forget(self, made: Adapter) -> None:
         self.asking.post("unload_model", {"model_id": made.model_id})
 
     def _steps(self, made: Adapter) -> list[Row]:
         made.train()
-        first = made.logprobs()
+        first = made.logprobs(LONGER)
         times = []
         for _ in range(3):
             started = time.monotonic()
             made.train()
             times.append(time.monotonic() - started)
-        moved = questions.unlike(first, made.logprobs())
-        topic, found = "forward_backward, optim_step", f"4 steps move {moved:.3g} nats"
+        moved = questions.unlike(first, made.logprobs(LONGER))
         if not moved:
-            return [Row(topic, "different", "steps change nothing", ends_a_run=True)]
-        return [Row(topic, "ok", found), Row("a step takes", "ok", f"{sorted(times)[1]:.2g} s")]
+            return [Row(STEPS, "different", "steps change nothing", ends_a_run=True)]
+        found = f"4 steps move {moved:.3g} nats"
+        return [Row(STEPS, "ok", found), Row("a step takes", "ok", f"{sorted(times)[1]:.2g} s")]
 
     def _sampling(self, made: Adapter) -> list[Row]:
         meeting.look_at(self.running, made)
@@ -236,14 +255,16 @@ class Checkup:
             return Row("unloading an adapter", "different", "its checkpoints go, too", "not done")
         return Row("unloading an adapter", "ok", "its checkpoints stay")
 
-    def _checkpoints(self, made: Adapter) -> list[Row]:
+    def _checkpoints(self, unloaded: Adapter) -> list[Row]:
+        made = unloaded.session.adapter(unloaded.rank)
+        made.train()
         path = made.save("save_weights", "sft-doctor")
         sampler = made.save("save_weights_for_sampler", "sft-doctor")
         whole = made.session.loaded(path, made.rank, optimizer=True)
-        at_load = questions.unlike(made.logprobs(), whole.logprobs())
+        at_load = questions.unlike(made.logprobs(LONGER), whole.logprobs(LONGER))
         made.train()
         whole.train()
-        apart = questions.unlike(made.logprobs(), whole.logprobs())
+        apart = questions.unlike(made.logprobs(LONGER), whole.logprobs(LONGER))
         rows = [Row("save, load with optimizer", "ok", f"goes on within {apart:.2g} nats")]
         if apart > CLOSE:
             what = "weights" if at_load > CLOSE else "optimizer"
@@ -256,19 +277,25 @@ class Checkup:
         headers = {"content-type": "application/json"}
         self.asking.ask("PUT", f"{checkpoint}/ttl", b'{"ttl_seconds": 3600}', headers)
         rows.append(self._by_repair("life of checkpoints", "can be set"))
-        self.asking.ask("DELETE", checkpoint)
+        made.session.delete(path)
         rows.append(self._by_repair("deleting checkpoints", "possible"))
-        self._forget(whole)
+        for one in (made, whole):
+            self._forget(one)
         return rows
 
     def _archive(self, sampler: str) -> Row:
+        from safetensors import SafetensorError
+
         with tempfile.TemporaryDirectory() as folder:
             try:
                 adapter(self.running, sampler, Path(folder))
+                found = describe(Path(folder))
             except NotHandedOut as error:
                 done = "sft.export asks for external weights first"
                 return Row("archive of an adapter", "missing", str(error), done)
-            return Row("archive of an adapter", "ok", describe(Path(folder)))
+            except (OSError, ValueError, TypeError, SafetensorError) as error:
+                return Row("archive of an adapter", "different", f"is no adapter: {error}")
+            return Row("archive of an adapter", "ok", found)
 
     def _settings(self, made: Adapter) -> list[Row]:
         opened, rank = made.session, made.rank

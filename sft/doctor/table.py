@@ -40,7 +40,10 @@ def lines(rows: Sequence[Row]) -> list[str]:
         text = " -> ".join(part for part in (row.found, row.harness) if part)
         shown.append(_cut(f"{row.topic:<{widest}}  {row.state:<9}  {text}"))
     ended = [row.topic for row in rows if row.ends_a_run]
+    unknown = [row.topic for row in rows if row.state == "not asked"]
     verdict = f"a run cannot train here: {', '.join(ended)}" if ended else "a run can train here"
+    if unknown:
+        verdict += f"{'' if ended else ', as far as was asked'}; not known: {', '.join(unknown)}"
     return [*shown, verdict]
 
 

@@ -3,7 +3,9 @@
 A loss is a function of the logprobs that the model gives to its targets. So all that a backward
 needs is its slope there. `pull` gives that with the sign turned: the weights of the cross entropy
 whose gradient is the same at this point. A target has a factor (its weight, or its advantage) and,
-for losses of a policy, the logprob it had when it was sampled.
+for losses of a policy, the logprob it had when it was sampled. Where the advantage is 0 that may be
+a stand-in, such as -1e9 for the tokens of a prompt: exp(logprob - sampled) is then infinite, and
+must not meet the 0.
 
 Formulas and defaults: https://tinker-docs.thinkingmachines.ai/tinker/losses and tutorial 202 of
 tinker-cookbook. Settings are named as `loss_fn_config` names them.
@@ -58,7 +60,7 @@ class ImportanceSampling:
     policy: ClassVar[bool] = True
 
     def pull(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> Tensor:
-        return (logprobs - sampled).exp() * factors
+        return _weighed((logprobs - sampled).exp(), factors)
 
     def total(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> float:
         return -float(self.pull(logprobs, factors, sampled).sum())
@@ -77,7 +79,7 @@ class Ppo:
 
     def pull(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> Tensor:
         free, clipped = self._objectives(logprobs, factors, sampled)
-        return free * (free <= clipped)
+        return free.masked_fill(free > clipped, 0.0)
 
     def total(self, logprobs: Tensor, factors: Tensor, sampled: Tensor) -> float:
         free, clipped = self._objectives(logprobs, factors, sampled)
@@ -88,7 +90,7 @@ class Ppo:
     ) -> tuple[Tensor, Tensor]:
         ratio = (logprobs - sampled).exp()
         clipped = ratio.clamp(self.clip_low_threshold, self.clip_high_threshold)
-        return ratio * factors, clipped * factors
+        return _weighed(ratio, factors), clipped * factors
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,18 @@ class Dro:
         return -float((logprobs * factors - 0.5 * self.beta * drift * drift).sum())
 
 
+def _weighed(ratio: Tensor, factors: Tensor) -> Tensor:
+    """Their product; 0 where the factor is 0, also of an infinite ratio."""
+    return (ratio * factors).masked_fill(factors == 0, 0.0)
+
+
 def _check_bounds(low: float, high: float) -> None:
-    if not 0 <= low <= high < math.inf:
+    """A policy that has not moved has the ratio 1: bounds without it would clip every target."""
+    if not 0 <= low <= 1 <= high < math.inf:
         raise ValueError(
-            f"clip_low_threshold is {low} and clip_high_threshold {high}: expected bounds of a "
-            "ratio of probabilities, 0 <= low <= high"
+            f"clip_low_threshold is {low:g} and clip_high_threshold {high:g}: expected bounds of a "
+            "ratio of probabilities, 0 <= low <= 1 <= high, such as 0.8 and 1.2 (not their "
+            "distances from 1)"
         )
 
 
@@ -169,7 +178,7 @@ def loss_of(name: str, settings: Mapping[str, float | str]) -> Loss:
         if key not in known:
             takes = ", ".join(known) or "no settings"
             raise ValueError(f"loss_fn_config holds {key!r}: {name} takes {takes}")
-        if not isinstance(value, int | float) or math.isnan(value):
+        if isinstance(value, bool | str) or math.isnan(value):
             raise ValueError(f"loss_fn_config: {key} is {value!r}: expected a number")
     for key, field in known.items():
         if field.default is MISSING and key not in settings:

@@ -66,16 +66,16 @@ def offered(settings: Settings) -> list[Offered]:
     """What the service that `settings` name offers, by name. Raises `BadInput`."""
     start = service_of(settings)
     with start() if start else nullcontext(settings.service.base_url) as url:
-        models = asyncio.run(_capabilities(url)).supported_models
+        models = asyncio.run(_models(url))
         hosted = is_hosted(url)
     configs = shipped()
     made = [_offered(model, configs, hosted) for model in models if model.model_name]
     return sorted(made, key=lambda one: one.name.lower())
 
 
-async def _capabilities(url: str | None) -> Any:
+async def _models(url: str | None) -> list[Any]:
     service = await Service.reach(url)
-    return await service.rest.get_server_capabilities()
+    return await service.models()
 
 
 def shipped() -> dict[str, tuple[str, str | None]]:

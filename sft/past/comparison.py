@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft.cost.prices import dollars
+from sft.cost.prices import amount
 from sft.past.choosing import choose
 from sft.past.find import Found
 from sft.record.durations import duration
@@ -57,7 +57,7 @@ class Compared:
         if tokens := self.series("tokens/total"):
             figures["tokens"] = f"{tokens[-1][1]:,.0f}"
         if (usd := self.facts.get("usd")) is not None:
-            figures["cost"] = dollars(usd)
+            figures["cost"] = amount(usd, self.facts.get("unpriced") or ())
         if seconds := self.facts.get("seconds"):
             figures["time"] = duration(seconds)
         figures["state"] = str(self.facts.get("status") or "?")

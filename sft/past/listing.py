@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.data_name import data_name
-from sft.cost.meter import spent
-from sft.cost.prices import dollars
+from sft.cost.meter import last as usage
+from sft.cost.meter import spent, spent_in_words
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.record.durations import age
@@ -46,7 +46,8 @@ class Listed:
     @property
     def cells(self) -> dict[str, str]:
         """The columns as text, in the order in which they are shown."""
-        return {name: _shown(name, self.columns[name]) for name in COLUMNS}
+        cells = {name: _shown(name, self.columns[name]) for name in COLUMNS}
+        return cells | {"usd": spent_in_words(self.directory)}
 
 
 def find_runs(folders: Sequence[Path]) -> Iterator[Path]:
@@ -100,6 +101,7 @@ def listed(directory: Path) -> Listed:
         "train/nll": last.get("train/nll"),
         "eval/nll": last.get("eval/nll"),
         "usd": spent(directory),
+        "unpriced": list(usage(directory).get("unpriced") or ()),
         "age": time.time() - started,
         "path": str(directory),
     }
@@ -108,9 +110,9 @@ def listed(directory: Path) -> Listed:
 
 def _shown(name: str, value: Any) -> str:
     if value is None:
-        return "-" if name in ("train/nll", "eval/nll", "usd") else "?"
+        return "-" if name in ("train/nll", "eval/nll") else "?"
     if name in ("train/nll", "eval/nll"):
         return f"{value:.4f}"
     if name == "lr" and isinstance(value, float):
         return f"{value:g}"
-    return {"usd": dollars, "age": age}.get(name, str)(value)
+    return age(value) if name == "age" else str(value)

@@ -106,7 +106,7 @@ class Attempt:
         step = self.start
         recorded = {record.step for record in self.progress.state.checkpoints.records}
         # Also after the last step: that evaluation may be missing.
-        if self._holds(meter.promise(step, evaluations.price(step))):
+        if self._holds(meter.promise(step, evaluations.price(step), evaluations.most(step))):
             await evaluations.start(step)
         saved_at = step if step in recorded else -1
         while step < plan.total_steps:
@@ -119,8 +119,8 @@ class Attempt:
             if isinstance(batch, Exception):
                 self.without_data = batch
                 break
-            due = evaluations.price(step + 1)
-            if not self._holds(meter.step(step + 1, batch.tokens, due)):
+            due, most = evaluations.price(step + 1), evaluations.most(step + 1)
+            if not self._holds(meter.step(step + 1, batch.tokens, due, most)):
                 break
             await self.steps.put(self._submit(batch))
             step += 1
@@ -135,7 +135,8 @@ class Attempt:
             kind = "final" if finished else "interrupted"
             await saves.start(step, kind, self.tokens)
             every = plan.evaluators + plan.infrequent
-            if finished and self._holds(meter.promise(step, evaluations.price(step, every))):
+            due, most = evaluations.price(step, every), evaluations.most(step, every)
+            if finished and self._holds(meter.promise(step, due, most)):
                 await evaluations.start(step, every)
 
     def _holds(self, short: Budget | None) -> bool:

@@ -48,7 +48,11 @@ def explained(base_url: str | None) -> Iterator[None]:
         yield
     except (tinker.AuthenticationError, tinker.PermissionDeniedError) as error:
         raise BadInput(f"{where} refused the key: {error}; check TINKER_API_KEY") from error
-    except (tinker.APIConnectionError, tinker.APIStatusError) as error:
+    except (
+        tinker.APIConnectionError,
+        tinker.APIStatusError,
+        tinker.APIResponseValidationError,  # some other page
+    ) as error:
         raise ServiceLost(f"cannot reach {where}: {error}") from error
     except tinker.APIError:
         raise
@@ -92,19 +96,23 @@ class Service:
             raise BadInput(f"service: {error}") from error
         return cls(rest, base_url)
 
+    async def models(self) -> list[tinker.types.SupportedModel]:
+        """Those that the service offers. Raises `BadInput`."""
+        try:
+            with explained(self.base_url):
+                answer = await self.rest.get_server_capabilities()
+            return list(answer.supported_models)
+        except ServiceLost as error:  # nothing has begun that could be resumed
+            raise BadInput(f"service: {error}") from error
+
     async def check(self, model_name: str, max_length: int | None) -> None:
         """Refuse a model that the service does not train, or sequences that it cannot hold.
 
         Raises `BadInput`.
         """
-        try:
-            with explained(self.base_url):
-                answer = await self.rest.get_server_capabilities()
-        except ServiceLost as error:  # nothing has begun that could be resumed
-            raise BadInput(f"service: {error}") from error
         models = {
             model.model_name: model.max_context_length
-            for model in answer.supported_models
+            for model in await self.models()
             if model.model_name and model.trainable is not False
         }
         where = _place(self.base_url)

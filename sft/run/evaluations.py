@@ -6,10 +6,13 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 from sft.config.schema import default
 from sft.cost.meter import Asked
+from sft.cost.usage import NOTHING, Usage
 from sft.errors import Sentence, nearest
 from sft.evaluation.interface import usage_of
 from sft.evaluation.sampler import beside
@@ -84,6 +87,11 @@ class Evaluations:
             usd += known if usage is None else meter.prices.usd(usage)
         return usd
 
+    def most(self, step: int, evaluators: list[Evaluator] | None = None) -> Usage:
+        """What the evaluations due after `step` updates use at most, as far as they say it."""
+        said = [usage_of(evaluator) for evaluator in self._due(step, evaluators)]
+        return reduce(add, filter(None, said), NOTHING)
+
     def _due(self, step: int, evaluators: list[Evaluator] | None = None) -> list[Evaluator]:
         """Those due after `step` updates, but for what the process that this one resumes has
         measured."""
@@ -125,8 +133,12 @@ class Evaluations:
             await self._not_measured(step, evaluators, error)
             return
         asked = Asked(self.progress.meter, step)
-        with beside(sampling_client, billed=asked) as client:
-            await self._measure_with(client, step, evaluators, asked)
+        try:
+            with beside(sampling_client, billed=asked) as client:
+                await self._measure_with(client, step, evaluators, asked)
+        except BaseException:
+            self.progress.meter.given_up(step)
+            raise
 
     async def _measure_with(
         self,

@@ -111,6 +111,8 @@ class Loop:
     def finish(self, error: BaseException | None, seconds: float) -> RunResult:
         """Record how the run ended, on disk and with every hook."""
         stop = self.run.stopping
+        meter = self.progress.meter
+        meter.break_promises()
         self._enter_cost()
         if isinstance(error, asyncio.CancelledError):
             error = None  # said by `stop`
@@ -137,10 +139,11 @@ class Loop:
             failed_evaluations=list(self.measured.failed),
             tokens=int(last.get("tokens/total", 0)),
             seconds=seconds,
-            usd=self.progress.meter.usd,
+            usd=meter.usd,
+            unpriced=meter.unpriced,
         )
         try:
-            self.progress.meter.write()
+            meter.write()
             read = self._sequences()
             if main := read.pop("nll", None):
                 self.state.record(held_out_sequences=main)
@@ -153,8 +156,9 @@ class Loop:
                 reason=result.reason,
                 steps=result.steps,
                 tokens=result.tokens,
-                usage=self.progress.meter.usage.to_json(),
+                usage=meter.usage.to_json(),
                 usd=result.usd,
+                unpriced=result.unpriced,
                 last=last,
                 best=asdict(result.best) if result.best else None,
             )

@@ -155,6 +155,27 @@ def test_yes_goes_on_without_a_question(place):
     assert "cost" not in read_yaml(place[0] / "yes" / "config.yaml")
 
 
+PARTLY = ["prices.prefill=1000", "prices.sample=1"]
+
+
+def test_where_a_part_has_no_price_the_user_is_asked_whatever_the_sum(place):
+    done = run(place, "sft", *place[1], *PARTLY, "run_dir=never", "cost.confirm_above_usd=1000")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "there is no price of train tokens (prices.train=…): at least $" in done.stderr
+    assert not (place[0] / "never").exists()
+
+
+def test_where_a_part_has_no_price_every_sum_is_the_least(place):
+    done = run(place, "sft", "--yes", *place[1], *PARTLY, "run_dir=partly", "max_steps=2")
+    words = " ".join(done.stdout.split())
+    assert done.returncode == 0, done.stderr
+    assert "cost at least $" in words and "for at least $" in words
+    assert "(train tokens have no price)" in words
+    assert "at least $" in run(place, "sft.runs", "partly").stdout
+    cost = run(place, "sft.cost", "partly").stdout
+    assert "at least $" in cost and "no price" in cost
+
+
 def test_on_the_local_service_without_prices_no_price_is_invented(place):
     done = run(place, "sft", *place[1], "run_dir=free", "max_steps=1")
     assert done.returncode == 0 and "$" not in done.stdout

@@ -66,3 +66,46 @@ def test_without_prices_tokens_are_counted_and_no_money(tmp_path):
     counted = Meter(tmp_path, Prices())
     counted.step(1, 4, due=0.0)
     assert counted.usd is None and meter.last(tmp_path)["train"] == 4
+
+
+def test_an_evaluation_is_written_down_at_its_most_before_it_is_asked_and_as_it_was_after(tmp_path):
+    counted = Meter(tmp_path, RATES)
+    most = Usage(prefill=8, sample=2)
+    counted.step(1, 4, due=10.0, most=most)
+    Asked(counted, 1)(Usage(prefill=3, sample=1))
+    counted.step(2, 4, due=0.0)
+    killed = meter.last(tmp_path)
+    assert (killed["prefill"], killed["sample"], killed["usd"]) == (8, 2, 18.0)
+    assert counted.usd == 12.0  # what is known, in metrics.jsonl
+    counted.measured(1)
+    over = meter.last(tmp_path)
+    assert (over["prefill"], over["sample"], over["usd"]) == (3, 1, 12.0)
+
+
+def test_the_first_evaluation_too_is_written_down_before_it_is_asked(tmp_path):
+    Meter(tmp_path, RATES).promise(0, 5.0, Usage(prefill=5))
+    assert meter.last(tmp_path)["prefill"] == 5 and meter.spent(tmp_path) == 5.0
+
+
+def test_an_evaluation_that_is_given_up_is_paid_as_a_whole(tmp_path):
+    own = Budget("budget.usd", 20.0)
+    counted = Meter(tmp_path, RATES, [own])
+    counted.step(1, 4, due=10.0, most=Usage(prefill=10))
+    Asked(counted, 1)(Usage(prefill=3))
+    counted.given_up(1)
+    counted.measured(1)
+    assert (own.spent, own.held, counted.usage.prefill, meter.spent(tmp_path)) == (14.0, 0, 10, 14)
+
+
+def test_a_budget_that_is_short_of_an_evaluation_leaves_nothing_of_it_written_down(tmp_path):
+    counted = Meter(tmp_path, RATES, [Budget("budget.usd", 6.0)])
+    counted.step(1, 2, due=0.0)
+    assert counted.promise(1, 5.0, Usage(prefill=5)) is not None
+    counted.write()
+    assert meter.last(tmp_path)["prefill"] == 0
+
+
+def test_tokens_without_a_price_make_the_sum_the_least(tmp_path):
+    counted = Meter(tmp_path, Prices(prefill=1e6))
+    counted.step(1, 4, due=0.0)
+    assert counted.unpriced == ["train"] and meter.spent_in_words(tmp_path) == "at least $0.00"

@@ -163,6 +163,31 @@ def test_a_policy_loss_answers_with_the_logprob_of_every_target(engine, name):
     assert forward.loss_sum == pytest.approx(backward.loss_sum, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["importance_sampling", "ppo", "cispo"])
+def test_a_target_without_advantage_counts_nothing_whatever_its_logprob_was(engine, name):
+    """Cookbooks write 0, or a number that stands for minus infinity, at the tokens of a prompt."""
+    fresh(engine)
+    data = rollouts(engine)
+    changed = [
+        replace(one, sampled=np.where(one.weights == 0, np.float32(-1e9), one.sampled))
+        for one in data
+    ]
+    assert any((one.weights == 0).any() for one in data)
+    (plain,) = engine.run([Work("a", data, backward=True, loss=POLICY[name][0])]).work
+    expected = gradients(engine, "a")
+    fresh(engine)
+    (result,) = engine.run([Work("a", changed, backward=True, loss=POLICY[name][0])]).work
+    assert result.loss_sum == plain.loss_sum
+    for module, found in gradients(engine, "a").items():
+        np.testing.assert_array_equal(found, expected[module])
+
+
+def test_a_ratio_beyond_all_numbers_is_clipped_by_ppo():
+    new, old, advantage = torch.tensor([-5.0]), torch.tensor([-1e9]), torch.tensor([1.0])
+    assert Ppo().pull(new, advantage, old).tolist() == [0.0]
+    assert Ppo().total(new, advantage, old) == pytest.approx(-1.2)
+
+
 def distilled(widths: list[int]) -> list[TrainingSequence]:
     """K targets a token, some of them twice, weighted as a teacher would."""
     random = np.random.default_rng(1)
@@ -255,6 +280,10 @@ def test_a_loss_is_made_of_its_name_and_what_its_config_says(name, settings, los
         ("ppo", {"clip": 1}, "holds 'clip': ppo takes clip_low_threshold, clip_high_threshold"),
         ("ppo", {"clip_low_threshold": "low"}, "clip_low_threshold is 'low': expected a number"),
         ("ppo", {"clip_low_threshold": 1.5}, "clip_low_threshold is 1.5 and clip_high_threshold"),
+        ("ppo", {"clip_low_threshold": 0.2, "clip_high_threshold": 0.2}, "not their distances"),
+        ("ppo", {"clip_high_threshold": 0.9}, "expected bounds of a ratio"),
+        ("cispo", {"clip_low_threshold": 1.1}, "0 <= low <= 1 <= high"),
+        ("ppo", {"clip_high_threshold": True}, "clip_high_threshold is True: expected a number"),
         ("cispo", {"clip_high_threshold": float("inf")}, "expected bounds of a ratio"),
         ("cispo", {"clip_high_threshold": float("nan")}, "is nan: expected a number"),
         ("dro", {}, "lacks 'beta': dro has no default for it"),

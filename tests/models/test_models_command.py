@@ -7,6 +7,7 @@ import pytest
 from sft.cost.prices import published
 from sft.models import __main__ as command
 from sft.service.child import api_key
+from tests import web_server
 
 
 def test_a_services_models_are_listed_with_their_context_and_config(
@@ -53,6 +54,23 @@ def test_each_model_of_hosted_tinker_has_words_that_train_it(name, words, render
 def test_prices_are_those_of_hosted_tinker_alone():
     one = command._offered(Model("Qwen/Qwen3-8B"), command.shipped(), hosted=False)
     assert one.train is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (404, "application/json", b'{"detail": "Not Found"}'),
+        (200, "text/html", b"<html>hello</html>"),
+        (200, "application/json", b"{}"),
+    ],
+    ids=["nothing there", "a page", "JSON of another kind"],
+)
+def test_a_server_of_something_else_is_a_sentence(monkeypatch, capsys, answer):
+    monkeypatch.setenv("TINKER_API_KEY", "tml-x")
+    with web_server.serving(*answer) as url:
+        assert command.main(["service=custom", f"service.base_url={url}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"cannot reach the service at {url}" in said
 
 
 def test_a_missing_key_is_a_sentence(capsys):

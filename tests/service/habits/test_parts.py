@@ -1,14 +1,11 @@
 """What the proxy is made of, one by one."""
 
 import asyncio
-import io
-import tarfile
 
 import numpy
 import pytest
 from tinker.proto.response_conv import deserialize_sample_response
 
-from sft.service.downloads import FILES, NotHandedOut, unpacked
 from sft.service.habits import messages, questions, turns
 from sft.service.habits.answers import Answers
 from sft.service.habits.record import Habits
@@ -194,50 +191,3 @@ def test_log_probabilities_of_a_prompt_begin_with_none():
     assert messages.with_first_logprob(content, 3) is None
     padded = messages.with_first_logprob(content, 4)
     assert len(deserialize_sample_response(padded).prompt_logprobs) == 4
-
-
-# --- archives -----------------------------------------------------------------------------------
-
-
-def archive(*members):
-    """A tar of (name, content) pairs; without content, a link to what the name says."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            if content is None:
-                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-                tar.addfile(member)
-            else:
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
-
-
-WHOLE = [(f"adapter/{name}", name.encode()) for name in FILES]
-
-
-def test_an_adapters_two_files_are_unpacked_and_nothing_else(tmp_path):
-    unpacked(archive(*WHOLE, ("adapter/setup.py", b"import os")), tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(FILES)
-    assert (tmp_path / FILES[0]).read_bytes() == FILES[0].encode()
-
-
-@pytest.mark.parametrize(
-    "members",
-    [
-        [*WHOLE, ("../outside", b"")],
-        [*WHOLE, ("/tmp/outside", b"")],
-        [*WHOLE, ("adapter/link", None)],
-        WHOLE[:1],
-    ],
-)
-def test_an_archive_that_leads_elsewhere_or_lacks_a_file_is_refused(tmp_path, members):
-    with pytest.raises(NotHandedOut):
-        unpacked(archive(*members), tmp_path)
-    assert not (tmp_path.parent / "outside").exists()
-
-
-def test_what_is_no_archive_is_refused(tmp_path):
-    with pytest.raises(NotHandedOut, match="no archive"):
-        unpacked(b"<html>", tmp_path)
