@@ -184,8 +184,7 @@ def test_a_reproduction_that_dies_on_the_way_is_linked_to_its_original(place, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(reproduce, "link", die)
-    with pytest.raises(KeyboardInterrupt):
-        reproduce.main(["run"])
+    assert reproduce.main(["run"]) == 130
     again = find(str(newest(place)))
     tags = open_client(again.uri).get_run(again.run_id).data.tags
     assert tags["sft.reproduces"] == find("run").run_id

@@ -43,7 +43,8 @@ class Answers:
             "pjwt_auth_enabled", "sample_use_retrieve_futures", "proto_compress_fwdbwd",
             "parallel_fwdbwd_chunks",
         )  # fmt: skip
-        value = {**(answer.value or {}), **dict.fromkeys(off, False)}
+        said = answer.value if isinstance(answer.value, dict) else {}
+        value = {**said, **dict.fromkeys(off, False)}
         if self._habits.measured_on_copies:
             value["sample_join_sampling_session"] = False
         return Answer.of(value)
