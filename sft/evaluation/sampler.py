@@ -146,7 +146,7 @@ class SamplerProcess:
                 child.stdin.write(pickle.dumps(message))
                 if self._messages.empty():
                     child.stdin.flush()
-        except (OSError, ValueError) as error:  # the latter of a pipe that was closed with the process
+        except (OSError, ValueError) as error:  # the latter of a closed pipe
             self._end(f"{type(error).__name__}: {error}")
 
     def _listen(self, child: subprocess.Popen[bytes]) -> None:
