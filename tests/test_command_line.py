@@ -147,6 +147,7 @@ def test_options_of_hydra_that_exclude_each_other_are_bad_input(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     words = "dataset=faq", "max_steps=1", "tracking=none", "evaluators=none"

@@ -88,6 +88,7 @@ def test_its_reproduction_measures_the_same(original, here, capsys):
     assert "verdict: agrees" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_that_runs_often_is_measured_with_held_out_nll(here, tiny_model):
     often = finished_run(here, tiny_model, *ON, "evaluators.often=true", directory="often")
     assert len(measured(often)) == 3

@@ -73,6 +73,7 @@ def test_a_merged_model_takes_the_place_of_an_adapter(published, place, hub):
     assert hub.files["me/faq"]["notes.txt"] == b"mine"
 
 
+@pytest.mark.slow
 def test_a_public_model_is_written_to_only_if_that_is_said(place, hub):
     hub.files["me/seen"], hub.visibility["me/seen"] = {}, "public"
     done = publish(place, hub, "me/seen")

@@ -158,6 +158,7 @@ def test_a_run_whose_directory_is_gone_is_reproduced_from_mlflow_alone(place, ca
         shutil.move(place / "hidden", place / "run")
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_store_and_the_data_are_enough_where_nothing_else_is_left(
     place, tmp_path, monkeypatch, capsys
 ):

@@ -129,6 +129,7 @@ def test_what_cannot_be_reached_is_named_without_its_password(arguments, tmp_pat
     assert shown_by(tmp_path, done) == []
 
 
+@pytest.mark.slow
 def test_a_password_in_a_file_of_the_users_own_is_used_and_not_written(tmp_path, tiny_model):
     """An experiment file may hold it; what is made from it does not."""
     folder = tmp_path / "conf" / "experiment"

@@ -41,6 +41,7 @@ def test_a_file_of_the_users_in_the_way_of_mlflow_is_named_before_the_start(tmp_
 
 
 @pytest.mark.parametrize("fault", ["raise SystemExit('no MLflow here')", "no_such_name"])
+@pytest.mark.slow
 def test_an_mlflow_that_cannot_be_imported_is_told_in_its_own_words(tmp_path, tiny_model, fault):
     broken = tmp_path / "broken" / "mlflow"
     broken.mkdir(parents=True)

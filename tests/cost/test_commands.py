@@ -148,6 +148,7 @@ def test_at_a_terminal_the_user_is_asked(place, answer, begins):
     assert code == (0 if begins else 2), error
 
 
+@pytest.mark.slow
 def test_yes_goes_on_without_a_question(place):
     words = [*place[1], *RATES, "run_dir=yes", "cost.confirm_above_usd=0.5", "max_steps=1"]
     done = run(place, "sft", "--yes", *words)
@@ -158,6 +159,7 @@ def test_yes_goes_on_without_a_question(place):
 PARTLY = ["prices.prefill=1000", "prices.sample=1"]
 
 
+@pytest.mark.slow
 def test_where_a_part_has_no_price_the_user_is_asked_whatever_the_sum(place):
     done = run(place, "sft", *place[1], *PARTLY, "run_dir=never", "cost.confirm_above_usd=1000")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
@@ -176,6 +178,7 @@ def test_where_a_part_has_no_price_every_sum_is_the_least(place):
     assert "at least $" in cost and "no price" in cost
 
 
+@pytest.mark.slow
 def test_on_the_local_service_without_prices_no_price_is_invented(place):
     done = run(place, "sft", *place[1], "run_dir=free", "max_steps=1")
     assert done.returncode == 0 and "$" not in done.stdout

@@ -88,6 +88,7 @@ def test_an_answer_stands_alone_on_standard_output(place, run):
 
 
 @pytest.mark.parametrize("stage", ["checking the settings", "starting the local service"])
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind_and_prints_no_traceback(stage, place, tiny_model, tmp_path):
     shown = on_terminal(
         sys.executable,

@@ -132,6 +132,7 @@ def test_an_interrupted_export_leaves_nothing(place, tmp_path, number):
     assert "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_the_program_of_the_card_answers(place, tmp_path):
     assert main(["run", str(tmp_path / "adapter")]) == 0
     card = (tmp_path / "adapter" / "README.md").read_text()

@@ -270,7 +270,7 @@ def test_data_that_cannot_be_trained_on_say_what_is_wrong(trainer, data, loss, n
     ("loss", "config", "named"),
     [
         ("ppo", {"clip_low": 0.8}, "loss_fn_config holds 'clip_low': ppo takes clip_low_threshold"),
-        ("ppo", {"clip_low_threshold": 2}, "clip_low_threshold is 2.0 and clip_high_threshold 1.2"),
+        ("ppo", {"clip_low_threshold": 2}, "clip_low_threshold is 2 and clip_high_threshold 1.2"),
         ("cispo", {"clip_high_threshold": "high"}, "clip_high_threshold is 'high': expected a num"),
         ("importance_sampling", {"beta": 0.1}, "importance_sampling takes no settings"),
     ],

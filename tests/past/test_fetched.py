@@ -64,6 +64,7 @@ def test_files_of_data_are_recorded_with_digest_size_and_rows(original):
     assert json.loads(held_out.profile)["conversations"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_is_reproduced_from_mlflow_alone_where_its_data_is_gone(original, elsewhere, capsys):
     _, run_id, _, rows = original
     assert reproduce.main([run_id, "--uri", URI, "--trust"]) == 0  # the model is a folder, too

@@ -157,6 +157,7 @@ def own_model(tmp_path_factory, tiny_model):
     return folder
 
 
+@pytest.mark.slow
 def test_data_is_compared_without_mlflow_too(own_model, monkeypatch, capsys):
     monkeypatch.chdir(own_model)
     chats = own_model / "chats.jsonl"

@@ -35,6 +35,7 @@ def command(module, faults, place, *words):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_start_is_printed_and_recorded_in_mlflow(place):
     faults = {"POST /api/v1/create_model": 422}
     code, output = command("sft", faults, place, "tracking.uri=sqlite:///mlflow.db")
@@ -47,7 +48,7 @@ def test_a_failed_start_is_printed_and_recorded_in_mlflow(place):
     assert found.info.status == "FAILED" and "for the test" in found.data.tags["sft.error"]
 
 
-@pytest.mark.parametrize("ahead", [1, 8])
+@pytest.mark.parametrize("ahead", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_a_diverging_run_ends_with_a_sentence_and_no_traceback(place, ahead):
     code, output = command("sft", {}, place, "lr=1e30", "epochs=4", f"submit_ahead={ahead}")
     assert code == 1 and "diverged" in output

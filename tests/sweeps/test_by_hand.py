@@ -18,6 +18,7 @@ from sft.sweeps.sweeper import Sweep
 from .conftest import rows_of, study_of
 from .test_pausing import ONE_AT_A_TIME, STEPS, folder_of
 
+PRICES = ("prices.train=100", "prices.prefill=0", "prices.sample=0")
 NEW = Curve(0, {}, (), State.PAUSED, 1)
 
 
@@ -33,7 +34,7 @@ def stopped(sweep, monkeypatch):
     monkeypatch.setattr(
         Sweep, "may_start", lambda self: len(started.append(1) or started) < 11 and may_start(self)
     )
-    assert sweep(*ONE_AT_A_TIME, "prices.train=100") == 0
+    assert sweep(*ONE_AT_A_TIME, *PRICES) == 0
     monkeypatch.setattr(Sweep, "may_start", may_start)
     return study_of("s")
 
