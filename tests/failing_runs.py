@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from sft import train
 from sft.hooks import BaseHook
+from sft.run import training
 from tests.local.stub import KEY, MODEL, serving_stub
 from tests.run.test_pipeline import Constant
 
@@ -45,7 +46,7 @@ def configs(folder, monkeypatch):
 
 
 def go(config, **options):
-    return asyncio.run(train.main(config, settings={"run_name": "failing"}, **options))
+    return asyncio.run(training.train(config, settings={"run_name": "failing"}, **options))
 
 
 def trained_steps(engine):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from sft import reproduce, train
+from sft import reproduce
 from sft.config import evaluators
 from sft.config.compose import compose
 from sft.config.saved import common_config, from_saved, from_train, to_saved, to_train
@@ -15,6 +15,7 @@ from sft.errors import BadInput
 from sft.evaluators import EvaluatorBuilder
 from sft.past.find import find
 from sft.past.trust import check_untrusted
+from sft.run import training
 from tests.finished_run import finished_run
 from tests.test_train import chats, make_config  # noqa: F401 - fixtures
 
@@ -175,7 +176,7 @@ def test_a_run_whose_evaluator_was_made_in_a_function_says_that_it_cannot_be_rep
 ):
     config = make_config(max_steps=1)
     config.evaluator_builders = [lambda: Odd()()]
-    result = asyncio.run(train.main(config))
+    result = asyncio.run(training.train(config))
     assert "cannot be reproduced" in (result.directory / "run.log").read_text()
     saved = yaml.safe_load((result.directory / "config.yaml").read_text())
     assert saved["evaluators"]["builder"].startswith("not importable: ")

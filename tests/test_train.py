@@ -10,7 +10,7 @@ from sft import train
 from sft.errors import BadInput
 from sft.hooks import BaseHook
 from sft.record import checkpoints, metrics, rundir
-from sft.run import batches
+from sft.run import batches, training
 from sft.run.client import Connection, Service
 from tests.chat_data import write_chats
 
@@ -53,7 +53,7 @@ def make_config(chats, tiny_model, local_service, tmp_path):
 
 
 def run(config, **options):
-    return asyncio.run(train.main(config, **options))
+    return asyncio.run(training.train(config, **options))
 
 
 def rows(config):
@@ -302,7 +302,7 @@ def test_many_runs_live_in_one_process_and_one_failure_is_its_own(make_config):
     async def together():
         hooks = [[], [Raise()], []]
         return await asyncio.gather(
-            *(train.main(c, hooks=h) for c, h in zip(configs, hooks, strict=True))
+            *(training.train(c, hooks=h) for c, h in zip(configs, hooks, strict=True))
         )
 
     results = asyncio.run(together())

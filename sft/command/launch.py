@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from sft import train as loop
 from sft.command import lost_terminal
 from sft.command.confirming import confirmed
 from sft.command.hooks import SdkLog, Stopper
@@ -18,6 +18,7 @@ from sft.command.service import service_of
 from sft.command.signals import Signals
 from sft.config.saved import dataset_builder, to_saved, to_train
 from sft.config.schema import PriceSettings, Settings
+from sft.config.training import Config
 from sft.cost.budget import Budget
 from sft.cost.estimate import Estimate
 from sft.cost.meter import last
@@ -29,6 +30,7 @@ from sft.files import read_yaml
 from sft.hooks import Hook, RunResult, of_ones_own
 from sft.past.choosing import weights
 from sft.past.registry import is_registered
+from sft.run import training
 from sft.stages.stages import hidden
 from sft.stages.threads import entered, in_thread
 from sft.tracking import trackers
@@ -122,7 +124,7 @@ async def train(
 
     `base_url` is a service that runs already (a sweep's); without it the one that the settings
     name is used, and started if it is the local one. `overrides` are what a command set; `confirm`
-    and `budgets` as in `sft.train.main`.
+    and `budgets` as in `sft.run.training`.
     """
     if base_url is None:  # else the sweep has looked
         await in_thread(look, dataset_builder(settings))
@@ -130,21 +132,30 @@ async def train(
     settings = await asyncio.to_thread(_with_weights, settings, directory)
     hooks = [*hooks, *of_ones_own(settings.hooks)]
     config = to_train(settings, str(directory), base_url)
-    service = None if base_url is not None else service_of(settings)
+    return await trained(
+        settings, config, hooks, base_url is None, overrides=overrides, confirm=confirm,
+        budgets=budgets,
+    )  # fmt: skip
+
+
+async def trained(
+    settings: Settings,
+    config: Config,
+    hooks: Sequence[Hook],
+    with_service: bool = True,
+    **options: Any,
+) -> RunResult:
+    """The run of `config`, whose saved config `settings` are, `with_service` on the service that
+    they name, which is started or set before another server. `options` as in
+    `sft.run.training.train`. Raises `BadInput`."""
+    service = service_of(settings) if with_service else None
     async with AsyncExitStack() as stack:
         if service is not None and settings.service.kind != "local":
             # Another server is asked before the data is read, which may take minutes.
             config = replace(config, base_url=await entered(service(), stack))
             service = None
-        return await loop.main(
-            config,
-            hooks=hooks,
-            service=service,
-            settings=to_saved(settings),
-            overrides=overrides,
-            confirm=confirm,
-            budgets=budgets,
-        )
+        saved = to_saved(settings)
+        return await training.train(config, hooks=hooks, service=service, settings=saved, **options)
 
 
 def refreshed(settings: Settings) -> Settings:

@@ -20,7 +20,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "sft"
 
 AUTO: Literal["auto"] = "auto"
-"""The learning rate that `sft.run.learning_rate` finds once the length of the run is known."""
+"""The learning rate that `sft.run.plan` finds once the length of the run is known."""
 
 VERSION = 1
 """Of the saved config. A key that changes its meaning or its name raises it."""

@@ -153,7 +153,7 @@ class Attempt:
     def _submit(self, batch: Batch) -> Submitted:
         config = self.progress.run.config
         factor = config.schedule.factor(batch.step, self.progress.plan.total_steps)
-        assert config.learning_rate != AUTO  # a number by now: sft.run.learning_rate
+        assert config.learning_rate != AUTO  # a number by now: sft.run.plan
         learning_rate = config.learning_rate * factor
         self.tokens += batch.tokens
         requests = self.queue.step(batch.data, optimizer_parameters(config, learning_rate))

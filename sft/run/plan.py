@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.config.schema import AUTO
 from sft.cost.estimate import Estimate
 from sft.cost.prices import Prices
 from sft.cost.usage import Usage
@@ -20,8 +22,11 @@ from sft.evaluators import (
     held_out_prompts,
     name_of,
 )
+from sft.files import read_yaml
 from sft.models.lora_size import trained_parameters
 from sft.models.names import folder_or_name
+from sft.prior.first_guess import FirstGuess, first_guess
+from sft.prior.setting import Setting
 from sft.record import fingerprints
 from sft.record.metrics import TRAINING_METRICS, contrary
 from sft.run.batches import epoch_seed, steps_in_total
@@ -233,3 +238,20 @@ def _notes(answers: SamplingEvaluator) -> list[str]:
         f"others' references are longer than evaluators.max_tokens={answers.max_tokens}, or have "
         "no end (cut at max_length), so that no answer could match them"
     ]
+
+
+def with_learning_rate(config: Config, plan: Plan) -> tuple[Config, FirstGuess | None]:
+    """`config` with a number for its learning rate, and the guess that gave it, if one did.
+
+    A run that began in `config.log_path` keeps the rate with which it began.
+    """
+    if config.learning_rate != AUTO:
+        return config, None
+    saved = Path(config.log_path) / "config.yaml"
+    if saved.is_file() and (began := read_yaml(saved).get("lr")) is not None:
+        return replace(config, learning_rate=began), None
+    common = getattr(config.dataset_builder, "common_config", None)
+    size = getattr(common, "batch_size", None) or len(plan.data.get_batch(0))
+    setting = Setting(size, plan.total_steps)
+    guess = first_guess(config.model_name, config.lora_rank, setting, config.lr_schedule)
+    return replace(config, learning_rate=guess.lr), guess

@@ -11,6 +11,7 @@ from sft.evaluation.answers import Prompt
 from sft.evaluators import SamplingEvaluator
 from sft.files import read_yaml
 from sft.record import checkpoints, metrics, rundir
+from sft.run import training
 from sft.types import DataStatistics
 from tests.cost.billing import PRICES, billing_service
 from tests.local.stub import KEY, MODEL
@@ -64,7 +65,7 @@ def config(tmp_path, service):
 
 
 def go(config, **options):
-    return asyncio.run(train.main(config, settings={"run_name": "counted"}, **options))
+    return asyncio.run(training.train(config, settings={"run_name": "counted"}, **options))
 
 
 def test_estimate_meter_and_bill_of_a_whole_run_agree(config, service, tmp_path):

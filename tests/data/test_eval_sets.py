@@ -14,6 +14,7 @@ from sft.datasets import EvalSet, FromConversationFileBuilder
 from sft.errors import BadInput
 from sft.past.trust import check_untrusted
 from sft.record import rundir
+from sft.run import training
 from tests.chat_data import chat, write_chats, write_jsonl
 from tests.finished_run import finished_run
 
@@ -44,7 +45,7 @@ def run(settings, local_service, tmp_path):
     def start(name, *words, **more):
         config = to_train(settings(*words, **more), str(tmp_path / name), local_service)
         config = dataclasses.replace(config, model_name="tiny")
-        return config, asyncio.run(train.main(config))
+        return config, asyncio.run(training.train(config))
 
     return start
 

@@ -10,6 +10,7 @@ from sft import compare, train
 from sft.datasets import FromConversationFileBuilder
 from sft.past.find import find
 from sft.record.examples import ExamplesFolder
+from sft.run import training
 from sft.tracking import MlflowHook
 from sft.types import ChatDatasetBuilderCommonConfig
 from tests.chat_data import write_chats
@@ -35,7 +36,7 @@ def place(tmp_path_factory, tiny_model, local_service):
             lora_seed=seed, **changes,
         )  # fmt: skip
         hook = MlflowHook(uri, "sft", name)
-        assert asyncio.run(train.main(config, hooks=[hook])).status == "FINISHED"
+        assert asyncio.run(training.train(config, hooks=[hook])).status == "FINISHED"
         assert hook.flush(60) == []
 
     run("slow", learning_rate=1e-5)

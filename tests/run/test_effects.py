@@ -9,7 +9,7 @@ import pytest
 from sft.config.compose import compose
 from sft.errors import BadInput
 from sft.run import effects
-from sft.train import main as train_main
+from sft.run.training import train as train_main
 from tests.failing_runs import Listen
 from tests.test_train import chats, make_config, run  # noqa: F401 - fixtures
 

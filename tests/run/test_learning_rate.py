@@ -11,7 +11,7 @@ from sft import reproduce
 from sft.errors import BadInput
 from sft.files import read_yaml
 from sft.prior.first_guess import DEFAULT
-from sft.run import learning_rate
+from sft.run.plan import with_learning_rate
 from tests.failing_runs import go
 from tests.finished_run import finished_run
 
@@ -67,7 +67,7 @@ def test_a_run_that_is_taken_up_again_keeps_the_number_with_which_it_began(stub)
     config = make(learning_rate="auto")
     Path(config.log_path).mkdir()
     (Path(config.log_path) / "config.yaml").write_text("lr: 1.5e-3\n")
-    again, guess = learning_rate.found(config, plan=None)
+    again, guess = with_learning_rate(config, plan=None)
     assert again.learning_rate == 1.5e-3 and guess is None
 
 

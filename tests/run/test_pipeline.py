@@ -7,6 +7,7 @@ import tinker
 
 from sft import train
 from sft.record import metrics
+from sft.run import training
 from sft.types import SupervisedDataset
 from tests import tick_service
 
@@ -40,7 +41,7 @@ def run_of(steps, service, log_path, held_out=1, **options):
         base_url=service.url,
         **options,
     )
-    return asyncio.run(train.main(config, settings={"run_name": "ticks"}))
+    return asyncio.run(training.train(config, settings={"run_name": "ticks"}))
 
 
 def test_forty_steps_with_evaluations_and_saves_miss_no_tick(tmp_path, monkeypatch):

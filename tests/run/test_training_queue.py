@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from sft import train
 from sft.losses import LOSSES
+from sft.run import training
 from sft.run.training_queue import TrainingQueue
 from tests.local.stub import KEY, MODEL, serving_stub
 from tests.run.test_pipeline import Constant
@@ -148,7 +149,7 @@ def test_both_files_of_every_checkpoint_hold_the_weights_of_its_step(
         submit_ahead=ahead,
     )
     with busy_processors():
-        result = asyncio.run(train.main(config, settings={"run_name": "saves"}))
+        result = asyncio.run(training.train(config, settings={"run_name": "saves"}))
     assert result.status == "FINISHED", result.error
     assert [record.step for record in result.checkpoints] == list(range(1, 25))
     held = [

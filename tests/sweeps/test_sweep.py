@@ -12,12 +12,12 @@ import pytest
 from optuna.trial import TrialState
 from transformers import AutoTokenizer
 
-from sft import train
 from sft.__main__ import main
 from sft.command import launch
 from sft.config.saved import to_saved, to_train
 from sft.files import read_yaml
 from sft.record import checkpoints, metrics
+from sft.run import training
 from sft.run.failures import ServiceLost
 from sft.sweeps import report
 from sft.sweeps.findings.results import Results
@@ -162,7 +162,7 @@ def test_one_raises_one_is_not_a_number_one_loses_the_service_and_the_others_fin
         if settings.lr == 3e-3:
             config = to_train(settings, str(directory), base_url)
             config = dataclasses.replace(config, dataset_builder=NotANumber(config.dataset_builder))
-            return await train.main(config, hooks=hooks, settings=to_saved(settings))
+            return await training.train(config, hooks=hooks, settings=to_saved(settings))
         if settings.lr == 4e-3:
             lost.append(settings.lr)
             raise ServiceLost("gone away")

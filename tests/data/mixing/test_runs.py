@@ -17,7 +17,7 @@ def train_mix(settings, local_service, tmp_path):
     """Trains a mixture on the tests' service; the config and the result."""
     import asyncio
 
-    from sft import train
+    from sft.run import training
 
     def run(name, *words, hooks=(), **changes):
         import dataclasses
@@ -28,7 +28,7 @@ def train_mix(settings, local_service, tmp_path):
         )  # fmt: skip
         config = to_train(made, str(tmp_path / name), local_service)
         config = dataclasses.replace(config, model_name="tiny", **changes)
-        return config, asyncio.run(train.main(config, hooks=hooks))
+        return config, asyncio.run(training.train(config, hooks=hooks))
 
     return run
 
