@@ -101,28 +101,15 @@ class WarmStart(BaseSampler):
         self._base.after_trial(study, trial, state, values)
 
     def describe(self, space: Mapping[str, BaseDistribution]) -> list[str]:
-        """What the prior holds before the first trial, in a few lines."""
+        """What the prior holds before the first trial, in a line."""
         candidates = cells(space, self._rank)
         expected = self._prior.expected(candidates, self._model, self._setting)
         rate, rank = candidates[int(expected.argmin())]
-        size = size_of(self._model) or "size not known from its name"
-        by_rate = [
-            f"{lr:g} {100 * excess:.1f}%"
-            for (lr, r), excess in zip(candidates, expected, strict=True)
-            if r == rank
-        ]
-        by_rank = [
-            f"{r} {100 * excess:.1f}%"
-            for (lr, r), excess in zip(candidates, expected, strict=True)
-            if lr == rate
-        ]
-        every = max(1, len(by_rate) // 8)
+        size = size_of(self._model) or "a size that its name does not tell"
+        source = self._source.partition(",")[0]
         return [
-            f"warm start ({size}) from {self._source}",
-            f"  first trial: lr={rate:g}, rank {rank}",
-            f"  expected NLL above the best by lr: {', '.join(by_rate[::every])}",
-            *([f"  and by rank: {', '.join(by_rank)}"] if len(by_rank) > 1 else []),
-            "  hydra.sweeper.warm_start=null switches this off, a JSON file replaces it",
+            f"warm start: lr={rate:g}, rank {rank} first, by {source} for {size}; "
+            "without: hydra.sweeper.warm_start=null"
         ]
 
     def propose(
