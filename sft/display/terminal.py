@@ -52,7 +52,8 @@ class Terminal(BaseHook):
         self.directory = directory
         self.overrides = [mask(override) for override in overrides]
         self.variables = dict(variables or {})
-        self.console = Console(highlight=False)
+        # In a notebook plain text: rich would make an output of its own of each part of a line.
+        self.console = Console(highlight=False, force_jupyter=False)
         self.progress: Any = None
         self._last_line = 0.0
 
