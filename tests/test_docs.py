@@ -110,8 +110,9 @@ def test_every_training_command_in_the_readme_has_keys_that_exist(line, tmp_path
     check_overrides([word for word in keys if not word.startswith("-")], own)
 
 
-def test_every_module_that_the_readme_runs_exists():
-    modules = set(re.findall(r"python -m (sft[\w.]*)", (ROOT / "README.md").read_text()))
+def test_every_module_that_the_readme_and_agents_md_run_exists():
+    text = (ROOT / "README.md").read_text() + (ROOT / "AGENTS.md").read_text()
+    modules = set(re.findall(r"python -m (sft[\w.]*)", text)) - {"sft.NAME"}
     files = {m: ROOT / Path(*m.split(".")) for m in modules}
     assert [
         m for m, p in files.items() if not p.with_suffix(".py").exists() and not p.is_dir()
