@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 TESTED := .venv/ready-for-tests
 
-.PHONY: install run test test-all test-processors ui lint clean
+.PHONY: install run test test-all test-processors ui docs lint clean
 
 install: $(TESTED)  ## make .venv with what the tests need, and nothing else
 
@@ -26,6 +26,10 @@ test-processors: $(TESTED)  ## the engine's tests, as on lesser processors than 
 
 ui: $(READY)  ## the MLflow UI on 127.0.0.1
 	$(BIN)/python -m sft.ui
+
+docs: $(TESTED)  ## the pages of docs/ as a site, in site/
+	$(call add,--editable '.[dev,docs]')
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(TESTED)  ## style and types
 	$(BIN)/ruff check .

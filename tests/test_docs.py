@@ -13,6 +13,11 @@ from sft.init.__main__ import write
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pages():
+    """The README and what it leads to."""
+    return "\n".join(p.read_text() for p in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))])
+
+
 def test_every_test_that_the_api_table_names_exists():
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/python-api.md").read_text())
     assert len(named) > 20
@@ -37,8 +42,8 @@ def test_the_architecture_names_every_folder_and_no_module_that_is_not_there():
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
 
 
-def test_the_readmes_own_builder_trains_on_the_answers(tiny_model, tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def test_the_docs_own_builder_trains_on_the_answers(tiny_model, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", pages(), flags=re.DOTALL)
     (code,) = [block for block in blocks if "class MyBuilder" in block]
     (tmp_path / "my_data.py").write_text(code)
     (tmp_path / "notes.txt").write_text("One?\tUn.\nTwo?\tDeux.\n")
@@ -71,8 +76,8 @@ def test_the_readmes_own_builder_trains_on_the_answers(tiny_model, tmp_path, mon
     assert trained == ["Un.<|im_end|>", "Deux.<|im_end|>"]
 
 
-def test_the_readmes_own_evaluator_wants_short_answers(tiny_model, tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def test_the_docs_own_evaluator_wants_short_answers(tiny_model, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", pages(), flags=re.DOTALL)
     (code,) = [block for block in blocks if "class Judge" in block]
     (tmp_path / "my_eval.py").write_text(code)
     (tmp_path / "sums.jsonl").write_text('{"question": "What are 1 and 2?", "answer": "3"}')
@@ -92,12 +97,12 @@ def test_the_readmes_own_evaluator_wants_short_answers(tiny_model, tmp_path, mon
 
 
 def commands(module):
-    text = (ROOT / "README.md").read_text()
+    text = pages()
     return re.findall(rf"^(?:\$ )?python -m {module} ?([^#\n]*)", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", [line for line in commands("sft") if "--help" not in line])
-def test_every_training_command_in_the_readme_has_keys_that_exist(line, tmp_path):
+def test_every_training_command_in_the_docs_has_keys_that_exist(line, tmp_path):
     import shlex
 
     words = shlex.split(line)
@@ -110,8 +115,8 @@ def test_every_training_command_in_the_readme_has_keys_that_exist(line, tmp_path
     check_overrides([word for word in keys if not word.startswith("-")], own)
 
 
-def test_every_module_that_the_readme_and_agents_md_run_exists():
-    text = (ROOT / "README.md").read_text() + (ROOT / "AGENTS.md").read_text()
+def test_every_module_that_the_docs_run_exists():
+    text = pages() + (ROOT / "AGENTS.md").read_text()
     modules = set(re.findall(r"python -m (sft[\w.]*)", text)) - {"sft.NAME"}
     files = {m: ROOT / Path(*m.split(".")) for m in modules}
     assert [
