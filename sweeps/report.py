@@ -14,6 +14,7 @@ from sft.cost.prices import dollars
 from sft.display.tables import aligned
 from sft.record.durations import duration
 from sft.sweeps.findings.answer import answer
+from sft.sweeps.findings.hover import hovering
 from sft.sweeps.findings.importance import importance
 from sft.sweeps.findings.results import Compared, Result, Results
 from sft.sweeps.parameters import RATE, shown_value
@@ -110,11 +111,13 @@ def write(study: optuna.Study, folder: Path) -> tuple[list[Path], list[str]]:
         images[name] = buffer.getvalue()
         (target / f"{name}.png").write_bytes(images[name])
     lines = answer(results, found)
-    (target / "report.html").write_text(_page(results, lines, images), encoding="utf-8")
+    (target / "report.html").write_text(
+        _page(results, lines, images, hovering(study, results.metrics[0])), encoding="utf-8"
+    )
     return [target], lines
 
 
-def _page(results: Results, lines: list[str], images: dict[str, bytes]) -> str:
+def _page(results: Results, lines: list[str], images: dict[str, bytes], hover: str) -> str:
     """One page that needs nothing else: the images are inside."""
     header, rows = table(results)
     best = results.best()
@@ -141,7 +144,7 @@ def _page(results: Results, lines: list[str], images: dict[str, bytes]) -> str:
         f"<title>{title}</title>"
         f"<style>{STYLE}</style><h1>{title}</h1><p>{html.escape(space)}</p>"
         f"<pre>{html.escape(chr(10).join(lines))}</pre>"
-        f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{drawn}</html>\n"
+        f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{drawn}{hover}</html>\n"
     )
 
 

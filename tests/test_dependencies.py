@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 OURS = ("sft", "hydra_plugins")
 # sft.export --gguf, evaluators=NAME and tracking=NAME import them, and say how to install them.
-EXTRAS = ("gguf", "inspect", "lm-eval", "tensorboard", "trackio", "wandb")
+EXTRAS = ("gguf", "hover", "inspect", "lm-eval", "tensorboard", "trackio", "wandb")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -44,5 +44,7 @@ def test_every_package_that_is_imported_is_declared():
 def test_every_package_that_is_declared_has_a_version_in_the_constraints():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = names(line for line in lines if "==" in line and not line.startswith("#"))
-    extras = [line for name in ("dev", "docs", *EXTRAS) for line in PROJECT["optional-dependencies"][name]]
+    extras = [
+        line for name in ("dev", "docs", *EXTRAS) for line in PROJECT["optional-dependencies"][name]
+    ]
     assert names(PROJECT["dependencies"] + extras) == pinned

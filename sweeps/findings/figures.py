@@ -16,6 +16,8 @@ from sft.sweeps.findings.importance import Importance
 from sft.sweeps.findings.results import Result, Results
 from sft.sweeps.parameters import RANK, RATE
 
+STYLES = ("-o", "--s", ":D", "-.^", "-v", "--P")
+"""Of the ranks, in their order."""
 MARKS = {"pruned": ("o", "none"), "diverged": ("x", RED), "failed": ("x", GREY)}
 
 
@@ -35,8 +37,10 @@ def by_rate(results: Results) -> Figure | None:
         )
         label = f"rank {rank}" if rank is not None else "final"
         points = [(rate, min(value, top)) for rate, value in done]
-        axes.plot(*zip(*points, strict=True) if points else ([], []), "-o", color=colours[rank],
-                  label=label, markersize=5, linewidth=1.6)  # fmt: skip
+        # Lines, marks and shades differ: each alone tells the ranks apart.
+        style = STYLES[ranks.index(rank) % len(STYLES)]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), style, color=colours[rank],
+                  label=label, markersize=5.5, linewidth=1.6)  # fmt: skip
         for trial in trials:
             if trial.params.get(RANK) == rank and trial.repeats:
                 # Side by side, in the order of the ranks: else they would hide one another.
@@ -127,7 +131,10 @@ def parallel(results: Results) -> Figure | None:
         axes.plot([i, i], [-0.03, 1.03], color="#444444", linewidth=0.8)
         for value in scale.ticks:
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            axes.annotate(f"{text} ", (i, scale.place(value)), ha="right", va="center", fontsize=8)
+            # Over the lines, on white: they would cross it out.
+            axes.annotate(f"{text} ", (i, scale.place(value)), ha="right", va="center", fontsize=8,
+                          zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8,
+                                          "alpha": 0.85})  # fmt: skip
         axes.annotate(name, (i, 1.06), ha="center", fontsize=9)
     axes.set_xlim(-0.4, len(names) + 0.1)
     axes.set_ylim(-0.05, 1.14)
