@@ -186,10 +186,10 @@ def test_on_the_local_service_without_prices_no_price_is_invented(place):
     assert "no published price known" in said and "time: " in said
 
 
-def test_a_config_of_before_prices_of_each_kind_still_goes(place):
+def test_a_config_of_before_prices_of_each_kind_still_goes(place, resumed):
     from sft.config.saved import from_saved
 
-    saved = read_yaml(place[0] / "free" / "config.yaml")
+    saved = read_yaml(place[0] / "ended" / "config.yaml")
     del saved["prices"], saved["budget"]
     saved["model"]["price_per_million_tokens"] = 0.4
     assert from_saved(saved, "old.yaml").prices.train == 0.4
