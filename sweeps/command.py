@@ -48,6 +48,7 @@ from sft.sweeps.study.ledger import COUNTED, Ledger, spent_usd
 from sft.sweeps.sweeper import Budget, Sweep, closing_words
 from sft.sweeps.trial import Common, Shared
 from sft.tracking import trackers
+from sft.tracking.run_in_store import user
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -188,7 +189,8 @@ async def _run(
         parent = _parent(options, base, shown)
         parent_run_id = None
         if parent is not None:
-            parent_run_id = await _start_parent(parent, options, searched, study)
+            words = f"python -m sft --multirun {shlex.join(again)}"
+            parent_run_id = await _start_parent(parent, options, searched, study, words)
         spent = {
             t.number: t.user_attrs.get("tokens", 0)
             for t in study.get_trials(deepcopy=False)
@@ -273,14 +275,30 @@ def _send_what_mlflow_lacks(finished: Sequence[FrozenTrial]) -> None:
 
 
 async def _start_parent(
-    parent: Parent, options: Settled, searched: space.SearchSpace, study: optuna.Study
+    parent: Parent,
+    options: Settled,
+    searched: space.SearchSpace,
+    study: optuna.Study,
+    again: str,
 ) -> str | None:
     params = {f"space.{name}": text for name, text in searched.describe().items()}
     chosen = asdict(options)
     for name in ("sampler", "scheduler", "pruner", "n_trials", "repeats", "seed", "warm_start"):
         params[name] = chosen[name]
     params |= {"metric": ", ".join(options.metrics), "direction": ", ".join(options.directions)}
-    tags = {"sweep.study": options.study_name, "sweep.parent": "true"}
+    tags = {
+        "sweep.study": options.study_name,
+        "sweep.parent": "true",
+        "mlflow.user": user(),
+        "mlflow.source.name": "python -m sft --multirun",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": (
+            "What the sweep has found, as a table and figures:\n\n"
+            f"    python -m sft.sweeps.report {options.study_name}\n\n"
+            "Go on with it where it is, with the trials that it lacks:\n\n"
+            f"    {again}\n"
+        ),
+    }
     known = study.user_attrs.get("mlflow_run_id")
     run_id = await parent.start(known, params, tags)
     if run_id is not None and run_id != known:

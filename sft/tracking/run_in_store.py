@@ -52,7 +52,7 @@ def ensure_run(tracked: TrackedRun, client: MlflowClient, warn: Warn) -> None:
             experiment_id,
             start_time=int(start * 1000) if start else int(time.time() * 1000),
             run_name=tracked.name,
-            tags={"sft.key": tracked.state["key"], "mlflow.user": _user()},
+            tags={"sft.key": tracked.state["key"], "mlflow.user": user()},
         )
     else:
         run = found[0]
@@ -81,7 +81,8 @@ def _experiment(tracked: TrackedRun, client: MlflowClient, warn: Warn) -> str:
     return found.experiment_id
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this process, by name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

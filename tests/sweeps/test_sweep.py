@@ -52,6 +52,9 @@ def test_a_sweep_finds_the_trial_that_mlflow_shows_as_best(
     experiment = client.get_experiment_by_name("sft")
     runs = client.search_runs([experiment.experiment_id])
     parent = next(r for r in runs if r.data.tags.get("sweep.parent"))
+    assert "python -m sft.sweeps.report" in parent.data.tags["mlflow.note.content"]
+    assert "python -m sft --multirun" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["mlflow.user"] and parent.data.tags["mlflow.source.name"]
     trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {r.data.tags["sweep.trial"] for r in trials} == {str(i) for i in range(12)}
     assert {r.data.tags["sweep.study"] for r in trials} == {"all"}
