@@ -6,10 +6,11 @@ import shutil
 import pytest
 import yaml
 
-from sft import compare, export, promote, reproduce, sample
+from sft import compare, promote, reproduce, sample
 from sft.command import launch
 from sft.config.compose import compose
 from sft.errors import BadInput
+from sft.export import __main__ as export
 from sft.past.find import find
 from sft.record.checkpoints import best, read
 from sft.tracking.store import open_client
