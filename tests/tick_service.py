@@ -28,6 +28,7 @@ from sft.local.server.futures import Futures, Reply
 from sft.local.server.queues import Model, Slice, Step
 from sft.local.server.scheduler import Scheduler
 from sft.local.server.store import Store
+from sft.service.habits import trial
 from tests.local.stub import KEY, MODEL, StubEngine, serving
 
 PATIENCE = 60.0  # far more than any machine takes to submit a step
@@ -35,7 +36,10 @@ POLL_SECONDS = 0.005
 
 
 class TickEngine(StubEngine):
-    """Remembers for each model at which ticks it stepped; `core` is set once it is made."""
+    """Remembers for each run at which ticks it stepped; `core` is set once it is made.
+
+    What is trained only to try the service out is no run: nothing waits for its next step.
+    """
 
     core: Core
 
@@ -44,7 +48,9 @@ class TickEngine(StubEngine):
         self.ticks: dict[str, list[int]] = defaultdict(list)
 
     def step(self, model_id: str) -> dict[str, float]:
-        self.ticks[model_id].append(self.core.scheduler.cycle)
+        session = self.core.sessions.get(model_id.split(":")[0])
+        if session.user_metadata != trial.USER_METADATA:
+            self.ticks[model_id].append(self.core.scheduler.cycle)
         return super().step(model_id)
 
 

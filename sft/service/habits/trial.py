@@ -20,6 +20,8 @@ from sft.service.habits.upstream import PROTOBUF, TOO_LATE, Answer, Refused
 if TYPE_CHECKING:
     import numpy as np
 
+USER_METADATA = {"sft": "probe"}
+"""By which a server knows such a session from a run's."""
 TOKENS = (7, 11, 5, 13, 9, 12, 6, 10, 8, 14)
 """A text that every vocabulary has."""
 LONGER = tuple(5 + 7 * i % 31 for i in range(31))
@@ -116,7 +118,7 @@ class Session:
         """Paths of what is there to be deleted."""
         made = asking.value(
             "create_session",
-            {"tags": [], "user_metadata": {"sft": "probe"}, "sdk_version": "0.38.0"}
+            {"tags": [], "user_metadata": USER_METADATA, "sdk_version": "0.38.0"}
             | {"type": "create_session"},
         )
         self.session_id = str(made["session_id"])
