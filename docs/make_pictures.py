@@ -29,22 +29,21 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def served(uri: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """`python -m sft.ui` on the store: its URL, and the runs list's by experiment name."""
+def served(uri: str, experiment: str | None = None) -> Iterator[str]:
+    """`python -m sft.ui` on the store: the link that it prints, to the experiment's runs list."""
+    named = [experiment] if experiment else []
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "sft.ui", "--uri", uri], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-m", "sft.ui", *named, "--uri", uri],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
-        url, links = None, {}
         for line in process.stdout or ():
-            if found := re.match(r"runs of (.+): (\S+)$", line):
-                links[found[1]] = found[2]
             if found := re.match(r"MLflow UI: (\S+)", line):
-                url = found[1]
+                yield found[1]
                 break
-        if url is None:
+        else:
             raise SystemExit("the MLflow UI did not start")
-        yield url, links
     finally:
         process.terminate()
         process.wait()
@@ -75,9 +74,9 @@ def runs_list(page: Any, link: str, name: str) -> None:
     page.get_by_text(name, exact=True).first.wait_for()
 
 
-def run_page(page: Any, url: str, experiment_id: str, run_id: str) -> None:
-    """Open one run and wait for its metrics."""
-    page.goto(f"{url}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning")
+def run_page(page: Any, link: str, run_id: str) -> None:
+    """Open a run of the list at `link` and wait for its metrics."""
+    page.goto(link.replace("/runs?", f"/runs/{run_id}?"))
     page.get_by_text("train/nll").first.wait_for()
 
 
@@ -99,8 +98,7 @@ def main(uri: str) -> None:
     run = next(r for r in alone if {"eval/nll", "train/nll"} <= r.data.metrics.keys())
     experiment_id = run.info.experiment_id
     dress(client, client.get_experiment(experiment_id))
-    with served(uri) as (url, links), browser() as page:
-        link = links[experiments[experiment_id]]
+    with served(uri, experiments[experiment_id]) as link, browser() as page:
         runs_list(page, link, run.info.run_name)
         page.wait_for_timeout(1_000)
         page.screenshot(path=FOLDER / "mlflow-runs.png")
@@ -109,7 +107,7 @@ def main(uri: str) -> None:
         page.wait_for_timeout(3_000)
         page.screenshot(path=FOLDER / "mlflow-compare.png")
         page.set_viewport_size({"width": 1280, "height": 800})
-        run_page(page, url, experiment_id, run.info.run_id)
+        run_page(page, link, run.info.run_id)
         page.wait_for_timeout(1_000)
         page.screenshot(path=FOLDER / "mlflow-run.png")
 

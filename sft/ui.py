@@ -1,6 +1,7 @@
 """`python -m sft.ui`: the MLflow UI on this machine, with the store that runs log to.
 
 python -m sft.ui                          # MLFLOW_TRACKING_URI or mlflow.db, as for runs
+python -m sft.ui faq                      # the runs of the experiment faq
 python -m sft.ui --uri sqlite:////data/mlflow.db --port 5001
 """
 
@@ -19,8 +20,8 @@ from sft.command.main import command, new_parser
 from sft.errors import BadInput
 from sft.secrets import mask_urls
 from sft.service.proxies import exempt_loopback
+from sft.tracking import view
 from sft.tracking.store import Store, absolute, check_uri, open_client, sqlite_file, tracking_uri
-from sft.tracking.view import links
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -31,6 +32,9 @@ START_SECONDS = 120
 def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit code."""
     parser = new_parser("sft.ui", __doc__.splitlines()[0])
+    parser.add_argument(
+        "experiment", nargs="?", help="whose runs to link to (default: the last one trained in)"
+    )
     parser.add_argument("--uri", help="the store (default: as for runs)")
     parser.add_argument("--port", type=int, help=f"default {PORT}, or a free one where it is taken")
     options = parser.parse_args(argv)
@@ -39,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if uri.startswith(("http:", "https:")):
         raise BadInput(f"--uri: {uri} is a server with its own UI: open it in a browser")
     port = free_port(options.port)
-    return serve(absolute(uri), port)
+    return serve(absolute(uri), port, options.experiment)
 
 
 def free_port(wanted: int | None) -> int:
@@ -58,11 +62,12 @@ def free_port(wanted: int | None) -> int:
     raise BadInput(f"--port: {wanted} cannot be used on {HOST}; leave it out to get a free one")
 
 
-def serve(uri: str, port: int) -> int:
-    """Run the MLflow server in a child process, say where it is, and end with it."""
+def serve(uri: str, port: int, experiment: str | None = None) -> int:
+    """Run the MLflow server in a child process, link to the runs in it, and end with it."""
     if sqlite_file(uri):
         Store(uri).client()  # made under our lock: the server would break a fresh one
     url = f"http://{HOST}:{port}"
+    runs = view.link(open_client(uri), url, experiment)
     exempt_loopback(url)  # for this process and for the server's own workers
     print(f"starting the MLflow UI for {mask_urls(uri)} ...", flush=True)
     server = subprocess.Popen(
@@ -82,9 +87,7 @@ def serve(uri: str, port: int) -> int:
             print("error: the MLflow UI did not start", file=sys.stderr)
             print(_last_words(server), file=sys.stderr)
             return 1
-        for name, link in links(open_client(uri), url).items():
-            print(f"runs of {name}: {link}", flush=True)
-        print(f"MLflow UI: {url}    (Ctrl-C ends it)", flush=True)
+        print(f"MLflow UI: {runs or url}    (Ctrl-C ends it)", flush=True)
         for _ in server.stderr or ():  # its log: requests and job runners
             pass
         return server.wait()

@@ -8,6 +8,9 @@ import pytest
 
 from sft import ui
 from sft.errors import BadInput
+from sft.tracking import view
+from sft.tracking.store import open_client
+from tests.finished_run import finished_run
 
 
 def unused_port():
@@ -55,6 +58,19 @@ def test_a_port_asked_for_that_is_taken_is_bad_input():
         taken.listen()
         with pytest.raises(BadInput, match="--port"):
             ui.free_port(taken.getsockname()[1])
+
+
+def test_the_link_is_to_the_runs_of_the_experiment_last_trained_in_or_named(tmp_path, tiny_model):
+    finished_run(tmp_path, tiny_model, "tracking.experiment=early", directory="early")
+    finished_run(tmp_path, tiny_model, "tracking.experiment=late", directory="late")
+    client = open_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for asked, shown in [(None, "late"), ("late", "late"), ("early", "early")]:
+        experiment = client.get_experiment_by_name(shown).experiment_id
+        link = view.link(client, "http://127.0.0.1:5000", asked)
+        assert link.startswith(f"http://127.0.0.1:5000/#/experiments/{experiment}/runs?")
+        assert "workflowType=machine_learning" in link
+    with pytest.raises(BadInput, match="'lat' is not one of .*; did you mean 'late'"):
+        view.link(client, "http://127.0.0.1:5000", "lat")
 
 
 def test_a_bad_store_is_one_sentence_and_exit_code_2(capsys):

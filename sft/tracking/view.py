@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from sft.errors import not_one_of
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
@@ -52,11 +54,22 @@ def dress(client: MlflowClient, experiment: Experiment) -> None:
             client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
-def links(client: MlflowClient, url: str) -> dict[str, str]:
-    """Name -> address of the runs list of every experiment that has the view."""
-    return {
-        experiment.name: f"{url}/#/experiments/{experiment.experiment_id}/runs"
-        f"?viewStateShareKey={KEY}&workflowType=machine_learning"
-        for experiment in client.search_experiments()
-        if VIEW in experiment.tags
-    }
+def link(client: MlflowClient, url: str, name: str | None = None) -> str | None:
+    """Address of the runs list of an experiment, by default of the one that was last trained in.
+
+    None where no run was logged yet. Raises `BadInput` if no experiment of ours has this `name`.
+    """
+    ours = {e.name: e.experiment_id for e in client.search_experiments() if VIEW in e.tags}
+    if name is not None and name not in ours:
+        raise not_one_of("EXPERIMENT", name, ours)
+    if not ours:
+        return None
+    chosen = ours[name] if name else _last_used(client, list(ours.values()))
+    return (
+        f"{url}/#/experiments/{chosen}/runs?viewStateShareKey={KEY}&workflowType=machine_learning"
+    )
+
+
+def _last_used(client: MlflowClient, experiments: list[str]) -> str:
+    runs = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
+    return runs[0].info.experiment_id if runs else experiments[0]

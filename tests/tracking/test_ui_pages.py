@@ -30,7 +30,8 @@ def run(tmp_path_factory, tiny_model):
 @pytest.fixture(scope="module")
 def ui(run):
     experiment = run.client().get_run(run.run_id).info.experiment_id
-    with pictures.served(run.uri) as (url, _), pictures.browser(2800, 1200) as page:
+    with pictures.served(run.uri) as link, pictures.browser(2800, 1200) as page:
+        url = link.split("/#/")[0]
         yield page, f"{url}/#/experiments/{experiment}", url
 
 
