@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from sft.sweeps.findings.curve_figure import curves
 from sft.sweeps.findings.difference_figure import differences
@@ -37,6 +38,10 @@ def by_rate(results: Results) -> Figure | None:
         )
         label = f"rank {rank}" if rank is not None else "final"
         points = [(rate, min(value, top)) for rate, value in done]
+        for rate, value in done:
+            if value > top:  # drawn at the top, with what it is
+                axes.annotate(f"{value:.4g} ↑", (rate, top), (0, 6), textcoords="offset points",
+                              ha="center", fontsize=8)  # fmt: skip
         # Lines, marks and shades differ: each alone tells the ranks apart.
         style = STYLES[ranks.index(rank) % len(STYLES)]
         axes.plot(*zip(*points, strict=True) if points else ([], []), style, color=colours[rank],
@@ -49,8 +54,9 @@ def by_rate(results: Results) -> Figure | None:
                           color=colours[rank], markersize=4)  # fmt: skip
             if trial.params.get(RANK) == rank and not trial.values:
                 _early(axes, trial, colours[rank], top)
-    axes.plot(best.params[RATE], best.values[0], "*", color=RED, markersize=13, zorder=5)
-    axes.annotate(f"  {best.values[0]:.4f}", (best.params[RATE], best.values[0]), fontsize=9)
+    # Behind the mark of its rank, which stays to be seen.
+    axes.plot(best.params[RATE], best.values[0], "*", color=RED, markersize=18, zorder=1.5)
+    axes.annotate(f"   {best.values[0]:.4f}", (best.params[RATE], best.values[0]), fontsize=9)
     axes.set_xscale("log")
     repeated = any(trial.repeats for trial in trials)
     axes.set_xlabel("peak learning rate" + (" (small dots: the repeats of each mean)" * repeated))
@@ -124,19 +130,21 @@ def parallel(results: Results) -> Figure | None:
         through = [*(trial.params[name] for name in names), trial.values[0]]
         points = [scale.place(value) for scale, value in zip(scales, through, strict=True)]
         is_best = place == len(order) - 1
-        shade = colormaps["Blues"](0.4 + 0.6 * place / max(1, len(order) - 1))
+        shade = colormaps["cividis_r"](0.1 + 0.8 * place / max(1, len(order) - 1))
         axes.plot(range(len(points)), points, color=RED if is_best else shade,
                   linewidth=2.4 if is_best else 1.3)  # fmt: skip
     for i, (name, scale) in enumerate(zip([*names, results.metrics[0]], scales, strict=True)):
         axes.plot([i, i], [-0.03, 1.03], color="#444444", linewidth=0.8)
         for value in scale.ticks:
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            # Over the lines, on white: they would cross it out.
-            axes.annotate(f"{text} ", (i, scale.place(value)), ha="right", va="center", fontsize=8,
+            # Outside the first and the last axis; between them on white, for lines cross there.
+            left = i < len(names)
+            axes.annotate(f"{text} " if left else f"  {text}", (i, scale.place(value)),
+                          ha="right" if left else "left", va="center", fontsize=8,
                           zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8,
                                           "alpha": 0.85})  # fmt: skip
         axes.annotate(name, (i, 1.06), ha="center", fontsize=9)
-    axes.set_xlim(-0.4, len(names) + 0.1)
+    axes.set_xlim(-0.4, len(names) + 0.4)
     axes.set_ylim(-0.05, 1.14)
     axes.axis("off")
     axes.set_title(
@@ -163,10 +171,15 @@ def _scale(values: list[Any]) -> _Scale:
     low, high, distinct = min(values), max(values), sorted(set(values))
     number: Callable[[float], float] = math.log if low > 0 and high / low >= 10 else float
     span = number(high) - number(low)
-    return _Scale(
-        lambda value: (number(value) - number(low)) / span if span else 0.5,
-        distinct if len(distinct) <= 6 else [low, high],
-    )
+
+    def place(value: float) -> float:
+        return (number(value) - number(low)) / span if span else 0.5
+
+    ticks = [low]
+    for value in distinct[1:-1] if len(distinct) <= 6 else []:
+        if min(place(value) - place(ticks[-1]), 1 - place(value)) > 0.05:  # else they overlap
+            ticks.append(value)
+    return _Scale(place, [*ticks, high] if span else ticks)
 
 
 def savings(results: Results) -> Figure | None:
@@ -206,6 +219,7 @@ def by_cost(results: Results) -> Figure | None:
         axes.annotate(f" {trial.number}", (trial.usd, trial.values[0]), fontsize=8)
     if best in trials:
         axes.plot(best.usd, best.values[0], "*", color=RED, markersize=13, zorder=5)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("USD of the trial, evaluations included")
     axes.set_ylabel(named(results.metrics[0]))
     return figure

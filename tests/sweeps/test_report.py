@@ -90,6 +90,7 @@ def test_figures_and_a_page_that_needs_nothing_else_lie_beside_the_study(study, 
     assert sorted(shown) == images
     assert not re.search(r"""<(script|img|link)[^>]* (src|href)=["']?https?:""", page)
     assert "With the values under the pointer" in page and "Plotly.newPlot" in page
+    assert '"trial 4, lr 0.001, lora.rank 64, eval\\u002fnll 0.5"' in page
     assert "the data cannot tell" in page
     assert "importance of the parameters: not split among lr, lora.rank" in page
     assert lines[0] in page
