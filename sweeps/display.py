@@ -1,5 +1,6 @@
 """What a sweep shows while it runs: one live table in a terminal, plain lines elsewhere."""
 
+import heapq
 import sys
 import time
 from dataclasses import dataclass, field
@@ -54,6 +55,17 @@ class Row:
     train: float | None = None
     value: float | None = None
     state: str = "running"
+    trained: int = 0
+    """Steps in this process."""
+    began: float = 0.0
+    """When it was last started here, by `time.monotonic`."""
+    seconds: float = 0.0
+    """Here, before it was last started."""
+
+    @property
+    def rest(self) -> float:
+        """The part of its steps that is to be trained yet."""
+        return 1 - self.step / self.steps if self.steps else 1.0
 
 
 class Rows:
@@ -66,22 +78,28 @@ class Rows:
         self.finished = finished
         self.rows: dict[int, Row] = {}
         self.best: tuple[float, int] | None = None
-        self._began = time.monotonic()
-        self._ended_here = 0
+        self._beside = 1  # trials that ran at once, at most
 
     def started(self, number: int, params: dict[str, Any], steps: int | None) -> None:
         row = self.rows.setdefault(number, Row())
+        if row.state != "running" or not row.began:  # the first of its repeats
+            row.began = time.monotonic()
         row.params, row.steps, row.state = params, steps, "running"
+        self._beside = max(self._beside, len(self._running()))
 
     def progressed(self, number: int, step: int, row: dict[str, float]) -> None:
         known = self.rows.setdefault(number, Row())
-        known.step, known.train = step + 1, row.get("train/nll")
+        known.train = row.get("train/nll")
+        if step >= known.step:  # the first of its repeats that comes there
+            known.step = step + 1
+            known.trained += 1
 
     def evaluated(self, number: int, step: int, value: float) -> None:
         self.rows.setdefault(number, Row()).value = value
 
     def ended(self, number: int, ending: Ending) -> None:
         row = self.rows.setdefault(number, Row())
+        row.seconds += time.monotonic() - row.began if row.began else 0.0
         row.state = "interrupted" if ending.state is None else ending.state.name.lower()
         if ending.paused_at is not None:
             row.state = "paused"
@@ -89,7 +107,6 @@ class Rows:
             row.state = "diverged"
         if ending.state is not None:
             self.finished += 1
-            self._ended_here += 1
         if ending.values:
             row.value = ending.values[0]
             self._compare(number, row.value)
@@ -102,19 +119,28 @@ class Rows:
         if self.best is None or (value < self.best[0]) == self.minimize:
             self.best = (value, number)
 
+    def _running(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.state == "running"]
+
     def left(self) -> float | None:
-        """Seconds until the last trial ends, at the pace so far."""
-        if any(row.state == "paused" for row in self.rows.values()):
-            return None  # nobody knows which of them go on
-        running = sum(
-            (row.step / row.steps) for row in self.rows.values()
-            if row.state == "running" and row.steps
-        )  # fmt: skip
-        done = self._ended_here + running
+        """Seconds until the last trial ends, if each that is paused goes on.
+
+        At the pace so far, with as many side by side as there were. None before half a trial is
+        trained.
+        """
+        here = [row for row in self.rows.values() if row.began and row.steps]
+        done = sum(row.trained / row.steps for row in here if row.steps)
         if done < 0.5:
             return None
-        pace = (time.monotonic() - self._began) / done
-        return max(0.0, pace * (self.n_trials - self.finished - running))
+        running, now = self._running(), time.monotonic()
+        seconds = sum(row.seconds for row in here) + sum(now - row.began for row in running)
+        paused = [row.rest for row in self.rows.values() if row.state == "paused"]
+        unseen = self.n_trials - self.finished - len(running) - len(paused)
+        ends = [row.rest for row in running] + [0.0] * (self._beside - len(running))
+        heapq.heapify(ends)
+        for rest in [1.0] * unseen + paused:
+            heapq.heapreplace(ends, ends[0] + rest)
+        return seconds / done * max(ends)
 
     def summary(self) -> str:
         """Trials that ended, the best value and the time left, in a line."""
@@ -124,7 +150,7 @@ class Rows:
         paused = sum(row.state == "paused" for row in self.rows.values())
         waiting = f"{paused} paused" if paused else ""
         left = self.left()
-        time_left = f"about {duration(left)} left" if left else ""
+        time_left = f"about {duration(left)} left{' at most' if paused else ''}" if left else ""
         parts = [f"{self.finished} of {self.n_trials} trials", waiting, best, time_left]
         return ", ".join(part for part in parts if part)
 
@@ -187,11 +213,19 @@ class LiveTable(Rows):
         self._live.stop()
 
     def table(self) -> Table:
-        """The table as it stands now."""
+        """The table as it stands now; in a narrow terminal without the loss of the last step."""
+        table = self._table(with_loss=True)
+        wanted = self.console.measure(table, options=self.console.options.update(width=10_000))
+        fits = wanted.maximum <= self.console.width
+        return table if fits else self._table(with_loss=False)
+
+    def _table(self, with_loss: bool) -> Table:
         names = list(dict.fromkeys(name for row in self.rows.values() for name in row.params))
+        loss = ["train/nll"] * with_loss
         table = Table(caption=self.summary(), caption_justify="left")
-        for name in ["trial", *names, "step", "train/nll", self.metric, "state"]:
-            table.add_column(name, justify="left" if name == "state" else "right")
+        for name in ["trial", *names, "step", *loss, self.metric, "state"]:
+            # What does not fit goes on below: cut, a value would be another.
+            table.add_column(name, justify="left" if name == "state" else "right", overflow="fold")
         ended = [number for number, row in self.rows.items() if row.state != "running"]
         hidden = set(ended[:-KEEP_ENDED]) - {self.best[1] if self.best else None}
         for number, row in sorted(self.rows.items()):
@@ -202,7 +236,7 @@ class LiveTable(Rows):
                 str(number),
                 *(shown_value(row.params.get(name)) for name in names),
                 f"{row.step}/{row.steps or '?'}",
-                "" if row.train is None else f"{row.train:.4f}",
+                *(["" if row.train is None else f"{row.train:.4f}"] * with_loss),
                 "" if row.value is None else f"{row.value:.4f}",
                 f"{row.state}{' *' if is_best else ''}",
                 style="bold" if is_best else "" if row.state == "running" else "dim",

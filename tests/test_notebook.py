@@ -21,6 +21,7 @@ def test_the_notebook_trains_compares_and_plots(tmp_path):
     ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.get("text", "") for output in outputs)
+    assert "\x1b" not in said  # a cell is no terminal: what redraws lines there shows as garbage
     assert "large-rate: 16 steps in" in said and "eval/nll: B against A: lower by" in said
     assert [o for o in outputs if "image/png" in o.get("data", {})]
 

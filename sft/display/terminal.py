@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,8 +53,11 @@ class Terminal(BaseHook):
         self.directory = directory
         self.overrides = [mask(override) for override in overrides]
         self.variables = dict(variables or {})
-        # In a notebook plain text: rich would make an output of its own of each part of a line.
-        self.console = Console(highlight=False, force_jupyter=False)
+        # Plain text in a notebook, where FORCE_COLOR is set: rich would redraw lines as on a
+        # terminal, or make an output of its own of each part of a line.
+        self.console = Console(
+            highlight=False, force_jupyter=False, force_terminal=sys.stdout.isatty()
+        )
         self.progress: Any = None
         self._last_line = 0.0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sft.models.importing import auto_config
+
 
 def trained_parameters(
     model: str, rank: int, train_attn: bool, train_mlp: bool, train_unembed: bool
@@ -11,10 +13,8 @@ def trained_parameters(
     Each adapted projection from m to n features has rank x (m + n) (Hu et al. 2021, section 4.1).
     `model` is a Hub id or folder. None if its config cannot be read or is of another style.
     """
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = auto_config().from_pretrained(model)
     except (OSError, ValueError):
         return None
     names = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers")

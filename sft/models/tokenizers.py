@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sft.errors import BadInput
+from sft.models.importing import auto_tokenizer
 from sft.models.names import folder_or_name
 from sft.stages.stages import stage
 
@@ -44,11 +45,9 @@ def _load(name: str) -> PreTrainedTokenizerBase:
 
 
 def _read(source: str, failure: str, **options: bool) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
     try:
         # False, not unset: unset, transformers asks on the terminal.
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        return auto_tokenizer().from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # the libraries raise all sorts on a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"model.tokenizer: {failure}: {reason}") from error

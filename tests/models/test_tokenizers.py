@@ -63,6 +63,27 @@ def test_a_hub_that_does_not_answer_is_given_up_on():
     assert "cannot be reached" in ended.stderr
 
 
+@pytest.mark.slow
+def test_threads_that_ask_at_once_before_transformers_is_imported_are_served(tiny_model):
+    code = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from sft.models.tokenizers import load_tokenizer
+sys.setswitchinterval(1e-6)  # as if the machine were busy
+start = Barrier(4)
+def load(_):
+    start.wait()
+    return load_tokenizer(sys.argv[1])
+with ThreadPoolExecutor(4) as threads:
+    assert len(list(threads.map(load, range(4)))) == 4
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path):
     trap = tmp_path / "ran"
     (tmp_path / "tokenizer_config.json").write_text(
