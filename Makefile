@@ -28,7 +28,7 @@ ui: $(READY)  ## the MLflow UI on 127.0.0.1
 	$(BIN)/python -m sft.ui
 
 docs: $(TESTED)  ## the pages of docs/ as a site, in site/
-	$(call add,--editable '.[dev,docs]')
+	$(call add,--editable '.[docs]')
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(TESTED)  ## style and types
