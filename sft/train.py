@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sft.command.launch import trained
 from sft.config.checking import check
@@ -37,7 +38,7 @@ async def main(
     *,
     service: str | None = None,
     show: bool = True,
-    track: bool = True,
+    track: bool | str | Iterable[str] | Mapping[str, Mapping[str, Any]] = True,
     hooks: Sequence[Hook] = (),
 ) -> RunResult:
     """Train `config` and return how it ended; a failure of the run itself is in the result.
@@ -45,7 +46,9 @@ async def main(
     `service` is `"local"`, `"tinker"` or the URL of another server; by default `config.base_url`,
     and without one hosted Tinker. `show` prints the run's progress as the command line does; of
     runs side by side in one process at most one can have it at a terminal. `track` logs to MLflow,
-    to where `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` say or as the command line does.
+    to where `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` say or as the command line does; or
+    to the trackers that it names, as `tracking=[mlflow,wandb]` of the command line does:
+    `["mlflow", "wandb"]`, or with options `{"mlflow": {"uri": …, "experiment": …}, "wandb": {}}`.
     `hooks` follow the run besides. If `config.log_path` holds an unfinished run, that run is
     continued from its last confirmed checkpoint. `sft.sample`, `sft.resume` and the other commands
     find the run by its directory, as they find those of the command line.
@@ -56,20 +59,19 @@ async def main(
     Raises `BadInput` before anything is created if the data, the model, the service or the
     directory cannot be used.
     """
-    config = _on(config, service)
-    settings = _settings(config, service, track)
-    directory = Path(config.log_path)
     following = _Following()
-    told: list[Hook] = [following, *trackers.hooks(settings, {}), *hooks]
-    if show:
-        told.insert(0, Terminal(settings, directory, []))
-    with shown("checking the data", lines=True) if show else nullcontext():
-        task = asyncio.ensure_future(trained(settings, config, told))
-        try:
+    try:
+        config = _on(config, service)
+        settings = _settings(config, service, _tracking(track))
+        told: list[Hook] = [following, *trackers.hooks(settings, {}), *hooks]
+        if show:
+            told.insert(0, Terminal(settings, Path(config.log_path), []))
+        with shown("checking the data", lines=True) if show else nullcontext():
+            task = asyncio.ensure_future(trained(settings, config, told))
             result = await _to_its_end(task, following)
-        except BadInput as error:
-            raise error.with_traceback(None) from None  # its sentence says what is to be done
-    if track:
+    except BadInput as error:
+        raise error.with_traceback(None) from None  # its sentence says what is to be done
+    if settings.tracking.uri or settings.tracking.also:
         for sentence in await asyncio.to_thread(trackers.flush, 30.0):
             logger.warning(sentence)
     return result
@@ -86,7 +88,22 @@ def _on(config: Config, service: str | None) -> Config:
     return replace(config, base_url=service)
 
 
-def _settings(config: Config, service: str | None, track: bool) -> Settings:
+def _tracking(
+    track: bool | str | Iterable[str] | Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """`track` as the keys of `tracking`."""
+    if isinstance(track, bool):
+        track = [trackers.MLFLOW] if track else []
+    elif isinstance(track, str):
+        track = [track]
+    options = track if isinstance(track, Mapping) else {name: {} for name in track}
+    also = {name: dict(of) for name, of in options.items() if name != trackers.MLFLOW}
+    uri = tracking_uri() if trackers.MLFLOW in options else None
+    of_mlflow = options.get(trackers.MLFLOW, {})
+    return {"uri": uri, "experiment": experiment_name(), **of_mlflow, "also": also}
+
+
+def _settings(config: Config, service: str | None, tracking: Mapping[str, Any]) -> Settings:
     """What the saved config of the run says. Raises `BadInput`."""
     saved = from_train(config)
     saved.pop("version")
@@ -94,10 +111,7 @@ def _settings(config: Config, service: str | None, track: bool) -> Settings:
     saved["run_dir"] = config.log_path
     if service == "local":
         saved["service"]["kind"] = "local"
-    saved["tracking"] |= {
-        "uri": tracking_uri() if track else None,
-        "experiment": experiment_name(),
-    }
+    saved["tracking"] |= tracking
     return check(saved)
 
 

@@ -66,6 +66,30 @@ def test_told_not_to_it_prints_nothing_and_logs_nowhere(make_config, local_servi
     assert facts["status"] == "FINISHED" and "server" in facts  # what another server does was asked
 
 
+def test_it_logs_to_the_trackers_that_are_named(make_config, local_service):
+    config = make_config(model_name="tiny")
+    where = {"mlflow": {"uri": "sqlite:///own.db", "experiment": "python"}}
+    result = asyncio.run(train.main(config, service=local_service, show=False, track=where))
+    assert result.status == "FINISHED" and not Path("mlflow.db").exists()
+    client = open_client("sqlite:///own.db")
+    [run] = client.search_runs([client.get_experiment_by_name("python").experiment_id])
+    assert run.info.run_name == "mine" and find("mine").run_id == run.info.run_id
+
+
+@pytest.mark.parametrize(
+    "track, sentence",
+    [
+        (["mlflow", "wandbb"], "tracking.also.wandbb: there is no such tracker.*mean 'wandb'"),
+        ({"mlflow": {"url": "sqlite:///own.db"}}, "tracking.url"),
+        ("tensorboards", "did you mean 'tensorboard'"),
+    ],
+)
+def test_a_tracker_that_is_none_is_refused(make_config, track, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        asyncio.run(train.main(make_config(), service="local", track=track))
+    assert not Path("outputs").exists()
+
+
 def test_who_is_cancelled_saves_a_checkpoint_first(make_config, local_service):
     class CancelAtStep(BaseHook):
         def on_start(self, run):

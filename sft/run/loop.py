@@ -166,9 +166,20 @@ class Loop:
             result.status, result.error = "FAILED", result.error or describe(failure)
             self.progress.tell(f"run.json does not hold how the run ended: {describe(failure)}")
         self._begin()  # if the run failed before its first step
-        for hook in self.progress.hooks:
-            hook.on_end(result)
+        self._end_hooks(result, error)
         return result
+
+    def _end_hooks(self, result: RunResult, error: BaseException | None) -> None:
+        """Tell all hooks, whatever one of them raises: the first such exception comes behind them,
+        and the run's own `error` with it."""
+        raised: list[Exception] = []
+        for hook in self.progress.hooks:
+            try:
+                hook.on_end(result)
+            except Exception as failure:
+                raised.append(failure)
+        if raised:
+            raise raised[0] from error
 
     def _enter_cost(self) -> None:
         """The last row holds what the whole run has cost: evaluations come after their step."""
