@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         if not {"--help", "-h"}.isdisjoint(argv):
             from sft.config.help import help_text
 
-            print(help_text(COMMANDS), end="")
+            print(help_text(COMMANDS), end="", flush=True)
             return 0
         if not ASK_COMPLETION.isdisjoint(argv):
             from sft.command.completion import complete
@@ -76,6 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"sft: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        from sft.command.main import left_unread
+
+        return left_unread()
     except KeyboardInterrupt:
         return 130
 

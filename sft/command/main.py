@@ -6,6 +6,8 @@ import argparse
 import functools
 import json
 import math
+import os
+import select
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,6 +16,8 @@ from sft.errors import BadInput
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C has ended, as a shell has it."""
+UNREAD = 141
+"""The exit code where nobody reads on, as in `| head`: as a shell has it for SIGPIPE."""
 
 
 class Main(Protocol):
@@ -59,13 +63,19 @@ def _finite(value: Any) -> Any:
 
 def command(name: str) -> Callable[[Main], Main]:
     """Let `main(argv)` of the command `name` raise `BadInput`: it becomes `NAME: sentence` on
-    standard error and exit code 2, and Ctrl-C an exit code without a word."""
+    standard error and exit code 2; and Ctrl-C, or a reader who has gone (`| head`), an exit code
+    without a word."""
 
     def heeding(main: Main) -> Main:
         @functools.wraps(main)
         def run(argv: list[str] | None = None) -> int:
             try:
-                return main(argv)
+                try:
+                    return main(argv)
+                finally:
+                    sys.stdout.flush()
+            except BrokenPipeError:
+                return left_unread()
             except BadInput as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 2
@@ -75,3 +85,22 @@ def command(name: str) -> Callable[[Main], Main]:
         return run
 
     return heeding
+
+
+def left_unread() -> int:
+    """The exit code of a command that a `BrokenPipeError` ended, which is raised again if it is
+    not of standard output."""
+    if not _is_unread():
+        raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not flushed yet
+    return UNREAD
+
+
+def _is_unread() -> bool:
+    """Whether whoever read standard output has gone."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError):  # no file at all
+        return False
