@@ -16,6 +16,7 @@ from sft.command.service import service_of
 from sft.config.saved import common_config, dataset_builder, from_saved
 from sft.config.schema import Settings
 from sft.config.shadows import check_working_folder
+from sft.data.import_path import NOT_IMPORTABLE
 from sft.display.stages import shown
 from sft.errors import BadInput
 from sft.evaluators import answer_text
@@ -122,10 +123,11 @@ def sample(
 
 def chat_builder(settings: Settings) -> ChatDatasetBuilder:
     """What has the tokenizer and the renderer of a run. Raises `BadInput`."""
-    builder = dataset_builder(settings)
-    if isinstance(builder, ChatDatasetBuilder):
-        return builder
-    # One of the user's own, without a renderer.
+    if not str(getattr(settings.dataset, "builder", "")).startswith(NOT_IMPORTABLE):
+        builder = dataset_builder(settings)
+        if isinstance(builder, ChatDatasetBuilder):
+            return builder
+    # One of the user's own, without a renderer or in a script that has ended.
     return ChatDatasetBuilder(common_config=common_config(settings))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,21 @@ def test_a_run_is_shown_logged_and_found_by_the_commands(make_config, capsys):
     assert sample.main(["mine", "What is red?", "--max-tokens", "4"]) == 0
     assert reproduce.main(["mine"]) == 0
     assert "agrees" in capsys.readouterr().out
+
+
+def test_a_run_whose_builder_lives_in_a_script_can_be_talked_to(make_config, capsys):
+    @dataclass
+    class Mine(FromConversationFileBuilder):
+        pass
+
+    config = make_config()
+    config.dataset_builder = Mine(
+        common_config=config.dataset_builder.common_config, path="chats.jsonl"
+    )
+    asyncio.run(train.main(config, service="local", show=False))
+    assert "not importable" in Path("outputs/mine/config.yaml").read_text()
+    assert sample.main(["mine", "What is red?", "--max-tokens", "4"]) == 0
+    assert reproduce.main(["mine"]) == 2
 
 
 def test_told_not_to_it_prints_nothing_and_logs_nowhere(make_config, local_service, capsys):
