@@ -23,11 +23,13 @@ from sft.data.mixing.held_out import built
 from sft.data.mixing.named_sets import with_common
 from sft.data.streaming import ChatStream
 from sft.display.example_rows import ExampleRows
+from sft.display.stages import shown
 from sft.display.terminal import HELD_OUT_TOO
 from sft.errors import BadInput
 from sft.evaluators import full_sequence
 from sft.models.tokenizers import load_tokenizer
 from sft.run.batches import epoch_seed
+from sft.stages.stages import preparing
 from sft.types import ChatDatasetBuilder, SupervisedDatasetBuilder
 
 if TYPE_CHECKING:
@@ -78,18 +80,21 @@ def main(argv: list[str] | None = None) -> int:
     check_working_folder()
     if arguments.n is not None and arguments.n < 1:
         raise BadInput(f"--n: {arguments.n} is below 1")
-    settings = compose(arguments.overrides, arguments.config_dir)
+    with shown("checking the settings", lines=False):
+        settings = compose(arguments.overrides, arguments.config_dir)
+        if not arguments.json:
+            preparing("reading the data")
+            seen = preview(settings, arguments.n or 3)
     if arguments.json:
         return print_rows(settings, arguments.n)
-    shown = preview(settings, arguments.n or 3)
     if arguments.html:
         try:
-            arguments.html.write_text(page(shown), encoding="utf-8")
+            arguments.html.write_text(page(seen), encoding="utf-8")
         except OSError as error:
             raise BadInput(f"--html: {error}") from error
         print(f"wrote {arguments.html}")
     else:
-        show(shown)
+        show(seen)
     return 0
 
 
@@ -177,13 +182,13 @@ def title(number: int, example: Example) -> str:
     )
 
 
-def show(shown: Preview) -> None:
+def show(seen: Preview) -> None:
     """Print to the terminal, or as plain text if there is none."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
-    for number, example in enumerate(shown.examples, start=1):
+    for number, example in enumerate(seen.examples, start=1):
         console.print(Text(title(number, example), style="bold"))
         if console.is_terminal:
             text = Text()
@@ -193,8 +198,8 @@ def show(shown: Preview) -> None:
         else:
             print("".join(f"⟦{run}⟧" if trained else run for run, trained in example.runs))
         console.print()
-    if shown.summary:
-        console.print(shown.summary, soft_wrap=True)
+    if seen.summary:
+        console.print(seen.summary, soft_wrap=True)
 
 
 PAGE = """<!doctype html>

@@ -17,6 +17,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from sft.command.main import command, new_parser
+from sft.display.stages import shown
 from sft.errors import BadInput
 from sft.secrets import mask_urls
 from sft.service.proxies import exempt_loopback
@@ -67,9 +68,8 @@ def serve(uri: str, port: int, experiment: str | None = None) -> int:
     if sqlite_file(uri):
         Store(uri).client()  # made under our lock: the server would break a fresh one
     url = f"http://{HOST}:{port}"
-    runs = view.link(open_client(uri), url, experiment)
     exempt_loopback(url)  # for this process and for the server's own workers
-    print(f"starting the MLflow UI for {mask_urls(uri)} ...", flush=True)
+    runs = view.link(open_client(uri), url, experiment)
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
         + ["--workers", "1"],
@@ -83,10 +83,14 @@ def serve(uri: str, port: int, experiment: str | None = None) -> int:
         if signal.getsignal(number) == signal.SIG_DFL:  # else the server would outlive this process
             signal.signal(number, _interrupt)
     try:
-        if not _answers(url, server):
+        with shown(f"starting the MLflow UI for {mask_urls(uri)}", lines=True):
+            is_there = _answers(url, server)
+        if not is_there:
             print("error: the MLflow UI did not start", file=sys.stderr)
             print(_last_words(server), file=sys.stderr)
             return 1
+        if runs is None:
+            print("no run is logged there yet: python -m sft makes one", flush=True)
         print(f"MLflow UI: {runs or url}    (Ctrl-C ends it)", flush=True)
         for _ in server.stderr or ():  # its log: requests and job runners
             pass

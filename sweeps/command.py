@@ -158,7 +158,7 @@ async def _run(
         with work.hidden():
             await confirmed(expected, base.cost.confirm_above_usd, words, unpriced)
         study, alive = opening.study(options, searched, base, folder, known.facts)
-        again = _again(composer.config, options)
+        again = _again(composer, options)
         points = searched.points if options.sampler == "grid" else None
         is_whole = points is not None and len(points) == options.n_trials
         asked = {"words": again, "trials": options.n_trials, "grid": is_whole}
@@ -209,7 +209,10 @@ async def _run(
             date=day,
             eval_every=known.eval_every,
             is_seldom=known.is_seldom,
-            command=[mask_urls(o) for o in searched.fixed if not o.startswith(("sweep=", "cost."))],
+            command=[
+                *composer.options,
+                *(mask_urls(o) for o in searched.fixed if not o.startswith(("sweep=", "cost."))),
+            ],
         )
         shared = Shared(common, ledger, shown, budget.spend, money)
         sweep = Sweep(options, shared, composer, budget, signals, parent)
@@ -362,12 +365,13 @@ async def _finish(sweep: Sweep, code: int, parent: Parent | None, folder: Path) 
         await parent.end(status, artifacts)
 
 
-def _again(config: DictConfig, options: Settled) -> list[str]:
+def _again(composer: Composer, options: Settled) -> list[str]:
     """The words of the command that goes on with the study."""
+    config = composer.config
     overrides: list[str] = [
         *config.hydra.overrides.task,
         *(o for o in config.hydra.overrides.hydra if not o.startswith("hydra.mode=")),
     ]
     named = [o for o in overrides if not o.startswith("hydra.sweeper.study_name=")]
     named.append(f"hydra.sweeper.study_name={options.study_name}")
-    return [mask_urls(word) for word in named]
+    return [*composer.options, *(mask_urls(word) for word in named)]

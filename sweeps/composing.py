@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.types import HydraContext
@@ -28,10 +29,7 @@ class Composer:
     def settings(self, values: Mapping[str, Any]) -> Settings:
         """The settings of a trial with these parameters. Raises `BadInput`."""
         overrides = self.overrides(values)
-        # A folder of the user's own (--config-dir) may hold further options of the groups.
-        sources = self.config.hydra.runtime.config_sources
-        own = next((s.path for s in sources if s.provider == "command-line"), None)
-        check_overrides(overrides, own)
+        check_overrides(overrides, self._own_configs)
         try:
             composed = self.context.config_loader.load_sweep_config(self.config, overrides)
         except Exception as error:
@@ -39,6 +37,21 @@ class Composer:
         with open_dict(composed):
             del composed["hydra"]
         return settings_of(composed)
+
+    @property
+    def _own_configs(self) -> str | None:
+        """The folder of `--config-dir`, which may hold further options of the groups."""
+        sources = self.config.hydra.runtime.config_sources
+        return next((s.path for s in sources if s.provider == "command-line"), None)
+
+    @property
+    def options(self) -> list[str]:
+        """The words before the keys of every command that is to compose what this sweep does."""
+        if self._own_configs is None:
+            return []
+        here, there = Path(self.config.hydra.runtime.cwd), Path(self._own_configs).absolute()
+        shown = there.relative_to(here) if there.is_relative_to(here) else there
+        return ["--config-dir", str(shown)]
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """What Hydra is to compose a trial from."""

@@ -36,6 +36,15 @@ def test_a_command_is_a_subcommand_of_the_module(command):
     assert by_word.stdout == by_module.stdout and f"sft.{command}" in by_word.stdout
 
 
+def test_importing_a_command_runs_nothing():
+    code = (
+        "import sys; sys.argv[1:] = ['--help']\nfrom sft.__main__ import COMMANDS, _command\n"
+        "print([name for name in COMMANDS if not callable(_command(name).main)])"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
 def test_the_script_has_the_commands_too(script):
     assert script("runs", "--help").stdout == python("-m", "sft.runs", "--help").stdout
 

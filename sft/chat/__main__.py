@@ -60,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.base:
         found.append(wanted(options.runs[0], None, options.uri, trust=options.trust, base=True))
 
+    first = None if sys.stdin.isatty() else _next_words()
+    if first is None and not sys.stdin.isatty():
+        raise BadInput("standard input is empty: it needs a line for each turn, or a terminal")
+
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -68,25 +72,27 @@ def main(argv: list[str] | None = None) -> int:
         with asyncio.Runner() as runner, console.status("starting the service") as status:
             with speakers(found, runner, **sampling) as all_speakers:
                 status.stop()
-                _talk(Screen(console, all_speakers), runner)
+                _talk(Screen(console, all_speakers), runner, first)
     except KeyboardInterrupt:  # before the first turn, or on the way out
         return 128 + signal.SIGINT
     return 0
 
 
-def _talk(screen: Screen, runner: asyncio.Runner) -> None:
-    """Turn after turn, until the input ends."""
+def _talk(screen: Screen, runner: asyncio.Runner, first: str | None) -> None:
+    """Turn after turn, until the input ends; `first` is what was read of it already."""
     if sys.stdin.isatty():
         import readline  # noqa: F401 - gives `input` a history and the arrow keys
 
         names = " and ".join(speaker.name for speaker in screen.speakers)
         screen.console.print(f"{names}: {HINT}", style="dim", markup=False)
-    while (words := _next_words()) is not None:
+    words = first if first is not None else _next_words()
+    while words is not None:
         if words.strip() == RESET:
             for speaker in screen.speakers:
                 speaker.reset()
         elif words.strip():
             _ask(screen, runner, words)
+        words = _next_words()
 
 
 def _ask(screen: Screen, runner: asyncio.Runner, words: str) -> None:

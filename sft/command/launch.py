@@ -71,7 +71,8 @@ def _train_and_tell(
     signals: Signals,
 ) -> int:
     if settings.run_name is None:
-        settings = replace(settings, run_name=default_name(settings))
+        of_folder = Path(settings.run_dir).name if settings.run_dir else ""
+        settings = replace(settings, run_name=of_folder or default_name(settings))
     directory = resumed or new_directory(settings)
     terminal = Terminal(settings, directory, list(overrides), variables)
     hooks: list[Hook] = [terminal, SdkLog()]

@@ -38,8 +38,6 @@ def compose(overrides: list[str], config_dir: str | None = None) -> Settings:
     check_overrides(overrides, config_dir)
     where = []
     if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise BadInput(f"--config-dir: there is no folder {config_dir}")
         path = str(Path(config_dir).absolute()).replace("'", "\\'")
         where = [f"hydra.searchpath=['file://{path}']"]
     register()
@@ -141,11 +139,15 @@ def groups(folders: list[Path] | None = None) -> dict[str, list[str]]:
 
 def check_overrides(overrides: list[str], config_dir: str | None = None) -> None:
     """Refuse an override of a key, a group or an option that does not exist. Raises `BadInput`."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise BadInput(f"--config-dir: there is no folder {config_dir}")
     options = groups([CONF, Path(config_dir)] if config_dir else None)
     known = key_names()
     for text in overrides:
         override = parsed(text)
         name = override.key_or_group
+        if override.is_delete() and name in known:
+            raise BadInput(f"{text}: a key cannot be left out; {name}=VALUE sets it")
         if name == PARAMS and "(" in text and not override.is_sweep_override():
             _check_quoted(text, override)
         if name.startswith("hydra") and (name == "hydra" or name[5] in "./"):

