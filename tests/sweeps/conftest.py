@@ -124,7 +124,7 @@ def assert_goes_on_from_its_checkpoint(process, folder: Path, kill: Callable[[],
     """`kill` what trains the one trial of sweep s (`LONG`): it ends, and no step that was saved
     is trained again."""
     directory = folder / "outputs" / "sweeps" / "s" / "0"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(checkpoints(directory)) < 2:
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.02)
