@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
@@ -40,7 +41,7 @@ from sft.sweeps.findings.results import Results
 from sft.sweeps.jobs import run_in_jobs
 from sft.sweeps.options import Options, Settled
 from sft.sweeps.parameters import describe_space, stages
-from sft.sweeps.parent import Parent
+from sft.sweeps.parent import KEY, Parent
 from sft.sweeps.samplers.warm_start import WarmStart
 from sft.sweeps.scheduling.base import Limits
 from sft.sweeps.study import storage, wider
@@ -302,6 +303,9 @@ async def _start_parent(
             f"    {again}\n"
         ),
     }
+    if (key := study.user_attrs.get("mlflow_key")) is None:
+        study.set_user_attr("mlflow_key", key := uuid.uuid4().hex)
+    tags[KEY] = key
     known = study.user_attrs.get("mlflow_run_id")
     run_id = await parent.start(known, params, tags)
     if run_id is not None and run_id != known:

@@ -53,8 +53,10 @@ class Terminal:
                 os.chdir(place)
                 size = struct.pack("HHHH", 40, columns, 0, 0)
                 fcntl.ioctl(0, termios.TIOCSWINSZ, size)
-                # Without the COLUMNS that readline, which pytest imports, puts beside os.environ.
-                environment = os.environ | {"TERM": "xterm"}
+                # Without the COLUMNS that readline, which pytest imports, puts beside os.environ,
+                # and that a process of this one's may have found there.
+                kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+                environment = kept | {"TERM": "xterm"}
                 line = [sys.executable, "-m", "sft.chat", *words]
                 os.execve(sys.executable, line, environment)
             finally:

@@ -131,8 +131,9 @@ def test_trials_pause_and_go_on_in_jobs_of_a_cluster(slurm, start_sweep, argumen
 
 
 def kill_jobs() -> None:
-    for job in [p for p in psutil.process_iter() if "submitit.core._submit" in p.cmdline()]:
-        job.kill()
+    for process in psutil.process_iter(["cmdline"]):  # None of one that has just ended
+        if "submitit.core._submit" in (process.info["cmdline"] or ()):
+            process.kill()
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        for _ in range(600):
+        for _ in range(3_000):  # machines are slow at times
             try:
                 urlopen(f"{self.uri}/health", timeout=2).close()
                 return self
