@@ -30,6 +30,9 @@ from sft.tracking.store import experiment_name, tracking_uri
 
 __all__ = ["Config", "main"]
 
+Track = bool | str | Iterable[str] | Mapping[str, Mapping[str, Any]]
+"""Trackers: all or none, their names, or names with options."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,7 +41,7 @@ async def main(
     *,
     service: str | None = None,
     show: bool = True,
-    track: bool | str | Iterable[str] | Mapping[str, Mapping[str, Any]] = True,
+    track: Track = True,
     hooks: Sequence[Hook] = (),
 ) -> RunResult:
     """Train `config` and return how it ended; a failure of the run itself is in the result.
@@ -88,9 +91,7 @@ def _on(config: Config, service: str | None) -> Config:
     return replace(config, base_url=service)
 
 
-def _tracking(
-    track: bool | str | Iterable[str] | Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+def _tracking(track: Track) -> dict[str, Any]:
     """`track` as the keys of `tracking`."""
     if isinstance(track, bool):
         track = [trackers.MLFLOW] if track else []

@@ -41,7 +41,7 @@ from sft.sweeps.findings.results import Results
 from sft.sweeps.jobs import run_in_jobs
 from sft.sweeps.options import Options, Settled
 from sft.sweeps.parameters import describe_space, stages
-from sft.sweeps.parent import KEY, Parent
+from sft.sweeps.parent import Parent
 from sft.sweeps.samplers.warm_start import WarmStart
 from sft.sweeps.scheduling.base import Limits
 from sft.sweeps.study import storage, wider
@@ -49,7 +49,7 @@ from sft.sweeps.study.ledger import COUNTED, Ledger, spent_usd
 from sft.sweeps.sweeper import Budget, Sweep, closing_words
 from sft.sweeps.trial import Common, Shared
 from sft.tracking import trackers
-from sft.tracking.run_in_store import user
+from sft.tracking.run_in_store import KEY, user
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 

@@ -79,6 +79,8 @@ class Rows:
         self.rows: dict[int, Row] = {}
         self.best: tuple[float, int] | None = None
         self._beside = 1  # trials that ran at once, at most
+        self._began = time.monotonic()
+        self._ended_here = 0
 
     def started(self, number: int, params: dict[str, Any], steps: int | None) -> None:
         row = self.rows.setdefault(number, Row())
@@ -107,6 +109,7 @@ class Rows:
             row.state = "diverged"
         if ending.state is not None:
             self.finished += 1
+            self._ended_here += 1
         if ending.values:
             row.value = ending.values[0]
             self._compare(number, row.value)
@@ -120,7 +123,7 @@ class Rows:
             self.best = (value, number)
 
     def _running(self) -> list[Row]:
-        return [row for row in self.rows.values() if row.state == "running"]
+        return [row for row in self.rows.values() if row.state == "running" and row.began]
 
     def left(self) -> float | None:
         """Seconds until the last trial ends, if each that is paused goes on.
@@ -129,10 +132,14 @@ class Rows:
         trained.
         """
         here = [row for row in self.rows.values() if row.began and row.steps]
+        now = time.monotonic()
+        if not here:  # jobs train them: of each its end alone is heard
+            ended = self._ended_here
+            return (now - self._began) / ended * (self.n_trials - self.finished) if ended else None
         done = sum(row.trained / row.steps for row in here if row.steps)
         if done < 0.5:
             return None
-        running, now = self._running(), time.monotonic()
+        running = self._running()
         seconds = sum(row.seconds for row in here) + sum(now - row.began for row in running)
         paused = [row.rest for row in self.rows.values() if row.state == "paused"]
         unseen = self.n_trials - self.finished - len(running) - len(paused)

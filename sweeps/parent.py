@@ -14,10 +14,9 @@ from typing import Any
 
 from sft.config.secrets import fill
 from sft.secrets import mask_urls
+from sft.tracking.run_in_store import KEY, made_under
 from sft.tracking.store import Store, be_quiet_in_this_thread
 
-KEY = "sft.key"
-"""The tag by which a run is known that was made, but not yet noted."""
 START_SECONDS = 30.0  # to wait for the run before the first trial starts without a parent
 END_SECONDS = 60.0
 
@@ -76,20 +75,16 @@ class Parent:
         client = self._store.client()
         if run_id is None:
             experiment = self._experiment_id(client)
-            run_id = self._begun(client, experiment, tags[KEY])
-            if run_id is None:
+            # One that a process made for the study, which was killed before it had noted that.
+            made = made_under(client, experiment, tags[KEY])
+            if made is None:
                 made = client.create_run(experiment, run_name=self._name, tags=dict(tags))
-                run_id = made.info.run_id
+            run_id = made.info.run_id
             for key, value in params.items():
                 client.log_param(run_id, key, value)
         else:
             client.set_terminated(run_id, "RUNNING")
         return run_id
-
-    def _begun(self, client: Any, experiment: str, key: str) -> str | None:
-        """The run that an earlier process made for the study, and was killed before it noted so."""
-        runs = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-        return runs[0].info.run_id if runs else None
 
     def _experiment_id(self, client: Any) -> str:
         for _ in range(3):

@@ -13,7 +13,10 @@ from sft.tracking.view import dress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
+KEY = "sft.key"
+"""The tag by which a run is known that was made, but not yet noted by the process that made it."""
 Warn = Callable[[str, str], None]
 
 
@@ -40,24 +43,24 @@ def ensure_run(tracked: TrackedRun, client: MlflowClient, warn: Warn) -> None:
         tracked.state |= {"key": uuid.uuid4().hex, "models": {}, "unsure": False}
         tracked.run_id = None
     experiment_id = _experiment(tracked, client, warn)
-    found = client.search_runs(
-        [experiment_id],
-        filter_string=f"tags.`sft.key` = '{tracked.state['key']}'",
-        max_results=1,
-    )
-    if not found:
+    run = made_under(client, experiment_id, tracked.state["key"])
+    if run is None:
         tracked.save(run_id=None)
         start = tracked.facts.get("started")
         run = client.create_run(
             experiment_id,
             start_time=int(start * 1000) if start else int(time.time() * 1000),
             run_name=tracked.name,
-            tags={"sft.key": tracked.state["key"], "mlflow.user": user()},
+            tags={KEY: tracked.state["key"], "mlflow.user": user()},
         )
-    else:
-        run = found[0]
     tracked.run_id = run.info.run_id
     tracked.save(run_id=tracked.run_id, experiment_id=experiment_id)
+
+
+def made_under(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
+    """The run of an experiment that was made with this `KEY`."""
+    found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+    return found[0] if found else None
 
 
 def _experiment(tracked: TrackedRun, client: MlflowClient, warn: Warn) -> str:

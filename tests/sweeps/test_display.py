@@ -78,6 +78,15 @@ def test_the_time_left_is_that_of_trials_side_by_side(clock):
     assert display.left() == pytest.approx((50 + 50) / 1.0 * 2)
 
 
+def test_of_trials_in_jobs_the_time_left_is_told_by_those_that_ended(clock):
+    display = PlainLines("eval/nll", True, 6, out=io.StringIO())
+    clock.now += 100
+    assert display.left() is None
+    for number in (0, 1):
+        display.ended(number, Ending(TrialState.COMPLETE, [1.0]))
+    assert display.left() == 50 * 4
+
+
 def test_the_repeats_of_a_trial_are_one_trial(clock):
     display = PlainLines("eval/nll", True, 2, out=io.StringIO())
     trained(display, clock, [0, 0, 0], 5)

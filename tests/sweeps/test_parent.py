@@ -2,7 +2,8 @@
 
 import asyncio
 
-from sft.sweeps.parent import KEY, Parent
+from sft.sweeps.parent import Parent
+from sft.tracking.run_in_store import KEY
 from sft.tracking.store import open_client
 
 
