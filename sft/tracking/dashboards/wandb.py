@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from sft.errors import BadInput
@@ -118,7 +118,7 @@ class WandbRun:
             config=dict(told.settings) | dict(told.tags),
             resume="allow",
             reinit="create_new",  # several runs live in one process
-            mode=options.mode,
+            mode=cast(Any, options.mode),  # one of W&B's own words
             settings=wandb.Settings(
                 silent=True,
                 console="off",  # several runs share one terminal
