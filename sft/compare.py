@@ -1,10 +1,10 @@
 """`python -m sft.compare RUN RUN…`: what differs between runs, and how sure that is.
 
-python -m sft.compare RUN RUN                 # any two or more runs
-python -m sft.compare RUN RUN --checkpoint best   # as they were at their best checkpoints
-python -m sft.compare --last 5                # the newest under outputs/
-python -m sft.compare --sweep STUDY           # the trials of a sweep
-python -m sft.compare --last 5 --html page.html   # with interactive curves, opens offline
+python -m sft.compare RUN RUN                     # any two or more runs
+python -m sft.compare RUN RUN --checkpoint best   # at their best
+python -m sft.compare --last 5                    # the newest under outputs/
+python -m sft.compare --sweep STUDY               # the trials of a sweep
+python -m sft.compare --last 5 --html page.html   # interactive, offline
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`python -m sft.fork RUN --from STEP [KEY=VALUE]`: another way from a checkpoint of a run.
 
-    python -m sft.fork RUN --from 40 lr=1e-4             # what a lower rate would have done
-    python -m sft.fork RUN --from 400 max_steps=500      # of schedule=wsd: the decay from there
-    python -m sft.fork STUDY/7 --from 20                 # a paused trial, to its end, beside it
+    python -m sft.fork RUN --from 40 lr=1e-4          # a lower rate
+    python -m sft.fork RUN --from 400 max_steps=500   # wsd: decay from there
+    python -m sft.fork STUDY/7 --from 20              # a paused trial
 
 The new run has the saved config but for what is said, and the weights, the optimizer and the place
 in the data that the run had behind STEP steps. Its own config says so: it can be reproduced.

@@ -1,8 +1,8 @@
 """`python -m sft.promote RUN --as NAME@ALIAS`: a checkpoint as a version of a registered model.
 
-    python -m sft.promote RUN --as qwen-faq@champion                    # the last checkpoint
+    python -m sft.promote RUN --as qwen-faq@champion   # the last checkpoint
     python -m sft.promote RUN --as qwen-faq@champion --checkpoint best
-    python -m sft.promote RUN --as qwen-faq                             # a version without an alias
+    python -m sft.promote RUN --as qwen-faq            # without an alias
 
 The version goes into the registry of the run's MLflow store, with the checkpoint's paths, its
 metrics and the run's config; the alias moves to it. `models:/qwen-faq@champion` is then taken

@@ -1,8 +1,8 @@
 """`python -m sft.publish RUN NAMESPACE/NAME`: a checkpoint on the Hugging Face Hub, with its card.
 
-    python -m sft.publish RUN me/faq-lora                     # private, for you alone
+    python -m sft.publish RUN me/faq-lora      # private
     python -m sft.publish RUN me/faq-lora --checkpoint best --public
-    python -m sft.publish RUN me/faq --merge                  # the whole model; --gguf: as one file
+    python -m sft.publish RUN me/faq --merge   # the whole model
 
 The files are those of `sft.export`; data and paths of this machine stay here. The token is the one
 of `hf auth login`, or HF_TOKEN, with the right to write. Again, it replaces what it published.

@@ -1,7 +1,7 @@
 """`python -m sft.reproduce RUN`: train a run again from its saved config, and compare the numbers.
 
-    python -m sft.reproduce outputs/2026-01-31/12-00-00-first     # the same run: do they agree?
-    python -m sft.reproduce RUN lr=3e-4 max_steps=50              # the same run but for these
+    python -m sft.reproduce outputs/2026-01-31/12-00-00-first   # do they agree?
+    python -m sft.reproduce RUN lr=3e-4 max_steps=50            # but for these
 
 The saved config is the run: nothing is composed anew. Exit code 0: the numbers agree (or a
 variation finished); 1: they do not, or the run failed; 2: it cannot be run again as it was.

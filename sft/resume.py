@@ -1,7 +1,7 @@
 """`python -m sft.resume RUN`: go on from the last confirmed checkpoint, as if nothing had happened.
 
     python -m sft.resume outputs/2026-01-31/12-00-00-first
-    python -m sft.resume RUN budget.usd=20      # a run that its budget has ended
+    python -m sft.resume RUN budget.usd=20   # a run that its budget has ended
 
 The saved config is the run: nothing is composed, and nothing but the budget can be changed. Same
 run directory, same MLflow run.

@@ -38,6 +38,16 @@ for _name in list(os.environ):
         del os.environ[_name]
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command that is interrupted in this process goes on to ignore some signals, as a process
+    on its last steps should. The children of later tests would inherit that."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGXCPU)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random Llama of 60 thousand parameters and a tokenizer of bytes.

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sft.__main__ import COMMANDS
+from sft.__main__ import COMMANDS, main
 from sft.config.compose import compose, groups
 from sft.config.help import help_text
 from sft.errors import BadInput
@@ -183,9 +183,19 @@ def test_options_may_stand_between_keys(tmp_path):
     assert "lr: 0.0003" in done.stdout and "rank: 2" in done.stdout
 
 
-def test_the_helps_groups_fit_80_columns():
-    lines = help_text(COMMANDS).split("Groups")[1].split("Keys")[0].splitlines()
-    assert max(map(len, lines)) <= 80
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_help_fits_80_columns(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_help_fits_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    widths = [len(line) for line in help_text(COMMANDS).splitlines()]
+    assert columns - 10 < max(widths) <= columns
 
 
 def test_a_models_yaml_names_its_service_and_the_command_line_still_wins():

@@ -1,9 +1,9 @@
 """`python -m sft.chat RUN [RUN]`: talk to what was trained, in several turns.
 
     python -m sft.chat last
-    python -m sft.chat last faq                  # two runs side by side
-    python -m sft.chat last --base               # beside it the model as it was before
-    python -m sft.chat last < questions.txt      # a line is a turn
+    python -m sft.chat last faq               # two runs side by side
+    python -m sft.chat last --base            # beside it the base model
+    python -m sft.chat last < questions.txt   # a line is a turn
 
 Ctrl-C stops an answer, Ctrl-D ends, /reset begins a new conversation. The words come in pieces of 4
 to 32 tokens, for the Tinker API has no streaming; each piece has the conversation read again, which

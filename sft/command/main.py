@@ -9,6 +9,7 @@ import math
 import os
 import select
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,12 +28,21 @@ class Main(Protocol):
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of `python -m NAME`, whose help is the module's docstring as it is written."""
+    """The parser of `python -m NAME`, whose help is the module's docstring."""
     return argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=f"python -m {name}", description=description, formatter_class=_Paragraphs
     )
+
+
+class _Paragraphs(argparse.HelpFormatter):
+    """Fills each paragraph of a text to the terminal's width; examples stay as they are written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip().split("\n\n")
+        examples = ("  ", "python -m ")
+        return "\n\n".join(
+            part if part.startswith(examples) else textwrap.fill(part, width) for part in paragraphs
+        )
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:

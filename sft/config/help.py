@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,12 +13,14 @@ from sft.config.schema import Settings
 from sft.evaluators import BUILDERS
 from sft.keys import keys_of
 
+WIDEST = 120
+"""Columns: longer lines are hard to follow."""
 HELP = """Fine-tune a language model with LoRA through the Tinker API.
 
-  python -m sft                                        train SmolLM2 on a question-and-answer set
-  python -m sft model=qwen3 lr=1e-4                    train Qwen3 on hosted Tinker
-  python -m sft 'tracking=[mlflow,wandb]'              two trackers; wandb alone: without MLflow
-  python -m sft --multirun lr=1e-4,3e-4 lora.rank=8,32   a sweep
+  python -m sft                               train SmolLM2 on questions
+  python -m sft model=qwen3 lr=1e-4           train Qwen3 on hosted Tinker
+  python -m sft 'tracking=[mlflow,wandb]'     two trackers
+  python -m sft --multirun sweep=lr_rank      which learning rate, which rank
 
 Commands (sft COMMAND, or python -m sft.COMMAND; COMMAND --help says more):
   train          the default: one run, or a sweep with --multirun
@@ -32,7 +35,7 @@ Keys (KEY=VALUE), with their defaults:
 Keys of a kind, with the kinds that have them:
 {kinds}
 
-Fields of the evaluators that come with the product, with the choices of evaluators= that have them:
+Fields of the evaluators that come with the product, and whose they are:
 {evaluators}
 
   --yes            begin without a question, whatever it may cost
@@ -52,14 +55,7 @@ def help_text(commands: Mapping[str, str]) -> str:
     return HELP.format(
         commands="\n".join(f"  {name:<14} {what}" for name, what in commands.items()),
         groups="\n".join(
-            textwrap.fill(
-                ", ".join(options),
-                80,
-                initial_indent=f"  {name:<12} ",
-                subsequent_indent=" " * 15,
-                break_long_words=False,
-            )
-            for name, options in groups().items()
+            _entry(name, ", ".join(options), indent=15) for name, options in groups().items()
         ),
         keys="\n".join(_keys(Settings(), "")),
         kinds="\n".join(_keys_of_kinds()),
@@ -75,7 +71,7 @@ def _keys(node: Any, prefix: str) -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield from _keys(value, f"{name}.")
         elif item.name != "kind":
-            yield _line(name, value, item.metadata)
+            yield _entry(*_told(name, value, item.metadata))
 
 
 def _keys_of_kinds() -> Iterator[str]:
@@ -85,19 +81,35 @@ def _keys_of_kinds() -> Iterator[str]:
 
 def _shared(group: str, kinds: Mapping[str, type]) -> Iterator[str]:
     """The keys under `group` of all `kinds`, each once, with the kinds that have it."""
-    lines: dict[str, list[str]] = {}
+    told: dict[tuple[str, str], list[str]] = {}
     for kind, schema in kinds.items():
         defaults = schema()
         for item in dataclasses.fields(schema):
             if item.name != "kind":
                 value = getattr(defaults, item.name)
-                line = _line(f"{group}.{item.name}", value, item.metadata)
-                lines.setdefault(line, []).append(kind)
-    for line, having in lines.items():
-        yield line if len(having) == len(kinds) else f"{line} ({', '.join(having)})"
+                one = _told(f"{group}.{item.name}", value, item.metadata)
+                told.setdefault(one, []).append(kind)
+    for (key, meaning), having in told.items():
+        those = "" if len(having) == len(kinds) else f" ({', '.join(having)})"
+        yield _entry(key, meaning + those)
 
 
-def _line(name: str, value: Any, metadata: Mapping[str, Any]) -> str:
+def _told(name: str, value: Any, metadata: Mapping[str, Any]) -> tuple[str, str]:
+    """A key with its default, and what it means."""
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    choices = f" [{'|'.join(metadata['choices'])}]" if "choices" in metadata else ""
-    return f"  {f'{name}={shown}':<42} {metadata['help']}{choices}"
+    choices = f" [{', '.join(metadata['choices'])}]" if "choices" in metadata else ""
+    return f"{name}={shown}", f"{metadata['help']}{choices}"
+
+
+def _entry(name: str, meaning: str, indent: int = 36) -> str:
+    """A line, or several at the terminal's width: what it is about, and behind `indent` the rest.
+
+    A name that leaves no room for a space has a line of its own.
+    """
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    lines = textwrap.wrap(
+        meaning, max(width - indent, 20), break_long_words=False, break_on_hyphens=False
+    )
+    margin = "\n" + " " * indent
+    head = f"  {name:<{indent - 3}} " if len(name) <= indent - 3 else f"  {name}{margin}"
+    return (head + margin.join(lines)).rstrip()

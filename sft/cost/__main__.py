@@ -1,8 +1,8 @@
 """`python -m sft.cost RUN|STUDY`: what a run or a sweep has cost, beside the provider's own bill.
 
     python -m sft.cost outputs/2026-01-31/12-00-00-first
-    python -m sft.cost my-sweep                     # all trials of a study
-    python -m sft.cost RUN --no-bill                # without asking the provider
+    python -m sft.cost my-sweep        # all trials of a study
+    python -m sft.cost RUN --no-bill   # without asking the provider
 
 The provider is asked where a run was trained elsewhere than on this machine. It wants a key with a
 view of the billing, and is some hours behind.

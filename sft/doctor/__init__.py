@@ -1,6 +1,6 @@
 """`python -m sft.doctor [OVERRIDES]`: what a service can do, and what is done about the rest.
 
-    python -m sft.doctor                                            # the local service
+    python -m sft.doctor   # the local service
     python -m sft.doctor service=custom service.base_url=http://HOST:PORT
     python -m sft.doctor service=tinker model=qwen3 lora.rank=64
     python -m sft.doctor service=custom service.base_url=… --json

@@ -1,10 +1,10 @@
 """`python -m sft.export RUN DIR`: a checkpoint as a folder that other programs load.
 
-    python -m sft.export RUN adapter                       # the last checkpoint, a PEFT adapter
+    python -m sft.export RUN adapter         # a PEFT adapter
     python -m sft.export RUN adapter --checkpoint best
     python -m sft.export models:/qwen-faq@champion adapter
-    python -m sft.export RUN model --merge                 # merged into the base model
-    python -m sft.export RUN model --gguf                  # the same as one file for llama.cpp
+    python -m sft.export RUN model --merge   # the whole model
+    python -m sft.export RUN model --gguf    # one file for llama.cpp
 
 The folder has the tokenizer with its chat template and a model card (README.md). It appears whole
 or not at all. A merged model ends its answers where they were trained to end.

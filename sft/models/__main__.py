@@ -1,7 +1,7 @@
 """`python -m sft.models`: the models that a service offers, and the config that each is trained by.
 
-    python -m sft.models                        # of the local service, which this starts
-    python -m sft.models service=tinker         # of hosted Tinker, with its published prices
+    python -m sft.models                  # the local service, started for it
+    python -m sft.models service=tinker   # hosted, with prices
     python -m sft.models service=custom service.base_url=http://HOST:PORT --json
 
 Prices are USD per million tokens. A model without a config of its own is trained by model=auto.
