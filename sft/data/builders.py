@@ -239,10 +239,7 @@ def _dataset(
         if not dataset.statistics.dropped and table.report.left_out:
             left_out = table.report.left_out
             if NO_ANSWER in left_out:
-                raise BadInput(
-                    f"{left_out[NO_ANSWER].first}: no row has an answer to train on "
-                    f"(train_on_what={common.train_on_what}), neither this one nor any other"
-                )
+                raise without_answers(left_out[NO_ANSWER].first, common.train_on_what)
             first = next(left.first for left in left_out.values())
             raise BadInput(f"every row of the {what} data is left out; the first: {first}")
         raise BadInput(
@@ -250,3 +247,11 @@ def _dataset(
             "to train on; raise it, or see train_on_what"
         )
     return dataset
+
+
+def without_answers(first: str, train_on_what: str) -> BadInput:
+    """That no row has an answer, the `first` of which is there."""
+    return BadInput(
+        f"{first}: no row has an answer to train on (train_on_what={train_on_what}), neither this "
+        "one nor any other"
+    )

@@ -225,14 +225,19 @@ def held_out(digests: np.ndarray, size: int, split_seed: int, whole: bool = Fals
 
     unique, first = np.unique(digests, return_index=True)
     if size > len(unique) - (not whole):
-        raise BadInput(
-            f"dataset.eval_size: {size} conversations cannot be held out of {len(digests)}"
-            + (f" ({len(unique)} different ones)" if len(unique) < len(digests) else "")
-            + "; set a smaller number"
-        )
+        raise too_few(size, len(digests), len(unique))
     mask = np.zeros(len(digests), dtype=bool)
     mask[first[np.argsort(_mixed(unique, split_seed), kind="stable")[:size]]] = True
     return mask
+
+
+def too_few(size: int, there: int, different: int) -> BadInput:
+    """That `size` conversations cannot be held out of those that are `there`."""
+    return BadInput(
+        f"dataset.eval_size: {size} conversations cannot be held out of {there}"
+        + (f" ({different} different ones)" if different < there else "")
+        + "; set a smaller number"
+    )
 
 
 def _mixed(values: np.ndarray, seed: int) -> np.ndarray:

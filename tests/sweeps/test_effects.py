@@ -46,7 +46,7 @@ from sft.sweeps import preflight
             "lora.train_unembed=true,false lora.train_attn=false lora.train_mlp=false",
             "lora: trains nothing",
         ),
-        ("batch_size=4,100", "batch_size: 100 is more than the 21 sequences"),
+        ("batch_size=4,100", "batch_size: 100 is more than the sequences that"),
         ("hydra.sweeper.n_trails=3", "did you mean 'n_trials'?"),
         ("hydra.sweeper.params.lora.rnak=4,8", "lora.rnak: there is no such key"),
     ],

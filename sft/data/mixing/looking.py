@@ -1,7 +1,8 @@
 """A first look at local files of chats, before anything is imported, started or asked.
 
 Most mistakes in data show in its first rows: a file that is not there, a column that is missing, a
-line that is no JSON. To find them takes no tokenizer, and no service.
+line that is no JSON. Of a file that ends within them it is also known whether it has an answer to
+train on, and enough for a batch and for what is held out. It takes no tokenizer, and no service.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 from functools import partial
 
 from sft.data import hub
-from sft.data.builders import FromConversationFileBuilder, HFChatBuilder
+from sft.data.builders import FromConversationFileBuilder, HFChatBuilder, without_answers
 from sft.data.mixing.builder import MixBuilder
 from sft.data.mixing.named_sets import named
 from sft.data.sources import ChatFiles
 from sft.errors import BadInput
+from sft.rendering.conversations import Conversation, carries_loss
 from sft.tokens.cache import nothing_in
+from sft.tokens.table import too_few
 from sft.types import ChatDatasetBuilder, SupervisedDatasetBuilder
 
 ROWS = 2000
@@ -27,17 +30,52 @@ def look(builder: SupervisedDatasetBuilder) -> None:
     """Raise `BadInput` for what `builder` would refuse in the first rows of its local files."""
     if isinstance(builder, ChatDatasetBuilder):
         for key, one in _within(builder):
-            named(key, partial(look, one))
-    source = _local(builder)
-    if source is None:
-        return
-    count = 0
-    for _, found in itertools.islice(source.conversations(), ROWS):
-        count += 1
+            if source := _local(one):
+                named(key, partial(_first, source))
+    if source := _local(builder):
+        rows = _first(source)
+        if len(rows) < ROWS and isinstance(builder, ChatDatasetBuilder):
+            _all_there_is(builder, source, rows)
+
+
+def _first(source: ChatFiles) -> list[tuple[int, Conversation]]:
+    """The first conversations, with their rows' numbers. Raises `BadInput`."""
+    rows = []
+    for number, found in itertools.islice(source.conversations(), ROWS):
         if isinstance(found, BadInput):
             raise found
-    if not count:
+        rows.append((number, found))
+    if not rows:
         raise nothing_in(source)
+    return rows
+
+
+def _all_there_is(
+    builder: ChatDatasetBuilder, source: ChatFiles, rows: list[tuple[int, Conversation]]
+) -> None:
+    """Refuse what is too little, whatever becomes of each row. Raises `BadInput`."""
+    common = builder.common_config
+    size = getattr(builder, "eval_size", 0) if getattr(builder, "eval_split", None) is None else 0
+    if size >= len(rows):
+        raise too_few(size, len(rows), len(rows))
+    sequences = 0  # at most: one for each message that is trained
+    for number, conversation in rows:
+        if conversation.text is not None:
+            sequences += 1
+            continue
+        try:
+            sequences += sum(carries_loss(conversation.messages, common.train_on_what))
+        except BadInput as error:
+            if builder.on_lost == "leave_out":
+                return
+            raise BadInput(f"{source.where(number)}: {error}") from None
+    if not sequences:
+        raise without_answers(source.where(rows[0][0]), common.train_on_what)
+    if common.batch_size > sequences:
+        raise BadInput(
+            f"batch_size: {common.batch_size} is more than the sequences that {len(rows)} "
+            "conversations give; set a smaller batch_size"
+        )
 
 
 def _within(builder: ChatDatasetBuilder) -> Iterator[tuple[str, SupervisedDatasetBuilder]]:

@@ -11,7 +11,7 @@ from sft.errors import BadInput
 from sft.types import ChatDatasetBuilderCommonConfig, EvalSet
 from tests.chat_data import conversation, write_jsonl
 
-NO_TOKENIZER = ChatDatasetBuilderCommonConfig("no-such-model")
+NO_TOKENIZER = ChatDatasetBuilderCommonConfig("no-such-model", batch_size=1)
 """Whoever asks for its tokenizer fails."""
 
 
@@ -28,7 +28,9 @@ def bad(tmp_path):
 
 
 def chats(path, **values):
-    return FromConversationFileBuilder(common_config=NO_TOKENIZER, path=str(path), **values)
+    return FromConversationFileBuilder(
+        **{"common_config": NO_TOKENIZER, "path": str(path)} | values
+    )
 
 
 def test_a_line_that_cannot_be_used_is_named(bad):
@@ -63,3 +65,31 @@ def test_only_the_first_rows_are_looked_at(good, bad):
 
 def test_data_that_is_not_on_this_machine_is_left_alone():
     look(HFChatBuilder(common_config=NO_TOKENIZER, path="someone/chats"))
+
+
+def common(**values):
+    return {"common_config": dataclasses.replace(NO_TOKENIZER, **values)}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (common(batch_size=5), "^batch_size: 5 is more than .* 4 conversations give"),
+        ({"eval_size": 4}, r"^dataset\.eval_size: 4 conversations cannot be held out of 4;"),
+        (common(train_on_what="customized"), "line 1: message 1 has no 'trainable'"),
+    ],
+)
+def test_a_file_that_is_too_small_is_refused_before_it_is_tokenised(good, values, words):
+    with pytest.raises(BadInput, match=words):
+        look(dataclasses.replace(chats(good), **values))
+
+
+def test_a_file_without_an_answer_is_refused_before_it_is_tokenised(tmp_path):
+    questions = [conversation(i)[:1] for i in range(4)]
+    with pytest.raises(BadInput, match="line 1: no row has an answer to train on"):
+        look(chats(write_jsonl(tmp_path / "questions.jsonl", questions)))
+
+
+def test_a_file_is_only_refused_for_what_no_template_could_change(good):
+    look(dataclasses.replace(chats(good), eval_size=3, **common(batch_size=4)))
+    look(chats(good, on_lost="leave_out", **common(train_on_what="customized")))
