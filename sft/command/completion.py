@@ -16,6 +16,11 @@ from sft.errors import BadInput
 OPTIONS = ("--cfg", "--config-dir", "--help", "--multirun", "--yes")
 WITH_KEYS = ("preview", "models", "doctor")
 """Commands whose words are the keys of a run."""
+WITH_RUNS = (
+    *("sample", "chat", "resume", "fork", "reproduce", "compare", "cost"),
+    *("export", "publish", "promote"),
+)
+"""Commands that take a run's name."""
 
 INSTALL = r"""_sft_complete() {
     local line=${COMP_LINE:0:COMP_POINT} ask=("${COMP_WORDS[0]}")
@@ -52,6 +57,10 @@ def _choices(line: str, commands: Sequence[str]) -> list[str]:
     """What may follow, besides what Hydra prints for the keys."""
     words, last = _words(line)
     if words and words[0] in commands:
+        if words[0] in WITH_RUNS:
+            from sft.past.short import short_words
+
+            return short_words()
         if words[0] not in ("train", *WITH_KEYS):
             return []
         words = words[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from sft.errors import BadInput
@@ -37,6 +38,14 @@ def by_short_word(word: str) -> Path | None:
         more = f"\n  and {len(found) - NAMED} more" if len(found) > NAMED else ""
         raise BadInput(f"{word}: {len(found)} runs begin so; name one by its path:{shown}{more}")
     return found[0] if found else None
+
+
+def short_words() -> list[str]:
+    """Words for the runs on this machine: `last`, and of each its name, unless it is a trial."""
+    runs = [path for path in find_runs([FOLDER]) if TIME.match(path.name)]
+    names = Counter(TIME.sub("", path.name) for path in runs)
+    short = [name if names[name := TIME.sub("", p.name)] == 1 else p.name for p in runs]
+    return [LAST, *short] if runs else []
 
 
 def _started(directory: Path) -> float:

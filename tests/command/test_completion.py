@@ -50,6 +50,11 @@ def bash(tmp_path_factory):
     group = folder / "mine" / "model"
     group.mkdir(parents=True)
     (group / "of_our_own.yaml").write_text("name: x\n")
+    for name in ("01-01-00-first", "01-02-00-again", "01-03-00-again"):
+        run = folder / "outputs" / "2026-01-31" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        (run / "run.json").touch()
     shell = Bash(folder)
     yield shell
     os.close(shell.terminal)
@@ -65,6 +70,9 @@ def bash(tmp_path_factory):
         ("python -m sft.preview dataset=file dataset.path=ch", r"dataset\.path=chats\.jsonl"),
         ("sft --config-dir mine model=of_", "model=of_our_own"),
         ("python -m sft.runs cha", r"chats\.jsonl"),
+        ("sft chat fi", "first"),
+        ("python -m sft.export 01-03", "01-03-00-again"),
+        ("sft resume la", "last"),
         ("python cha", r"chats\.jsonl"),
     ],
 )
