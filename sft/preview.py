@@ -184,10 +184,11 @@ def title(number: int, example: Example) -> str:
 
 def show(seen: Preview) -> None:
     """Print to the terminal, or as plain text if there is none."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from sft.display.console import Output
+
+    console = Output()
     for number, example in enumerate(seen.examples, start=1):
         console.print(Text(title(number, example), style="bold"))
         if console.is_terminal:

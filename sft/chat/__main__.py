@@ -64,9 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     if first is None and not sys.stdin.isatty():
         raise BadInput("standard input is empty: it needs a line for each turn, or a terminal")
 
-    from rich.console import Console
+    from sft.display.console import Output
 
-    console = Console(highlight=False)
+    console = Output()
     sampling = {name: getattr(options, name) for name in SAMPLING}
     try:
         with asyncio.Runner() as runner, console.status("starting the service") as status:

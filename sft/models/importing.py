@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 _LOCK = threading.Lock()
 
@@ -27,3 +27,13 @@ def auto_config() -> type[AutoConfig]:
     with _LOCK:
         from transformers import AutoConfig
     return AutoConfig
+
+
+def auto_model() -> type[AutoModelForCausalLM]:
+    """`transformers.AutoModelForCausalLM`, without its bars: what takes long is told here."""
+    with _LOCK:
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    return AutoModelForCausalLM

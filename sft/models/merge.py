@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.errors import BadInput
+from sft.models.importing import auto_model, auto_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,11 +27,10 @@ def merge_into_base(base: str, adapter: Path, target: Path) -> None:
     """
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        model = auto_model().from_pretrained(base, dtype="auto")
+        tokenizer = auto_tokenizer().from_pretrained(base)
     except (OSError, ValueError) as error:
         raise BadInput(f"{base}: cannot be loaded: {str(error).splitlines()[0]}") from None
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("words", [["sft.runs"], ["sft.init", "mine"], ["sft", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["sft.runs"], ["sft.init", "mine"], ["sft", "--help"], ["sft.preview"]]
+)
 def test_a_reader_who_has_gone_ends_a_command_without_a_word(tmp_path, words):
     reading, writing = os.pipe()
     os.close(reading)
