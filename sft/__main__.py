@@ -47,8 +47,13 @@ NEVER_ASK = "cost.confirm_above_usd=null"
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     from sft.errors import BadInput
+    from sft.models import without_torch
 
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None and sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        return _command(sys.argv.pop(1)).main()
+    if argv is None:
+        without_torch.begin()
+        argv = sys.argv[1:]
     if argv and argv[0] in COMMANDS:
         return _command(argv[0]).main(argv[1:])
     if argv[:1] == [TRAIN]:

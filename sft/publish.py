@@ -37,7 +37,7 @@ OURS = ["adapter_*", "*.safetensors", "*.safetensors.index.json", "*.gguf", "Mod
 would be loaded on top of it."""
 
 
-@command("sft.publish")
+@command("sft.publish", needs_torch=True)
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.publish", __doc__)

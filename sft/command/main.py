@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sft.errors import BadInput
+from sft.models import without_torch
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C has ended, as a shell has it."""
@@ -71,14 +72,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def command(name: str) -> Callable[[Main], Main]:
+def command(name: str, needs_torch: bool = False) -> Callable[[Main], Main]:
     """Let `main(argv)` of the command `name` raise `BadInput`: it becomes `NAME: sentence` on
     standard error and exit code 2; and Ctrl-C, or a reader who has gone (`| head`), an exit code
-    without a word."""
+    without a word. A command that has a process of its own, which is where `argv` is None, does
+    without PyTorch unless it `needs_torch`."""
 
     def heeding(main: Main) -> Main:
         @functools.wraps(main)
         def run(argv: list[str] | None = None) -> int:
+            if argv is None and not needs_torch:
+                without_torch.begin()
             try:
                 try:
                     return main(argv)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from sft.errors import BadInput, nearest
+from sft.models import without_torch
 
 NOT_IMPORTABLE = "not importable: "
 """What `import_path` begins with if another process could not import the class."""
@@ -65,6 +66,8 @@ def load_class(key: str, path: str, base: type) -> type[Any]:
     if not module_name or not name:
         mine = f"My{base.__name__.removeprefix('Base')}"
         raise BadInput(f"{key}: '{path}' is not of the form my_module:{mine}")
+    if not module_name.startswith("sft."):
+        without_torch.end()
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)

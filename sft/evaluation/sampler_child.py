@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import IO, Any
 
+from sft.models import without_torch
 from sft.service import proxies
 
 NICENESS = 10
@@ -78,8 +79,7 @@ def main() -> int:
         return 2
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    # The SDK imports torch if it is there: a second and 180 MB that no request here needs.
-    sys.modules["torch"] = None  # type: ignore[assignment]  # None: not there
+    without_torch.begin()
     # Nothing that a library prints may be taken for an answer.
     asker = Asker(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)

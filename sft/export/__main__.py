@@ -29,7 +29,7 @@ from sft.past.find import WORDS
 from sft.past.trust import TRUST
 
 
-@command("sft.export")
+@command("sft.export", needs_torch=True)
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = new_parser("sft.export", __doc__)

@@ -16,12 +16,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from sft.errors import BadInput
 from sft.files import cache_folder, make_once, usual_cache
-from sft.models.importing import auto_model, auto_tokenizer
 from sft.stages.stages import stage
 
 NAME = "SmolLM2-135M-Instruct-Q4_1"
@@ -74,21 +74,10 @@ def _convert(source: Path, target: Path) -> None:
     """Write the model, its tokenizer and its chat template from the GGUF file in `source`."""
     if importlib.util.find_spec("gguf") is None:
         raise BadInput(f"The demo model {NAME} is read with the package gguf: run `{INSTALL}`.")
-    import torch
-
-    model = auto_model()
-    quantised = model.from_pretrained(source, gguf_file=GGUF_FILE)
-    config = quantised.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.name_or_path = NAME
-    # A model that came from a GGUF file refuses save_pretrained; a fresh one with its weights
-    # does not. float32 keeps the dequantised values exactly.
-    fresh = model.from_config(config, dtype=torch.float32)
-    fresh.load_state_dict(quantised.state_dict())
-    fresh.generation_config = quantised.generation_config
-    fresh.save_pretrained(target)
-    auto_tokenizer().from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(target)
+    command = [sys.executable, "-m", "sft.models.demo_weights"]
+    words = [str(source), GGUF_FILE, str(target), NAME]
+    # A bar of its own would cross that of the stage.
+    subprocess.run([*command, *words], check=True, env=os.environ | {"TQDM_DISABLE": "1"})
 
 
 def main(argv: list[str] | None = None) -> int:

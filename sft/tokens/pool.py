@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import BadInput
+from sft.models import without_torch
 from sft.rendering.base import Renderer
 from sft.stages.stages import Stage
 from sft.tokens.chunks import Recipe, tokenise_chunk
@@ -141,7 +142,6 @@ class Pool:
         environment = os.environ | {
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": "1",
-            "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         }
         worker = subprocess.Popen(
             [sys.executable, "-m", "sft.tokens.pool"],
@@ -194,8 +194,7 @@ def _task() -> tuple[Path, Recipe] | None:
 
 
 def _main() -> int:
-    # transformers imports torch if it is there: 250 MB and seconds that no tokenizer needs.
-    sys.modules["torch"] = None  # type: ignore[assignment]  # None: not there
+    without_torch.begin()
     # Nothing that a library prints may be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
