@@ -9,6 +9,10 @@ from sft.secrets import mask_urls
 class Sentence(Exception):
     """An error whose message is a sentence for people: it is shown without its class."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows, which asks for it by this name: no lines of the harness's own."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class BadInput(Sentence):
     """Something the user gave cannot be used: the command ends with exit code 2 and this sentence.

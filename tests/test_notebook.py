@@ -1,5 +1,8 @@
 """docs/notebook.ipynb, run from its first cell to its last."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,12 @@ def test_the_notebook_is_committed_without_outputs():
 
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells)
+
+
+def test_a_cell_with_bad_input_shows_one_sentence(tmp_path):
+    code = "from sft.errors import BadInput\nraise BadInput('lr: -1 is below 0')"
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "-c", code],
+        env=os.environ | {"IPYTHONDIR": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "BadInput: lr: -1 is below 0\n"
