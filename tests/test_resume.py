@@ -107,9 +107,9 @@ def whole(place):
     return directory
 
 
-@pytest.mark.parametrize("ahead", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1)), 4])
 @pytest.mark.parametrize(
-    "kills", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["once", "ten-times"]
+    ("ahead", "kills"),
+    [(4, 1), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((0, 1), (1, 1), (4, 10)))],
 )
 def test_a_killed_run_resumes_to_the_same_numbers_and_weights(place, whole, ahead, kills):
     folder, overrides = place

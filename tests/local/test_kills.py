@@ -146,7 +146,7 @@ def check_all(client: Client, root: Path, confirmed: dict[str, str | None], news
 
 
 @pytest.mark.parametrize(
-    "kills", [3, pytest.param(20, marks=pytest.mark.slow)], ids=["a few times", "20 times"]
+    "kills", [3, pytest.param(10, marks=pytest.mark.slow)], ids=["a few times", "ten times"]
 )
 def test_a_killed_service_serves_every_confirmed_checkpoint(tmp_path, tiny_model, kills):
     noise = random.Random(kills)

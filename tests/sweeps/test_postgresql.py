@@ -81,10 +81,10 @@ def _wait_for(port: int, process: subprocess.Popen) -> None:
 @pytest.mark.slow
 def test_two_processes_share_a_study_and_run_each_trial_once(database, start_sweep, tmp_path):
     arguments = (
-        "lr=tag(log,interval(1e-4,1e-2))", f"hydra.sweeper.n_trials={TRIALS}", "max_steps=2",
-        "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=s", "tracking.uri=null",
-        f"hydra.sweeper.storage={database}",
-    )  # fmt: skip
+        "lr=tag(log,interval(1e-4,1e-2))", f"hydra.sweeper.n_trials={TRIALS}", "max_steps=100",
+        "epochs=20", "eval_every=50", "save_every=0", "hydra.sweeper.n_jobs=2",
+        "hydra.sweeper.study_name=s", "tracking.uri=null", f"hydra.sweeper.storage={database}",
+    )  # fmt: skip  # as many steps as last until the other process has begun
     processes = [start_sweep(*arguments) for _ in range(2)]
     assert [process.wait(240) for process in processes] == [0, 0], (
         tmp_path / "sweep.log"
