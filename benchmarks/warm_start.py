@@ -25,6 +25,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
 from sft.errors import BadInput
+from sft.prior.fitting import fit
 from sft.prior.names import FAMILIES, family_of
 from sft.prior.prior import Prior
 from sft.prior.published import Cell, Table, load
@@ -126,13 +127,13 @@ def main() -> None:
             judged = load(arguments.data, "--data ")[0]
         except BadInput as error:
             parser.error(str(error))
-        prior = Prior(published)
+        prior = Prior(fit(published))
         make = warm(lambda table: prior)
         print(f"judged: {len(judged)} others, by a prior of all {len(published)}\n")
     else:
         judged = sorted(published, key=lambda table: (family_of(table.model) or "", table.model))
         others = {
-            family: Prior([t for t in published if family_of(t.model) != family])
+            family: Prior(fit([t for t in published if family_of(t.model) != family]))
             for family in FAMILIES
         }
         make = warm(lambda table: others[family_of(table.model) or ""])

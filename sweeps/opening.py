@@ -11,7 +11,7 @@ from sft.config.schema import AUTO, Settings
 from sft.errors import BadInput
 from sft.prior import published
 from sft.prior.first_guess import first_guess
-from sft.prior.prior import Prior
+from sft.prior.prior import prior_of
 from sft.prior.setting import PUBLISHED, Setting
 from sft.sweeps import samplers
 from sft.sweeps.options import Settled
@@ -91,11 +91,12 @@ def _warm_start(
     file = options.prior_file
     if file is None or options.sampler == "grid":
         return sampler
-    tables, source = published.load(file)
+    _, source = published.load(file)
     if RATE not in searched.distributions or options.directions != ["minimize"]:
         return sampler
-    prior = Prior(tables)
-    return WarmStart(sampler, prior, base.model.name, setting, base.lora.rank, options.seed, source)
+    return WarmStart(
+        sampler, prior_of(file), base.model.name, setting, base.lora.rank, options.seed, source
+    )
 
 
 def scheduler(
@@ -110,7 +111,7 @@ def scheduler(
     setting = _setting(options, base, steps)
     fixed = _rate(base, setting), base.lora.rank
     candidates = cells(searched.distributions, fixed[1], fixed[0])
-    prior, model = Prior(published.load(file)[0]), base.model.name
+    prior, model = prior_of(file), base.model.name
     return FreezeThaw(
         lambda cells, shift: prior.before(cells, model, setting, shift),
         candidates,

@@ -10,6 +10,7 @@ with Laplace's approximation; Lindstrom & Bates 1990, "Nonlinear mixed effects m
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,10 +46,22 @@ class Line:
     """Standard deviation of a family from the line."""
     of_model: float
     """And of a model from its family."""
-    covariance: np.ndarray
-    """[models, models]: of the published models' numbers."""
-    weights: np.ndarray
-    """[models]: its inverse times their distances from the middle."""
+    numbers: np.ndarray
+    """[models]: what each published model's table alone tells."""
+    variances: np.ndarray
+    """[models]: and how well."""
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """[models, models]: of the published models' numbers."""
+        known = _by_size(self.which, self.sizes, self.sizes)
+        known += self.of_family**2 * _same(self.families)
+        return known + np.diag(self.of_model**2 + self.variances)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """[models]: its inverse times their distances from the middle."""
+        return np.linalg.solve(self.covariance, self.numbers - MIDDLE[self.which])
 
     def at(self, model: str) -> tuple[float, float]:
         """Mean and variance of a model that is not published, by its name."""
@@ -85,7 +98,7 @@ def features(model: str) -> np.ndarray:
 
 
 def fit(tables: Sequence[Table]) -> Fitted:
-    """Fit shape, numbers and population to `tables`; half a second for the packaged ones."""
+    """Fit shape, numbers and population to `tables`; of the packaged ones: `packaged_fit`."""
     from scipy.optimize import least_squares
 
     count = len(tables)
@@ -142,6 +155,12 @@ def _by_size(which: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return MIDDLE_SPREAD[which] ** 2 + BY_SIZE_SPREAD[which] ** 2 * one @ other.T
 
 
+def _same(families: tuple[str | None, ...]) -> np.ndarray:
+    """[models, models]: whether two are of one family."""
+    same = np.array([[a == b and a is not None for b in families] for a in families])
+    return same | np.eye(len(families), dtype=bool)
+
+
 def _line(
     which: int,
     sizes: np.ndarray,
@@ -152,26 +171,19 @@ def _line(
     """The line of most marginal likelihood through numbers that are known with `variances`."""
     from scipy.optimize import minimize
 
-    same = np.array([[a == b and a is not None for b in families] for a in families])
-    same |= np.eye(len(families), dtype=bool)
     away = numbers - MIDDLE[which]
 
-    def covariance(deviations: np.ndarray) -> np.ndarray:
-        of_family, of_model = np.exp(deviations)
-        known = _by_size(which, sizes, sizes) + of_family**2 * same
-        return known + np.diag(of_model**2 + variances)
+    def line(deviations: np.ndarray) -> Line:
+        of_family, of_model = np.exp(deviations).tolist()
+        return Line(which, sizes, families, of_family, of_model, numbers, variances)
 
     def loss(deviations: np.ndarray) -> float:
-        factor = np.linalg.cholesky(covariance(deviations))
+        factor = np.linalg.cholesky(line(deviations).covariance)
         residual = np.linalg.solve(factor, away)
         likely = (deviations - np.log(DEVIATION[which])) ** 2
         return float(0.5 * residual @ residual + np.log(np.diag(factor)).sum() + likely.sum() / 2)
 
-    best = minimize(loss, np.full(2, np.log(DEVIATION[which])), method="Nelder-Mead").x
-    whole = covariance(best)
-    of_family, of_model = np.exp(best).tolist()
-    weights = np.linalg.solve(whole, away)
-    return Line(which, sizes, families, of_family, of_model, whole, weights)
+    return line(minimize(loss, np.full(2, np.log(DEVIATION[which])), method="Nelder-Mead").x)
 
 
 def _by_size_alone(line: Line) -> np.ndarray:

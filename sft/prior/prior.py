@@ -1,6 +1,6 @@
 """What is known of the loss over learning rate and rank of a model: before its trials, and after.
 
-    prior = Prior(load()[0])
+    prior = published()                  # or Prior(fit(tables)) of others
     prior.expected([(3e-4, 32), (1e-3, 32)], "Qwen/Qwen3-8B")     # before the first trial
     prior.sample(cells, [((3e-4, 32), 1.21)], "Qwen/Qwen3-8B", rng, 400)
 
@@ -16,11 +16,13 @@ noticed, and left, within a few trials.
 import functools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from sft.prior.fitting import fit
-from sft.prior.published import PACKAGED, Cell, Table, load
+from sft.prior import packaged_fit
+from sft.prior.fitting import Fitted, fit
+from sft.prior.published import PACKAGED, Cell, load
 from sft.prior.setting import PUBLISHED, Setting
 from sft.prior.surface import CAP, OFFSET, RATE, axes, compared, losses
 
@@ -42,14 +44,14 @@ Trial = tuple[Cell, float]
 
 
 class Prior:
-    """The surface of a model that is not among `tables`.
+    """The surface of a model that is not among the fitted ones.
 
     A model is its name, which tells its size and family; `setting` is the length and batch size of
     its runs.
     """
 
-    def __init__(self, tables: Sequence[Table]):
-        self.fitted = fit(tables)
+    def __init__(self, fitted: Fitted):
+        self.fitted = fitted
 
     def expected(
         self, cells: Sequence[Cell], model: str, setting: Setting = PUBLISHED
@@ -144,7 +146,12 @@ def _draws(
     return mean + spread * standard
 
 
-@functools.cache  # the fit takes a fraction of a second
+@functools.cache
 def published() -> Prior:
     """The prior of the packaged tables."""
-    return Prior(load(PACKAGED)[0])
+    return Prior(packaged_fit.read())
+
+
+def prior_of(file: Path) -> Prior:
+    """The prior of the tables in `file`. Raises `BadInput`."""
+    return published() if file == PACKAGED else Prior(fit(load(file)[0]))

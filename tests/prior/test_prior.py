@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from sft.errors import BadInput
-from sft.prior import published
+from sft.prior import packaged_fit, prior, published
+from sft.prior.fitting import fit
 from sft.prior.names import Size, family_of, size_of
-from sft.prior.prior import Prior
 from sft.prior.setting import PUBLISHED, Setting
 
 TABLES, SOURCE = published.load()
-PRIOR = Prior(TABLES)
+PRIOR = prior.published()
 RATES = (4e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 CELLS = [(rate, rank) for rank in (4, 64) for rate in RATES]
 
@@ -126,7 +126,7 @@ def test_a_surface_is_an_excess_over_the_best_cell():
 
 def test_one_small_table_is_enough_to_fit():
     nll = {(2e-5, 8): 1.15, (1e-4, 8): 1.1, (5e-4, 8): 1.2, (3e-3, 8): math.inf}
-    expected = Prior([published.Table("mine-1B", nll)]).expected(list(nll), "mine-1B")
+    expected = prior.Prior(fit([published.Table("mine-1B", nll)])).expected(list(nll), "mine-1B")
     assert expected.argmin() == 1
 
 
@@ -147,3 +147,11 @@ def test_a_file_of_another_form_is_bad_input(tmp_path, text):
         published.load(file)
     with pytest.raises(BadInput, match="no such file"):
         published.load(tmp_path / "absent.json")
+
+
+def test_the_packaged_fit_is_the_one_of_the_packaged_tables():
+    kept, made = packaged_fit.read(), fit(TABLES)
+    for model in ("Qwen/Qwen3-8B", "SmolLM2-135M", "meta-llama/Llama-3.2-1B", "new"):
+        for found, again in zip(kept.known(model), made.known(model), strict=True):
+            assert found == pytest.approx(again, abs=0.01)
+    assert kept.noise == pytest.approx(made.noise, rel=0.01)

@@ -8,8 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from sft.errors import BadInput
-from sft.prior.prior import Prior
-from sft.prior.published import load
+from sft.prior.prior import published as published_prior
 from sft.prior.setting import PUBLISHED
 from sft.sweeps import samplers
 from sft.sweeps.parameters import combinations
@@ -103,7 +102,7 @@ def test_cmaes_searches_numbers():
 
 def warm(seed=0, space=GRID):
     base = samplers.make("tpe", space, seed)
-    return WarmStart(base, Prior(load()[0]), "Qwen/Qwen3-8B", PUBLISHED, rank=32, seed=seed)
+    return WarmStart(base, published_prior(), "Qwen/Qwen3-8B", PUBLISHED, rank=32, seed=seed)
 
 
 def test_the_first_trial_is_the_published_best_guess():
