@@ -21,7 +21,8 @@ def engine(request, tmp_path_factory):
     """Matrices as wide as a real small model's, so that its kernels are the ones tested."""
     folder = tmp_path_factory.mktemp("wide")
     wide = dict(hidden_size=576, intermediate_size=1536, num_attention_heads=9,
-                num_key_value_heads=3, head_dim=64, vocab_size=1031)  # fmt: skip
+                num_key_value_heads=3, head_dim=64, vocab_size=1031,
+                max_position_embeddings=512)  # fmt: skip
     shape = engine_models.SHAPE | wide
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_models, "SHAPE", shape)
@@ -73,7 +74,7 @@ def joined(monkeypatch) -> list[int]:
 
 def stand_alone(engine) -> bool:
     """Whether rows are joined on this processor: the engine finds that out by itself."""
-    return engine._base("wide").rows_stand_alone
+    return bool(engine._base("wide").rows_together)
 
 
 def seven_others(engine) -> list[Work]:
@@ -83,6 +84,19 @@ def seven_others(engine) -> list[Work]:
         data = sequences([5 + 17 * other, 60], seed=100 + other)
         beside.append(Work(f"other {other}", data, backward=True))
     return beside
+
+
+def test_prompts_and_runs_are_the_same_in_passes_as_long_as_they_become(engine):
+    """Some processors have another kernel for 576 rows and more of matrices of this width."""
+    engine.add_sampler("s", "wide", None)
+    prompts = [list(one.tokens) for one in sequences(list(range(130, 250, 12)), seed=7)]
+    asked = [SampleWork("s", prompt, max_tokens=1, prompt_logprobs=True) for prompt in prompts]
+    together = [result.prompt_logprobs for result in engine.sample(asked)]
+    assert together == [engine.sample([one])[0].prompt_logprobs for one in asked]
+
+    engine.create_adapter("other", "wide", LoraSpec(8, seed=1))
+    beside = [Work("other", sequences([170], seed=100 + n), backward=True) for n in range(6)]
+    assert_identical(train(engine, []), train(engine, beside))
 
 
 @pytest.mark.parametrize("rank", [1, 8])

@@ -133,7 +133,7 @@ def test_runs_of_several_pieces_train_as_they_do_alone(folder, monkeypatch):
 
 def test_rows_of_narrow_matrices_are_not_joined_on_a_cpu(folder):
     engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
-    assert not shared_passes.rows_stand_alone(engine._base("tiny"))
+    assert not shared_passes.rows_together(engine._base("tiny"))
     queue = queue_of(engine, [([100], True)] * 3)
     assert [len(one) for one in shared_passes.join(queue, engine._workers)] == [1, 1, 1]
 
@@ -148,7 +148,26 @@ def test_rows_are_not_joined_where_one_depends_on_those_beside_it(folder, monkey
         return y + 1e-6 * len(x), kept
 
     monkeypatch.setattr(layer, "forward_kept", dependent)
-    assert not shared_passes.rows_stand_alone(base)
+    assert not shared_passes.rows_together(base)
+
+
+def test_passes_are_no_longer_than_rows_agree_in(folder, monkeypatch):
+    engine = TorchEngine({"tiny": folder}, dtype="float32", threads=2)
+    monkeypatch.setattr(shared_passes, "WIDTH", 1)
+    monkeypatch.setattr(shared_passes, "LEAST_ROWS", 8)
+    base, forward = engine._base("tiny"), layer.forward_kept
+
+    def another_kernel(context, index, x):
+        y, kept = forward(context, index, x)
+        return y + 1e-3 * (len(x) >= 400), kept
+
+    monkeypatch.setattr(layer, "forward_kept", another_kernel)
+    assert shared_passes.rows_together(base) < 400
+    queue = queue_of(engine, [([100], True)] * 9)
+    tokens = [
+        sum(piece.tokens for piece in one) for one in shared_passes.join(queue, engine._workers)
+    ]
+    assert len(tokens) < 9 and max(tokens) < 400
 
 
 def test_a_request_that_fails_in_a_joined_pass_fails_alone(folder, monkeypatch):

@@ -71,7 +71,7 @@ class BaseModel:
     linears: list[Linear]
     inverse_frequencies: Tensor  # [head_dim / 2], float32
     rope_scaling: float
-    rows_stand_alone: bool | None = None  # see shared_passes.py; None until it has been tried
+    rows_together: int | None = None  # see shared_passes.py; None until it has been tried
     one_attention: bool | None = None  # see varlen.py; None until it has been tried
     _rope: tuple[Tensor, Tensor] | None = None
 

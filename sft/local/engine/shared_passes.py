@@ -9,7 +9,8 @@ have the same one), and what is computed row by row.
 On a GPU numbers then agree to rounding. On a CPU they must not change by a bit. So there pieces are
 joined only if a row does not depend on those beside it: from 64 rows up, in matrices a multiple of
 64 wide (the remainder of a vector loop rounds in other ways), by workers of one thread (more would
-divide the rows by their number), and if a trial on this very processor says so.
+divide the rows by their number), and up to as many rows as a trial on this very processor says:
+some have another kernel where a matrix has more rows than columns.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MOST_PIECES = 6  # about, in a pass on a CPU: each has kernels of its own, which
 WIDTH = 64  # what the widths of a model's matrices are multiples of, to be joined on a CPU
 UNEVEN = 1.05  # how much longer the longest pass may be for the sake of whole requests
 TRIAL = (64, 101, 83)  # rows of the sequences that are computed alone and together
+PASSES = range(sum(TRIAL), PASS_TOKENS["cpu"] + 1, 72)  # rows of the passes that are tried
 
 
 def join(queue: list[Piece], workers: Workers) -> list[list[Piece]]:
@@ -93,7 +95,9 @@ def _divide(queue: list[Piece], places: list[int], workers: int) -> list[list[in
 def _most(base: BaseModel, tokens: int, pieces: int) -> int:
     """How many tokens a pass may have, of so many in so many pieces."""
     most = most_tokens(base, PASS_TOKENS)
-    return min(most, MOST_PIECES * tokens // pieces) if base.device.type == "cpu" else most
+    if base.device.type != "cpu":
+        return most
+    return min(most, base.rows_together or most, MOST_PIECES * tokens // pieces)
 
 
 def may_be_joined(base: BaseModel, tokens: int, workers: Workers) -> bool:
@@ -102,32 +106,42 @@ def may_be_joined(base: BaseModel, tokens: int, workers: Workers) -> bool:
         return True
     if tokens < LEAST_ROWS or workers.threads > 1:
         return False
-    if base.rows_stand_alone is None:
-        (base.rows_stand_alone,) = workers.map(rows_stand_alone, [base])
-    return base.rows_stand_alone
+    if base.rows_together is None:
+        (base.rows_together,) = workers.map(rows_together, [base])
+    return tokens <= base.rows_together
 
 
-def rows_stand_alone(base: BaseModel) -> bool:
-    """Whether a layer's rows come out the same bit for bit, forward and backward, in a larger pack.
+def rows_together(base: BaseModel) -> int:
+    """The most rows of a pass in which those of a layer come out the same, bit for bit, forward and
+    backward, as in any smaller pass; 0 if they do in none.
 
     To be called by a worker, as passes are: with the same number of threads.
     """
     modules = [module for linear in base.linears[:-1] for module in linear.modules]
     if any(module.inputs % WIDTH or module.outputs % WIDTH for module in modules):
-        return False
+        return 0
     generator = torch.Generator().manual_seed(0)
     adapter = Adapter(base, LoraSpec(8, seed=0))
     adapter.weights.uniform_(-0.1, 0.1, generator=generator)
-    shape = (sum(TRIAL), base.embedding.shape[1])
+    shape = (PASSES[-1], base.embedding.shape[1])
     x, dy = (torch.randn(shape, generator=generator).to(base.dtype) for _ in range(2))
-    together = _layer(adapter, x, dy, TRIAL)
-    return all(
-        torch.equal(one, many[start:end])
-        for start, end in packs.bounds(TRIAL)
-        for one, many in zip(
-            _layer(adapter, x[start:end], dy[start:end], (end - start,)), together, strict=True
-        )
-    )
+    bounds = packs.bounds(TRIAL)
+    alone = [_layer(adapter, x[s:e], dy[s:e], (e - s,)) for s, e in bounds]
+    most = 0
+    for size in PASSES:
+        # The rest of the rows stand before the last sequence, whose rows are the pass's last.
+        *first, last = TRIAL
+        rest = [size - sum(TRIAL)] if size > sum(TRIAL) else []
+        end = bounds[-1][0]
+        rows = torch.tensor([*range(end), *range(sum(TRIAL), size), *range(end, sum(TRIAL))])
+        lengths = (*first, *rest, last)
+        together = _layer(adapter, x[rows], dy[rows], lengths)
+        places = packs.bounds(lengths)
+        for (s, e), one in zip([*places[: len(first)], places[-1]], alone, strict=True):
+            if not all(torch.equal(a, b[s:e]) for a, b in zip(one, together, strict=True)):
+                return most
+        most = size
+    return most
 
 
 def _layer(
