@@ -77,7 +77,13 @@ def _convert(source: Path, target: Path) -> None:
     command = [sys.executable, "-m", "sft.models.demo_weights"]
     words = [str(source), GGUF_FILE, str(target), NAME]
     # A bar of its own would cross that of the stage.
-    subprocess.run([*command, *words], check=True, env=os.environ | {"TQDM_DISABLE": "1"})
+    ended = subprocess.run([*command, *words], env=os.environ | {"TQDM_DISABLE": "1"})
+    if ended.returncode:
+        raise BadInput(
+            f"The demo model {NAME} could not be unpacked to {target.parent}: the process that did "
+            f"it ended with {ended.returncode}, for the reason above, if it gave one; see whether "
+            "there is disk space and memory for a gigabyte each, and run the command again."
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

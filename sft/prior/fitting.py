@@ -10,7 +10,7 @@ with Laplace's approximation; Lindstrom & Bates 1990, "Nonlinear mixed effects m
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -155,6 +155,7 @@ def _by_size(which: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return MIDDLE_SPREAD[which] ** 2 + BY_SIZE_SPREAD[which] ** 2 * one @ other.T
 
 
+@cache  # for it is asked for at every step of a fit
 def _same(families: tuple[str | None, ...]) -> np.ndarray:
     """[models, models]: whether two are of one family."""
     same = np.array([[a == b and a is not None for b in families] for a in families])

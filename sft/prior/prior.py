@@ -146,12 +146,12 @@ def _draws(
     return mean + spread * standard
 
 
-@functools.cache
 def published() -> Prior:
     """The prior of the packaged tables."""
-    return Prior(packaged_fit.read())
+    return prior_of(PACKAGED)
 
 
+@functools.cache
 def prior_of(file: Path) -> Prior:
     """The prior of the tables in `file`. Raises `BadInput`."""
-    return published() if file == PACKAGED else Prior(fit(load(file)[0]))
+    return Prior(packaged_fit.read() if file == PACKAGED else fit(load(file)[0]))

@@ -62,13 +62,18 @@ def assert_saved(directory, reason):
     assert last.kind == "interrupted" and last.step == facts["steps"] > 0
 
 
-def test_a_signal_saves_a_checkpoint_and_is_the_reason_of_the_end(place):
-    process, directory = begun(place, "usr1")
-    process.send_signal(signal.SIGUSR1)
+@pytest.mark.parametrize(
+    "name",
+    ["SIGUSR1", pytest.param("SIGUSR2", marks=pytest.mark.slow)],  # the others: see below
+)
+def test_a_signal_saves_a_checkpoint_and_is_the_reason_of_the_end(place, name):
+    number = signal.Signals[name]
+    process, directory = begun(place, name)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 128 + signal.SIGUSR1, output
-    assert_saved(directory, "interrupted by SIGUSR1")
-    assert output.count("SIGUSR1: saving a checkpoint") == 1
+    assert process.returncode == 128 + number, output
+    assert_saved(directory, f"interrupted by {name}")
+    assert output.count(f"{name}: saving a checkpoint") == 1
 
 
 @pytest.mark.slow
@@ -170,19 +175,29 @@ def exit_code(pid):
     return ended["code"]
 
 
-@pytest.mark.parametrize("module", ["sft", pytest.param("sft.resume", marks=pytest.mark.slow)])
+ALSO = [pytest.param(m, marks=pytest.mark.slow) for m in ("sft.reproduce", "sft.resume")]
+
+
+@pytest.mark.parametrize("module", ["sft", *ALSO])
 def test_a_run_whose_terminal_is_closed_saves_and_says_so_on_disk(place, module):
     folder, overrides = place
     directory = folder / f"closed-{module}"
     command = [module, *overrides, f"run_dir={directory}"]
+    started = {directory}
     if module != "sft":
         process, first = begun(place, f"before-{module}")
         process.terminate()
         process.communicate(timeout=SECONDS)
         command = [module, str(first)]
         directory = first
+        started = set(folder.glob("outputs/*/*"))
     rows = len(metrics.read(directory / "metrics.jsonl"))
     pid, master = in_a_terminal(folder, *command)
+    if module == "sft.reproduce":
+        found = lambda: set(folder.glob("outputs/20*/*")) - started  # noqa: E731
+        read_until(master, found)
+        (directory,) = found()
+        rows = 0
     read_until(master, has_rows(directory, rows + 2))
     os.close(master)
     assert exit_code(pid) == 128 + signal.SIGHUP

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from functools import partial
 
-from sft.data import hub
+from sft.data import builders, hub
 from sft.data.builders import FromConversationFileBuilder, HFChatBuilder, without_answers
 from sft.data.mixing.builder import MixBuilder
 from sft.data.mixing.named_sets import named
@@ -34,7 +34,8 @@ def look(builder: SupervisedDatasetBuilder) -> None:
                 named(key, partial(_first, source))
     if source := _local(builder):
         rows = _first(source)
-        if len(rows) < ROWS and isinstance(builder, ChatDatasetBuilder):
+        of_ours = type(builder).__module__ == builders.__name__  # another may make more of a row
+        if len(rows) < ROWS and isinstance(builder, ChatDatasetBuilder) and of_ours:
             _all_there_is(builder, source, rows)
 
 

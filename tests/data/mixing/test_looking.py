@@ -93,3 +93,11 @@ def test_a_file_without_an_answer_is_refused_before_it_is_tokenised(tmp_path):
 def test_a_file_is_only_refused_for_what_no_template_could_change(good):
     look(dataclasses.replace(chats(good), eval_size=3, **common(batch_size=4)))
     look(chats(good, on_lost="leave_out", **common(train_on_what="customized")))
+
+
+class Twice(FromConversationFileBuilder):
+    """Makes two sequences of a message, for all that is known."""
+
+
+def test_a_builder_of_ones_own_is_not_refused_for_few_rows(good):
+    look(Twice(**common(batch_size=5), path=str(good)))
